@@ -1,0 +1,64 @@
+# `make demo` and `make test` set up all they need, from a machine with Python 3.11 and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PROTOS_VENV := .venv-protos
+PROTOS_OUT ?= protos
+PROTOS := run sample log ingest
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit bench protos install system clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the installation).
+	@$(BIN)/topowatch demo
+
+test: install system lint ## Everything that must hold: linters, types, unit, integration and fault tests.
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/buf lint protos
+
+unit: $(VENV)/.dev ## The fast tests only.
+	@$(BIN)/python -m pytest tests/unit
+
+install: $(VENV)/.dev $(PROTOS_VENV)/.installed ## Create .venv with everything a developer needs.
+
+system: # Debian packages that the integration tests use; without them those tests are skipped and say so.
+	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing the Debian package prometheus"; \
+	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -yqq --no-install-recommends prometheus >/dev/null; \
+	  else echo "prometheus is not installed: the tests that need it will be skipped"; fi; fi
+
+protos: $(PROTOS_VENV)/.installed ## Generate the Python code of the .proto files anew.
+	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --python_out=$(abspath $(PROTOS_OUT)) \
+	  --pyi_out=$(abspath $(PROTOS_OUT)) $(PROTOS:%=topowatch_protos/v1/%.proto)
+	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --grpc_python_out=$(abspath $(PROTOS_OUT)) \
+	  topowatch_protos/v1/ingest.proto
+
+clean: ## Remove the environments and caches.
+	rm -rf $(VENV) $(PROTOS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV)
+	@echo "installing torch (1 of 2)"; $(PIP) torch
+	@echo "installing topowatch with the monitor (2 of 2)"; $(PIP) --editable '.[monitor]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the developer's tools"; $(PIP) --editable '.[dev]'
+	@touch $@
+
+# An old grpcio-tools, so that the generated code runs on protobuf 4.25 and carries no version guard.
+$(PROTOS_VENV)/.installed:
+	@echo "creating $(PROTOS_VENV)"; $(PYTHON) -m venv $(PROTOS_VENV)
+	@$(PROTOS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.62.3' 'setuptools<81'
+	@touch $@

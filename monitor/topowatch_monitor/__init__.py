@@ -1,0 +1,1 @@
+"""The topowatch daemon and its command line."""

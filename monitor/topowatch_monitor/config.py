@@ -1,0 +1,210 @@
+"""The daemon's settings, parsed once: flags, then environment, then a TOML file, then defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX = "TOPOWATCH_MONITOR_"
+
+# Kubernetes announces a Service called topowatch-monitor through variables of these names; they are not settings.
+_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_.*)?)")
+
+
+class ConfigError(ValueError):
+    """The settings are wrong; the message says which, where they came from and what to do."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a TCP port to listen on; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """Parse HOST:PORT, with an IPv6 host in brackets; ValueError says what is wrong with it."""
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:7070, not {value!r}")  # noqa: TRY004 pydantic turns a ValueError alone into its own error
+    host, separator, port = value.strip().rpartition(":")
+    if not separator or not host:
+        raise ValueError(f"{value!r} is not HOST:PORT: write both, such as 127.0.0.1:7070, or 0.0.0.0:7070 for all")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{value!r} is ambiguous: write an IPv6 host in brackets, such as [::1]:7070")
+    if not host or any(character.isspace() or character in "[]/" for character in host):
+        raise ValueError(f"{value!r} has no valid host before the port")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{value!r}: the port {port!r} is not a number from 0 to 65535 (0: the system chooses)")
+    return Address(host, int(port))
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Return $XDG_DATA_HOME/topowatch, or ~/.local/share/topowatch where that is unset or not absolute."""
+    base = Path(environ.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "topowatch"
+
+
+def _expand(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+ListenAddress = Annotated[Address, NoDecode, BeforeValidator(parse_address), PlainSerializer(str)]
+UserPath = Annotated[Path, BeforeValidator(_expand)]
+
+
+class Settings(BaseSettings):
+    """Everything that the daemon can be told. Each field is a flag, a variable and a key of the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+    )
+
+    # Where it listens and keeps its data.
+    data_dir: UserPath = Field(
+        default_factory=lambda: default_data_dir(os.environ),
+        description="Directory of the log and the snapshots; one daemon a directory.",
+    )
+    grpc: ListenAddress = Field(
+        default=Address("127.0.0.1", 7070), description="HOST:PORT where training jobs send samples (gRPC)."
+    )
+    http: ListenAddress = Field(
+        default=Address("127.0.0.1", 7071), description="HOST:PORT of the page, the JSON API and /metrics."
+    )
+
+    # What computes.
+    engine: Literal["ray", "inline"] = Field(
+        default="ray", description="ray: shards are Ray actors; inline: shards run in the daemon's process."
+    )
+    ray_address: str | None = Field(
+        default=None, description="Ray cluster to join, auto or HOST:PORT; unset: an embedded one, local to this host."
+    )
+    shards: int = Field(default=2, ge=1, le=256, description="Ray actors that share the 256 virtual shards.")
+
+    # How much of a run is looked at.
+    path_window: int = Field(default=512, ge=8, le=4096, description="Latest points of a path kept for H0, in samples.")
+    h1_landmarks: int = Field(default=300, ge=8, le=300, description="Landmarks of the window for H1, in points.")
+    h1_every: int = Field(default=16, ge=1, description="Samples between two computations of H1.")
+    history_window: int = Field(
+        default=4096, ge=64, description="Latest values of each scalar kept for the detectors, in steps."
+    )
+
+    # What it refuses.
+    max_message_bytes: int = Field(
+        default=16 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message taken, in bytes."
+    )
+    max_pending_bytes: int = Field(
+        default=64 << 20, ge=1 << 20, description="Bytes that may wait for the disk before senders are told to wait."
+    )
+    max_runs: int = Field(default=10_000, ge=1, description="Runs that the daemon takes; more are refused.")
+    max_labels: int = Field(default=32, ge=0, description="Labels that a run may carry.")
+
+    # When a silent run is what.
+    stalled_seconds: float = Field(
+        default=120.0, gt=0, description="Silence before a live run may be flagged as stalled, in seconds."
+    )
+    lost_seconds: float = Field(
+        default=900.0, gt=0, description="Silence before a live run is shown as lost, in seconds."
+    )
+    ended_series_seconds: float = Field(
+        default=300.0, ge=0, description="How long an ended run's series stay in /metrics, in seconds."
+    )
+
+    # What is on disk.
+    segment_bytes: int = Field(
+        default=64 << 20, ge=1 << 16, le=1 << 32, description="Size at which a log segment is closed, in bytes."
+    )
+    snapshot_seconds: float = Field(
+        default=60.0, gt=0, description="Time between two snapshots of the run states, in seconds."
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and for each field where its value came from."""
+
+    settings: Settings
+    origin: Mapping[str, str]
+
+
+def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Loaded:
+    """Merge flags (None: not given), environment, file and defaults.
+
+    Raises:
+        ConfigError: An unknown key, a value out of range or an unreadable file; the message names it.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    from_file = _read(file) if file is not None else {}
+    _refuse_unknown_variables()
+    from_environment = EnvSettingsSource(Settings)()
+    origin = dict.fromkeys(Settings.model_fields, "default")
+    origin |= dict.fromkeys(from_file, f"file {file}")
+    origin |= {name: f"environment {ENV_PREFIX}{name.upper()}" for name in from_environment}
+    origin |= {name: f"flag --{name.replace('_', '-')}" for name in given}
+    try:
+        settings = Settings(**{**from_file, **from_environment, **given})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(detail, origin) for detail in error.errors())) from None
+    return Loaded(settings, origin)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {file} is not valid TOML: {error}") from None
+    for key in values:
+        if key not in Settings.model_fields:
+            raise ConfigError(f"unknown key {key!r} in {file}: {_nearest(key)}")
+    return values
+
+
+def _refuse_unknown_variables() -> None:
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(ENV_PREFIX)
+        if name == variable.upper() or _KUBERNETES.fullmatch(name) or name.lower() in Settings.model_fields:
+            continue
+        hint = _nearest(name.lower(), show=lambda key: ENV_PREFIX + key.upper())
+        raise ConfigError(f"unknown environment variable {variable}: {hint}")
+
+
+def _nearest(key: str, show: Any = str) -> str:
+    names = list(Settings.model_fields)
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(show(name) for name in near) + "?"
+    return "valid are " + ", ".join(show(name) for name in names)
+
+
+def _sentence(detail: Any, origin: Mapping[str, str]) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else "settings"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{name} ({origin.get(name, 'flag')}): {message}, not {detail['input']!r}" if (
+        detail["type"] != "value_error"
+    ) else f"{name} ({origin.get(name, 'flag')}): {message}"

@@ -1,0 +1,122 @@
+"""The engine host: a child process of the daemon and the only Ray driver.
+
+It ends itself when the front goes away (its socket closes), and with it the Ray that it started. Run by the supervisor as
+`python -m topowatch_monitor.engine.host`, with an inherited socket and its settings as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.loop import run_engine
+from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.reader import LogReader
+from topowatch_monitor.store.snapshots import SnapshotStore
+
+if TYPE_CHECKING:
+    from topowatch_monitor.engine.loop import EngineReport
+
+log = logging.getLogger("topowatch.engine")
+
+FAREWELL_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What the host needs to know; travels as JSON on its command line."""
+
+    data_dir: str
+    shards: int
+    ray_address: str | None
+    snapshot_seconds: float
+
+    def to_json(self) -> str:
+        """Encode for the command line."""
+        return json.dumps(asdict(self))
+
+
+class SocketLink:
+    """The engine's end of a stream socket that carries one JSON object a line."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._durable = 0
+        self._closed = False
+        threading.Thread(target=self._listen, name="front-link", daemon=True).start()
+
+    @property
+    def durable(self) -> int:
+        """Log offset below which everything is on disk."""
+        return self._durable
+
+    @property
+    def closed(self) -> bool:
+        """Whether the front has gone or asked the engine to end."""
+        return self._closed
+
+    def wait(self, timeout: float) -> None:
+        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
+        with self._changed:
+            seen = self._durable
+            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
+
+    def report(self, report: EngineReport) -> None:
+        """Send a report to the front."""
+        try:
+            self._stream.sendall(json.dumps(report).encode() + b"\n")
+        except OSError:
+            self._close()
+
+    def _listen(self) -> None:
+        with self._stream.makefile("rb") as lines:
+            for line in lines:
+                with self._changed:
+                    self._durable = int(json.loads(line)["durable"])
+                    self._changed.notify_all()
+        self._close()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        # Ray can hang in a call for minutes; without a front there is nobody left to wait for it.
+        farewell = threading.Timer(FAREWELL_SECONDS, os._exit, (1,))
+        farewell.daemon = True
+        farewell.start()
+
+
+def main(descriptor: int, settings: HostSettings) -> None:
+    """Run the engine on Ray until the front closes the socket `descriptor`."""
+    from topowatch_monitor.engine.ray_pool import RayPool
+
+    link = SocketLink(socket.socket(fileno=descriptor))
+    data = Path(settings.data_dir)
+    disk = OsDisk()
+    log.info("starting Ray (%s)", settings.ray_address or "embedded")
+    pool = RayPool(settings.shards, settings.ray_address)
+    try:
+        dispatcher = Dispatcher(
+            LogReader(data / "log", disk),
+            pool,
+            SnapshotStore(data / "snapshots", disk),
+            snapshot_seconds=settings.snapshot_seconds,
+        )
+        run_engine(dispatcher, link, time.monotonic, pool.process_ids)
+    finally:
+        pool.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    main(int(sys.argv[1]), HostSettings(**json.loads(sys.argv[2])))

@@ -1,0 +1,109 @@
+"""The engine's main loop: follow the log as far as the front says it is durable, hand results back."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.view import RunView
+
+IDLE_SECONDS = 1.0
+
+
+class EngineReport(TypedDict):
+    """What the engine tells the front, at least once a second while it is well."""
+
+    views: list[RunView]
+    applied: int
+    restarts: int
+    processes: list[int]
+
+
+class FrontLink(Protocol):
+    """The engine's end of its connection to the front."""
+
+    @property
+    def durable(self) -> int:
+        """Log offset below which everything is on disk."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the front has gone or asked the engine to end."""
+
+    def wait(self, timeout: float) -> None:
+        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
+
+    def report(self, report: EngineReport) -> None:
+        """Send a report to the front."""
+
+
+def run_engine(
+    dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], float], processes: Callable[[], list[int]]
+) -> None:
+    """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
+    dispatcher.restore()
+    reported_at = -IDLE_SECONDS
+    while not link.closed:
+        moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
+        dispatcher.save_due(clock())
+        views = dispatcher.take_views()
+        if views or clock() - reported_at >= IDLE_SECONDS:
+            reported_at = clock()
+            link.report(
+                EngineReport(
+                    views=views,
+                    applied=dispatcher.applied,
+                    restarts=dispatcher.restarts,
+                    processes=processes(),
+                )
+            )
+        if not moved and not dispatcher.wait(timeout=0.05):
+            link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
+    dispatcher.settle()
+    dispatcher.save()
+
+
+class InlineLink:
+    """Both ends of the connection in one process: a thread runs the engine, the front reads its reports."""
+
+    def __init__(self, on_report: Callable[[EngineReport], None]) -> None:
+        self._on_report = on_report
+        self._changed = threading.Condition()
+        self._durable = 0
+        self._closed = False
+
+    @property
+    def durable(self) -> int:
+        """Log offset below which everything is on disk."""
+        return self._durable
+
+    @property
+    def closed(self) -> bool:
+        """Whether the front asked the engine to end."""
+        return self._closed
+
+    def advance(self, durable: int) -> None:
+        """Front's side: the log is on disk below `durable`."""
+        with self._changed:
+            self._durable = durable
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Front's side: end the engine."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> None:
+        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
+        with self._changed:
+            seen = self._durable
+            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
+
+    def report(self, report: EngineReport) -> None:
+        """Hand a report to the front."""
+        self._on_report(report)

@@ -1,0 +1,108 @@
+"""Shards on Ray actors. The one file that knows Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from topowatch_monitor.engine.pool import Call, ShardLostError
+from topowatch_monitor.engine.shard import Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OBJECT_STORE_BYTES = 256 << 20
+
+
+class _Carrier(Shard):
+    """A shard that can name the process it runs in."""
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+
+class RayPool:
+    """A fixed number of actors, each carrying one `Shard`; an actor that died stays dead until `replace`.
+
+    Args:
+        size: actors to keep.
+        address: a cluster to join (`auto` or HOST:PORT), or None for a Ray of our own on this machine.
+        processors: what one actor reserves of a cluster's CPUs.
+
+    Raises:
+        ConnectionError: there is no Ray at `address`.
+    """
+
+    def __init__(self, size: int, address: str | None = None, *, processors: float = 1.0) -> None:
+        own = (
+            {"num_cpus": max(1, round(size * processors)), "object_store_memory": OBJECT_STORE_BYTES}
+            if address is None
+            else {}
+        )
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            **own,
+        )
+        # An actor that Ray revived by itself would be empty, so Ray revives none.
+        self._actor_class = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0)(_Carrier)
+        self._actors = [self._actor_class.remote() for _ in range(size)]
+        self._process_ids: list[int | None] = [None] * size
+
+    @property
+    def size(self) -> int:
+        """Number of actors."""
+        return len(self._actors)
+
+    def call(self, carrier: int, method: str, *arguments: object) -> Call:
+        """Begin an actor call; raises ShardLostError."""
+        try:
+            return Call(carrier, getattr(self._actors[carrier], method).remote(*arguments))
+        except RayError as error:
+            raise ShardLostError(carrier, str(error)) from error
+
+    def ready(self, calls: Sequence[Call], timeout: float) -> list[Call]:
+        """Those of `calls` that have ended or failed, waiting up to `timeout` seconds for the first."""
+        if not calls:
+            return []
+        done, _ = ray.wait([call.handle for call in calls], num_returns=len(calls), timeout=0)
+        if not done and timeout > 0:
+            done, _ = ray.wait([call.handle for call in calls], num_returns=1, timeout=timeout)
+        ended = set(done)
+        return [call for call in calls if call.handle in ended]
+
+    def result(self, call: Call, timeout: float) -> Any:  # noqa: ANN401 - each shard method has its own result
+        """What the call returned; raises ShardLostError if it did not within `timeout` seconds."""
+        try:
+            return ray.get(call.handle, timeout=timeout)
+        except GetTimeoutError as error:
+            raise ShardLostError(call.carrier, f"no answer for {timeout:g} s") from error
+        except RayError as error:
+            raise ShardLostError(call.carrier, str(error).partition("\n")[0]) from error
+
+    def replace(self, carrier: int) -> None:
+        """Kill what is left of the actor and start an empty one."""
+        ray.kill(self._actors[carrier])
+        self._actors[carrier] = self._actor_class.remote()
+        self._process_ids[carrier] = None
+
+    def process_ids(self) -> list[int]:
+        """Operating-system process of each living actor, as far as known."""
+        for carrier, known in enumerate(self._process_ids):
+            if known is None:
+                try:
+                    self._process_ids[carrier] = ray.get(self._actors[carrier].process_id.remote(), timeout=10)
+                except RayError:  # dead or still starting: the dispatcher finds out by itself
+                    continue
+        return [number for number in self._process_ids if number is not None]
+
+    def close(self) -> None:
+        """Leave the cluster; a Ray of our own ends with it."""
+        ray.shutdown()

@@ -1,0 +1,177 @@
+"""The front's side of the engine: starts the host, restarts it when it ends or falls silent, passes reports on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Protocol
+
+from topowatch_monitor.engine.loop import InlineLink, run_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.host import HostSettings
+    from topowatch_monitor.engine.loop import EngineReport
+
+log = logging.getLogger("topowatch.engine")
+
+SILENCE_SECONDS = 180.0  # starting Ray and loading snapshots included
+FAREWELL_SECONDS = 30.0  # the host saves its shards before it goes
+BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
+REPORT_BYTES = 256 << 20  # longest line: views of all runs after a restart
+
+
+class Engine(Protocol):
+    """What the daemon needs of an engine, wherever it runs."""
+
+    def advance(self, durable: int) -> None:
+        """The log is on disk below this offset; called from any thread."""
+
+    async def run(self) -> None:
+        """Keep the engine going until cancelled, then end it in good order."""
+
+
+class HostedEngine:
+    """The engine as a supervised child process on Ray.
+
+    Args:
+        settings: passed on to the host.
+        journal: file that takes what the host and Ray print.
+        on_report: called in the event loop with each report.
+    """
+
+    def __init__(self, settings: HostSettings, journal: Path, on_report: Callable[[EngineReport], None]) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._on_report = on_report
+        self._durable = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.process_id: int | None = None
+        self.host_restarts = 0
+
+    def advance(self, durable: int) -> None:
+        """The log is on disk below this offset; called from any thread."""
+        self._durable = durable
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell)
+
+    async def run(self) -> None:
+        """Keep a host running; after a short life the next one waits a little longer."""
+        self._loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            started = time.monotonic()
+            code = await self._one_life()
+            failures = 0 if time.monotonic() - started > SILENCE_SECONDS else failures + 1
+            pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+            self.host_restarts += 1
+            log.warning(
+                "the engine ended (exit %s); starting it again in %g s. Its journal: %s", code, pause, self._journal
+            )
+            await asyncio.sleep(pause)
+
+    async def _one_life(self) -> int | None:
+        """Start a host and follow it to its end; returns its exit code."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._open_journal() as journal:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "topowatch_monitor.engine.host", str(theirs.fileno()), self._settings.to_json(),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL, stdout=journal, stderr=journal,
+                start_new_session=True,  # Ctrl-C in the terminal is for the front, which ends the host in good order
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+            )  # fmt: skip
+        self.process_id = process.pid
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=REPORT_BYTES)
+        self._tell()
+        try:
+            await self._follow(reader)
+        finally:
+            self._writer.close()  # the host takes this as the request to end
+            self._writer = None
+            await asyncio.shield(self._end(process))
+        return process.returncode
+
+    async def _follow(self, reader: asyncio.StreamReader) -> None:
+        """Pass reports on until the host closes its end or says nothing for too long."""
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readline(), SILENCE_SECONDS)
+            except asyncio.TimeoutError:
+                log.error("the engine has been silent for %g s: ending it", SILENCE_SECONDS)
+                return
+            if not line.endswith(b"\n"):
+                return
+            self._on_report(json.loads(line))
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for the host to go; kill its whole session when it does not."""
+        try:
+            await asyncio.wait_for(process.wait(), FAREWELL_SECONDS)
+        except asyncio.TimeoutError:
+            log.warning("the engine did not end within %g s: killing it", FAREWELL_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        self.process_id = None
+
+    def _tell(self) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(json.dumps({"durable": self._durable}).encode() + b"\n")
+
+    def _open_journal(self) -> IO[bytes]:
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        if self._journal.exists() and self._journal.stat().st_size > 16 << 20:
+            self._journal.replace(self._journal.with_suffix(".old"))
+        return self._journal.open("ab")
+
+
+class InlineEngine:
+    """The engine as a thread of the daemon, without Ray."""
+
+    def __init__(self, dispatcher: Dispatcher, on_report: Callable[[EngineReport], None]) -> None:
+        self._dispatcher = dispatcher
+        self._on_report = on_report
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link = InlineLink(self._pass_on)
+
+    def advance(self, durable: int) -> None:
+        """The log is on disk below this offset; called from any thread."""
+        self._link.advance(durable)
+
+    async def run(self) -> None:
+        """Run the engine in a thread until cancelled; a failure in it ends the daemon with its traceback."""
+        self._loop = asyncio.get_running_loop()
+        ended = self._loop.create_future()
+
+        def body() -> None:
+            error: BaseException | None = None
+            try:
+                run_engine(self._dispatcher, self._link, time.monotonic, lambda: [os.getpid()])
+            except Exception as failure:  # noqa: BLE001 - handed to the event loop, which raises it
+                error = failure
+            self._loop.call_soon_threadsafe(ended.set_result if error is None else ended.set_exception, error)
+
+        thread = threading.Thread(target=body, name="engine", daemon=True)
+        thread.start()
+        try:
+            await asyncio.shield(ended)
+        finally:
+            self._link.close()
+            await asyncio.to_thread(thread.join, FAREWELL_SECONDS)
+
+    def _pass_on(self, report: EngineReport) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_report, report)

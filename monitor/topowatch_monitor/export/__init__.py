@@ -1,0 +1,1 @@
+"""What the daemon shows: metrics, JSON and the page."""

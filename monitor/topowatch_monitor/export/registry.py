@@ -1,0 +1,121 @@
+"""Every metric that the daemon exports, by name. Rules, dashboards and documentation are tested against this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+RUN: Final = ("group", "run")
+MAX_SERIES_PER_RUN: Final = 35
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric family: its full name, kind, label names and help line."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+# --- by run and group; a `tenant` label joins them where a run has a tenant ---
+RUN_INFO = Metric(
+    "topowatch_run_info",
+    "gauge",
+    (*RUN, "state", "verdict"),
+    "1 for each run; state is live, ended or lost, verdict is what the page shows.",
+)
+RUN_STEP = Metric("topowatch_run_step", "gauge", RUN, "Latest optimiser step that has been analysed.")
+RUN_LOSS = Metric(
+    "topowatch_run_loss", "gauge", RUN, "Latest training loss as logged by the job; NaN and infinities are shown as such."
+)
+RUN_LAST_SAMPLE = Metric(
+    "topowatch_run_last_sample_timestamp_seconds", "gauge", RUN, "Unix time at which the latest sample was stored."
+)
+CLIENT_OVERHEAD = Metric(
+    "topowatch_client_overhead_ratio",
+    "gauge",
+    RUN,
+    "Time that the client took over wall time of training since the sample before.",
+)
+CLIENT_DROPPED = Metric(
+    "topowatch_client_dropped_samples_total", "counter", RUN, "Samples that a full spool dropped before they were sent."
+)
+PATH_LENGTH = Metric(
+    "topowatch_path_length", "gauge", RUN, "Length of the path of the weights since the run began, in sketch distance."
+)
+H0_TOTAL_PERSISTENCE = Metric(
+    "topowatch_h0_total_persistence",
+    "gauge",
+    RUN,
+    "Sum of the H0 lifetimes of the latest window of the path, in sketch distance.",
+)
+H1_TOTAL_PERSISTENCE = Metric(
+    "topowatch_h1_total_persistence",
+    "gauge",
+    RUN,
+    "Sum of the H1 lifetimes of landmarks of the latest window of the path, in sketch distance.",
+)
+PH_DIMENSION = Metric(
+    "topowatch_ph_dimension", "gauge", RUN, "Persistent-homology dimension of the latest window of the path."
+)
+MINIMUM_UNSTABLE = Metric(
+    "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
+)
+DETECTOR_ACTIVE = Metric(
+    "topowatch_detector_active", "gauge", (*RUN, "detector"), "1 while the detector is active; no series otherwise."
+)
+
+# --- over the fleet ---
+CLUSTER_RUNS = Metric("topowatch_cluster_runs", "gauge", ("verdict",), "Runs with series in this scrape, by verdict.")
+
+# --- the daemon itself ---
+BUILD_INFO = Metric("topowatch_build_info", "gauge", ("version",), "1, with the daemon's version.")
+INGEST_READY = Metric(
+    "topowatch_ingest_ready", "gauge", (), "1 while samples are taken and stored, 0 while the log cannot be written."
+)
+INGEST_SAMPLES = Metric("topowatch_ingest_samples_total", "counter", (), "Samples stored since the daemon started.")
+INGEST_REJECTED = Metric(
+    "topowatch_ingest_rejected_total", "counter", ("reason",), "Items refused since the daemon started, by reason."
+)
+INGEST_BYTES = Metric("topowatch_ingest_bytes_total", "counter", (), "Bytes of items stored since the daemon started.")
+ACK_SECONDS = Metric(
+    "topowatch_ack_seconds", "histogram", (), "Time from the arrival of a batch to its ack, in seconds."
+)
+SHARD_LAG = Metric(
+    "topowatch_shard_lag_samples", "gauge", (), "Records in the log that the slowest shard has not yet analysed."
+)
+SHARD_RESTARTS = Metric(
+    "topowatch_shard_restarts_total", "counter", (), "Shards restored after their process or node was lost."
+)
+LOG_BYTES = Metric("topowatch_log_bytes", "gauge", (), "Size of the log on disk, in bytes.")
+SERIES_DROPPED = Metric(
+    "topowatch_series_dropped_total", "counter", (), "Series left out of scrapes by the limits on series and labels."
+)
+
+METRICS: Final = (
+    RUN_INFO,
+    RUN_STEP,
+    RUN_LOSS,
+    RUN_LAST_SAMPLE,
+    CLIENT_OVERHEAD,
+    CLIENT_DROPPED,
+    PATH_LENGTH,
+    H0_TOTAL_PERSISTENCE,
+    H1_TOTAL_PERSISTENCE,
+    PH_DIMENSION,
+    MINIMUM_UNSTABLE,
+    DETECTOR_ACTIVE,
+    CLUSTER_RUNS,
+    BUILD_INFO,
+    INGEST_READY,
+    INGEST_SAMPLES,
+    INGEST_REJECTED,
+    INGEST_BYTES,
+    ACK_SECONDS,
+    SHARD_LAG,
+    SHARD_RESTARTS,
+    LOG_BYTES,
+    SERIES_DROPPED,
+)

@@ -1,0 +1,67 @@
+"""The frame that the client's spool, the daemon's log and recordings share on disk.
+
+A file opens with `MAGIC`. Each frame is `crc32, length, kind, payload` (little-endian u32, u32, u8, bytes); the checksum
+covers kind and payload, so a torn or damaged frame ends a scan and is never handed on.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAGIC = b"TOPOSEG1"
+HEADER = struct.Struct("<IIB")
+
+
+class SpoolKind(IntEnum):
+    """Frame kinds of the client's spool."""
+
+    DESCRIPTOR = 1  # RunDescriptor
+    ENVELOPE = 2  # Envelope
+
+
+class LogKind(IntEnum):
+    """Frame kinds of the daemon's log and of recordings; each is one message of log.proto."""
+
+    RUN_OPENED = 1
+    STORED_ITEM = 2
+    ITEMS_REJECTED = 3
+    DECISION = 4
+    FORECAST = 5
+    EVENT = 6
+
+
+class Frame(NamedTuple):
+    """One frame of a file and the byte offset just behind it."""
+
+    kind: int
+    payload: bytes
+    end: int
+
+
+def encode(kind: int, payload: bytes) -> bytes:
+    """Frame `payload`; raises ValueError if it does not fit the length field."""
+    if len(payload) > 0xFFFFFFFF:
+        raise ValueError(f"a frame holds at most 4 GiB, this payload has {len(payload)} bytes")
+    return HEADER.pack(zlib.crc32(payload, zlib.crc32(bytes((kind,)))), len(payload), kind) + payload
+
+
+def scan(data: bytes | memoryview, start: int = len(MAGIC)) -> Iterator[Frame]:
+    """Yield the whole frames of `data` from byte `start`; stop at the first that is torn or damaged."""
+    view = memoryview(data)
+    position = start
+    while position + HEADER.size <= len(view):
+        checksum, length, kind = HEADER.unpack_from(view, position)
+        end = position + HEADER.size + length
+        if end > len(view):
+            return
+        payload = bytes(view[position + HEADER.size : end])
+        if zlib.crc32(payload, zlib.crc32(bytes((kind,)))) != checksum:
+            return
+        yield Frame(kind, payload, end)
+        position = end
