@@ -107,10 +107,10 @@ class Settings(BaseSettings):
 
     # How much of a run is looked at.
     path_window: int = Field(default=512, ge=8, le=4096, description="Latest points of a path kept for H0, in samples.")
-    h1_landmarks: int = Field(default=300, ge=8, le=300, description="Landmarks of the window for H1, in points.")
+    h1_landmarks: int = Field(default=64, ge=8, le=300, description="Landmarks of the window for H1, in points.")
     h1_every: int = Field(default=16, ge=1, description="Samples between two computations of H1.")
     history_window: int = Field(
-        default=4096, ge=64, description="Latest values of each scalar kept for the detectors, in steps."
+        default=2048, ge=64, description="Latest values of each scalar kept exactly for the detectors, in steps."
     )
 
     # What it refuses.
@@ -118,10 +118,10 @@ class Settings(BaseSettings):
         default=16 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message taken, in bytes."
     )
     max_pending_bytes: int = Field(
-        default=64 << 20, ge=1 << 20, description="Bytes that may wait for the disk before senders are told to wait."
+        default=128 << 20, ge=1 << 20, description="Bytes that may wait for the disk before senders are told to wait."
     )
-    max_runs: int = Field(default=10_000, ge=1, description="Runs that the daemon takes; more are refused.")
-    max_labels: int = Field(default=32, ge=0, description="Labels that a run may carry.")
+    max_runs: int = Field(default=20_000, ge=1, description="Runs that the daemon takes; more are refused.")
+    max_labels: int = Field(default=64, ge=0, description="Labels that a run may carry.")
 
     # When a silent run is what.
     stalled_seconds: float = Field(
@@ -205,6 +205,8 @@ def _nearest(key: str, show: Any = str) -> str:
 def _sentence(detail: Any, origin: Mapping[str, str]) -> str:
     name = str(detail["loc"][0]) if detail["loc"] else "settings"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{name} ({origin.get(name, 'flag')}): {message}, not {detail['input']!r}" if (
-        detail["type"] != "value_error"
-    ) else f"{name} ({origin.get(name, 'flag')}): {message}"
+    return (
+        f"{name} ({origin.get(name, 'flag')}): {message}, not {detail['input']!r}"
+        if (detail["type"] != "value_error")
+        else f"{name} ({origin.get(name, 'flag')}): {message}"
+    )

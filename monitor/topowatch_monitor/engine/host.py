@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING
 
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.loop import run_engine
+from topowatch_monitor.engine.path_state import PathSettings
+from topowatch_monitor.engine.run_state import RunSettings
+from topowatch_monitor.engine.session import kill_session
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
@@ -33,12 +36,21 @@ FAREWELL_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What the host needs to know; travels as JSON on its command line."""
+    """What the engine needs to know, wherever it runs; travels to the host as JSON on its command line."""
 
     data_dir: str
     shards: int
     ray_address: str | None
     snapshot_seconds: float
+    path_window: int
+    h1_every: int
+    h1_landmarks: int
+    history_window: int
+
+    def run_settings(self) -> RunSettings:
+        """How much of each run is looked at."""
+        path = PathSettings(window=self.path_window, h1_every=self.h1_every, h1_landmarks=self.h1_landmarks)
+        return RunSettings(path=path, history=self.history_window)
 
     def to_json(self) -> str:
         """Encode for the command line."""
@@ -91,7 +103,7 @@ class SocketLink:
             self._closed = True
             self._changed.notify_all()
         # Ray can hang in a call for minutes; without a front there is nobody left to wait for it.
-        farewell = threading.Timer(FAREWELL_SECONDS, os._exit, (1,))
+        farewell = threading.Timer(FAREWELL_SECONDS, kill_session, (os.getsid(0),))
         farewell.daemon = True
         farewell.start()
 
@@ -104,7 +116,7 @@ def main(descriptor: int, settings: HostSettings) -> None:
     data = Path(settings.data_dir)
     disk = OsDisk()
     log.info("starting Ray (%s)", settings.ray_address or "embedded")
-    pool = RayPool(settings.shards, settings.ray_address)
+    pool = RayPool(settings.shards, settings.run_settings(), settings.ray_address)
     try:
         dispatcher = Dispatcher(
             LogReader(data / "log", disk),
@@ -112,7 +124,7 @@ def main(descriptor: int, settings: HostSettings) -> None:
             SnapshotStore(data / "snapshots", disk),
             snapshot_seconds=settings.snapshot_seconds,
         )
-        run_engine(dispatcher, link, time.monotonic, pool.process_ids)
+        run_engine(dispatcher, link, time.monotonic)
     finally:
         pool.close()
 

@@ -20,7 +20,6 @@ class EngineReport(TypedDict):
     views: list[RunView]
     applied: int
     restarts: int
-    processes: list[int]
 
 
 class FrontLink(Protocol):
@@ -41,9 +40,7 @@ class FrontLink(Protocol):
         """Send a report to the front."""
 
 
-def run_engine(
-    dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], float], processes: Callable[[], list[int]]
-) -> None:
+def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], float]) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore()
     reported_at = -IDLE_SECONDS
@@ -53,14 +50,7 @@ def run_engine(
         views = dispatcher.take_views()
         if views or clock() - reported_at >= IDLE_SECONDS:
             reported_at = clock()
-            link.report(
-                EngineReport(
-                    views=views,
-                    applied=dispatcher.applied,
-                    restarts=dispatcher.restarts,
-                    processes=processes(),
-                )
-            )
+            link.report(EngineReport(views=views, applied=dispatcher.applied, restarts=dispatcher.restarts))
         if not moved and not dispatcher.wait(timeout=0.05):
             link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
     dispatcher.settle()

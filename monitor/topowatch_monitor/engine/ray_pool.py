@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,14 +14,9 @@ from topowatch_monitor.engine.shard import Shard
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from topowatch_monitor.engine.run_state import RunSettings
+
 OBJECT_STORE_BYTES = 256 << 20
-
-
-class _Carrier(Shard):
-    """A shard that can name the process it runs in."""
-
-    def process_id(self) -> int:
-        return os.getpid()
 
 
 class RayPool:
@@ -30,6 +24,7 @@ class RayPool:
 
     Args:
         size: actors to keep.
+        settings: how much of each run is looked at.
         address: a cluster to join (`auto` or HOST:PORT), or None for a Ray of our own on this machine.
         processors: what one actor reserves of a cluster's CPUs.
 
@@ -37,7 +32,9 @@ class RayPool:
         ConnectionError: there is no Ray at `address`.
     """
 
-    def __init__(self, size: int, address: str | None = None, *, processors: float = 1.0) -> None:
+    def __init__(
+        self, size: int, settings: RunSettings, address: str | None = None, *, processors: float = 1.0
+    ) -> None:
         own = (
             {"num_cpus": max(1, round(size * processors)), "object_store_memory": OBJECT_STORE_BYTES}
             if address is None
@@ -52,9 +49,9 @@ class RayPool:
             **own,
         )
         # An actor that Ray revived by itself would be empty, so Ray revives none.
-        self._actor_class = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0)(_Carrier)
-        self._actors = [self._actor_class.remote() for _ in range(size)]
-        self._process_ids: list[int | None] = [None] * size
+        self._settings = settings
+        self._actor_class = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0)(Shard)
+        self._actors = [self._actor_class.remote(self._settings) for _ in range(size)]
 
     @property
     def size(self) -> int:
@@ -90,18 +87,7 @@ class RayPool:
     def replace(self, carrier: int) -> None:
         """Kill what is left of the actor and start an empty one."""
         ray.kill(self._actors[carrier])
-        self._actors[carrier] = self._actor_class.remote()
-        self._process_ids[carrier] = None
-
-    def process_ids(self) -> list[int]:
-        """Operating-system process of each living actor, as far as known."""
-        for carrier, known in enumerate(self._process_ids):
-            if known is None:
-                try:
-                    self._process_ids[carrier] = ray.get(self._actors[carrier].process_id.remote(), timeout=10)
-                except RayError:  # dead or still starting: the dispatcher finds out by itself
-                    continue
-        return [number for number in self._process_ids if number is not None]
+        self._actors[carrier] = self._actor_class.remote(self._settings)
 
     def close(self) -> None:
         """Leave the cluster; a Ray of our own ends with it."""

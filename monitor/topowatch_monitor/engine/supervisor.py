@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -15,6 +13,7 @@ import time
 from typing import IO, TYPE_CHECKING, Protocol
 
 from topowatch_monitor.engine.loop import InlineLink, run_engine
+from topowatch_monitor.engine.session import kill_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,13 +116,12 @@ class HostedEngine:
             self._on_report(json.loads(line))
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Wait for the host to go; kill its whole session when it does not."""
+        """Wait for the host to go, then kill what is left of its session."""
         try:
             await asyncio.wait_for(process.wait(), FAREWELL_SECONDS)
         except asyncio.TimeoutError:
             log.warning("the engine did not end within %g s: killing it", FAREWELL_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_session(process.pid)
         await process.wait()
         self.process_id = None
 
@@ -159,7 +157,7 @@ class InlineEngine:
         def body() -> None:
             error: BaseException | None = None
             try:
-                run_engine(self._dispatcher, self._link, time.monotonic, lambda: [os.getpid()])
+                run_engine(self._dispatcher, self._link, time.monotonic)
             except Exception as failure:  # noqa: BLE001 - handed to the event loop, which raises it
                 error = failure
             self._loop.call_soon_threadsafe(ended.set_result if error is None else ended.set_exception, error)

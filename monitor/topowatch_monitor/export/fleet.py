@@ -1,16 +1,19 @@
-"""All runs in memory, as the page, the JSON API and the collector see them: engine's views merged with ingest's counts."""
+"""All runs in memory, as page, JSON and metrics show them: the engine's views merged with ingest's counts."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
+
+from topowatch_monitor.engine.view import RunView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-RunView = dict[str, Any]
+    from topowatch_monitor.engine.path_state import PathView
+
 Key = tuple[str, str, str]  # tenant, group, run
 
 
@@ -50,6 +53,18 @@ class DaemonStats:
     series_dropped_total: int = 0
 
 
+class FleetRun(RunView):
+    """A run as the daemon tells it: the engine's view, with ingest's counts and the clock.
+
+    Attributes:
+        analysed: samples that are in the view; `samples` counts those stored.
+        verdict: see `verdict`.
+    """
+
+    analysed: int
+    verdict: str
+
+
 class RunNotFoundError(LookupError):
     """No run of that name (in that group)."""
 
@@ -62,7 +77,7 @@ class AmbiguousRunError(LookupError):
         self.groups = groups
 
 
-def verdict(run: Mapping[str, Any]) -> str:
+def verdict(run: RunView) -> str:
     """Sum a run up in one word: unstable, lost, warning, starting or healthy; the first that holds."""
     severities = {flag["severity"] for flag in run["flags"]}
     if run["minimum_unstable"] or "critical" in severities:
@@ -78,13 +93,20 @@ class Fleet:
     """Latest view and ingest summary of every run. Safe to use from several threads.
 
     Args:
-        at: applies the clock to a view (stalled, lost).
+        at: what a view says at a Unix time: adds what depends on the clock (stalled, lost).
+        lost_seconds: silence after which `at` calls a live run lost.
         ended_series_seconds: how long runs that ended or were lost stay in `exported`.
     """
 
-    def __init__(self, at: Callable[[RunView, float], RunView], *, ended_series_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        at: Callable[[RunView, float], RunView],
+        *,
+        lost_seconds: float = 900.0,
+        ended_series_seconds: float = 300.0,
+    ) -> None:
         self._at = at
-        self._ended_series_seconds = ended_series_seconds
+        self._grace = {"live": math.inf, "ended": ended_series_seconds, "lost": lost_seconds + ended_series_seconds}
         self._lock = threading.Lock()
         self._views: dict[Key, RunView] = {}
         self._summaries: dict[Key, IngestSummary] = {}
@@ -101,31 +123,91 @@ class Fleet:
         with self._lock:
             self._summaries.update(newer)
 
-    def runs(self, now: float, group: str | None = None) -> list[RunView]:
+    def runs(self, now: float, group: str | None = None) -> list[FleetRun]:
         """Every run (of a group) as of Unix time `now`, ordered by group and name."""
         with self._lock:
             views, summaries = dict(self._views), dict(self._summaries)
         keys = sorted(views.keys() | summaries.keys(), key=lambda key: (key[1], key[2], key[0]))
         return [
-            self._merge(views.get(key), summaries.get(key), now) for key in keys if group is None or key[1] == group
+            self._merged(views.get(key), summaries.get(key), now) for key in keys if group is None or key[1] == group
         ]
 
-    def run(self, name: str, now: float, group: str | None = None) -> RunView:
+    def run(self, name: str, now: float, group: str | None = None) -> FleetRun:
         """Return one run as of `now`; raises RunNotFoundError or AmbiguousRunError."""
         with self._lock:
             keys = self._views.keys() | self._summaries.keys()
             found = sorted(key for key in keys if key[2] == name and group in (None, key[1]))
             if not found:
-                raise RunNotFoundError(f"no run {name!r}" + (f" in group {group!r}" if group is not None else ""))
+                raise RunNotFoundError(f"there is no run {name!r}" + (f" in group {group!r}" if group else ""))
             if len(found) > 1:
                 raise AmbiguousRunError(name, [key[1] for key in found])
             view, summary = self._views.get(found[0]), self._summaries.get(found[0])
-        return self._merge(view, summary, now)
+        return self._merged(view, summary, now)
 
-    def exported(self, now: float) -> list[RunView]:
-        """Return the runs that have series in /metrics at `now`: live ones, and others for a while."""
-        return [
-            run
-            for run in self.runs(now)
-            if run["state"] == "live" or now - (run["last_received_at"] or 0.0) <= self._grace(run)
-        ]
+    def exported(self, now: float) -> list[FleetRun]:
+        """Return the runs that have series in /metrics at `now`: live ones, and ended or lost ones for a while."""
+        return [run for run in self.runs(now) if now - (run["last_received_at"] or now) <= self._grace[run["state"]]]
+
+    def _merged(self, view: RunView | None, summary: IngestSummary | None, now: float) -> FleetRun:
+        """Put what ingest has seen since over what the engine has analysed, then apply the clock."""
+        merged = view.copy() if view is not None else _unseen(summary)
+        analysed = merged["samples"]
+        if summary is not None:
+            merged["samples"], merged["rejected"] = summary.samples, summary.rejected
+            merged["dropped"] = max(merged["dropped"], summary.dropped)
+            if (summary.last_received_at or 0.0) > (merged["last_received_at"] or 0.0):
+                merged["last_received_at"] = summary.last_received_at
+                merged["state"] = "ended" if summary.ended else "live"
+        seen = self._at(merged, now)
+        return cast("FleetRun", {**seen, "analysed": analysed, "verdict": verdict(seen)})
+
+
+def _unseen(summary: IngestSummary | None) -> RunView:
+    """Return the view of a run that the engine has not looked at yet."""
+    if summary is None:
+        raise ValueError("a run has a view or a summary")
+    why = "nothing of this run has been analysed yet"
+    path: PathView = {
+        "length": None,
+        "h0_total_persistence": None,
+        "h1_total_persistence": None,
+        "dimension": None,
+        "points": 0,
+        "resolution": None,
+    }
+    return {
+        "tenant": summary.tenant,
+        "group": summary.group,
+        "run": summary.run,
+        "labels": dict(summary.labels),
+        "incarnation": None,
+        "step": None,
+        "samples": 0,
+        "dropped": 0,
+        "rejected": 0,
+        "state": "ended" if summary.ended else "live",
+        "started_at": summary.started_at,
+        "last_received_at": summary.last_received_at,
+        "longest_pause": None,
+        "results": None,
+        "loss": None,
+        "probe_loss": None,
+        "scalars": {},
+        "overhead_ratio": None,
+        "interval": None,
+        "coverage": None,
+        "path": path,
+        "representation": None,
+        "flags": [],
+        "minimum_unstable": False,
+        "instability_score": None,
+        "path_class": {"label": None, "p_value": None, "outlier": None, "abstained": True, "reason": why},
+        "forecast": {
+            "metric": None,
+            "value": None,
+            "lower": None,
+            "upper": None,
+            "abstained": True,
+            "reason": why,
+        },
+    }

@@ -28,7 +28,10 @@ RUN_INFO = Metric(
 )
 RUN_STEP = Metric("topowatch_run_step", "gauge", RUN, "Latest optimiser step that has been analysed.")
 RUN_LOSS = Metric(
-    "topowatch_run_loss", "gauge", RUN, "Latest training loss as logged by the job; NaN and infinities are shown as such."
+    "topowatch_run_loss",
+    "gauge",
+    RUN,
+    "Latest training loss as logged by the job; NaN and infinities are shown as such.",
 )
 RUN_LAST_SAMPLE = Metric(
     "topowatch_run_last_sample_timestamp_seconds", "gauge", RUN, "Unix time at which the latest sample was stored."

@@ -1,0 +1,166 @@
+"""The commands of the base install: sync, forward and doctor."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topowatch_client.config import ConfigError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from topowatch_client.forwarder import Forwarder
+
+_SYNC_SECONDS = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `topowatch sync | forward | doctor`; return the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        if options.command == "sync":
+            return _sync(options.directory, options.endpoint, options.timeout)
+        if options.command == "forward":
+            return _forward(options.directory, options.endpoint)
+        return _doctor(options.endpoint, as_json=options.json)
+    except (ConfigError, OSError) as error:
+        print(f"topowatch: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="topowatch", description="Watches deep-learning training: the commands that run beside a training job."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    endpoint_help = (
+        "gRPC address of the daemon, HOST:PORT (default: TOPOWATCH_ENDPOINT, topowatch.toml, "
+        "or what each job noted beside its samples)"
+    )
+    sync = commands.add_parser(
+        "sync",
+        help="send what jobs recorded offline",
+        description="Sends everything that lies in a spool directory to the daemon and exits: 0 when all of it was "
+        "acknowledged, 1 otherwise. Use it after jobs that ran with TOPOWATCH_MODE=offline or were killed with their "
+        "forwarder. What was sent is removed from the directory; running it twice sends nothing twice.",
+    )
+    sync.add_argument("directory", metavar="DIR", type=Path, help="spool directory (the jobs' TOPOWATCH_SPOOL_DIR)")
+    sync.add_argument("--endpoint", metavar="HOST:PORT", help=endpoint_help)
+    sync.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=_SYNC_SECONDS,
+        help="give up after this long without progress (default: %(default)s)",
+    )
+    forward = commands.add_parser(
+        "forward",
+        help="keep sending what jobs record (sidecar, DaemonSet)",
+        description="Sends what jobs write into a spool directory for as long as it runs. Use it beside containers, on "
+        "a volume that outlives them; jobs that find it running start no forwarder of their own. Stop it with SIGTERM: "
+        "what is not yet acknowledged stays in the directory.",
+    )
+    forward.add_argument("directory", metavar="DIR", type=Path, help="spool directory, shared with the jobs")
+    forward.add_argument("--endpoint", metavar="HOST:PORT", help=endpoint_help)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check the way from this machine to the daemon",
+        description="Checks, as a job here would meet them: Python and torch, the spool directory, the daemon's "
+        "address, the connection and the daemon's health. Says in one sentence each what is wrong and what to do. "
+        "Exits with 1 when something is.",
+    )
+    doctor.add_argument("--endpoint", metavar="HOST:PORT", help="daemon to check (default: as a job would choose)")
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    return parser
+
+
+def _sync(directory: Path, endpoint: str | None, timeout: float) -> int:
+    from topowatch_client.forwarder import Plan, serve
+    from topowatch_client.spool import writer_alive, writer_directories
+
+    if not directory.is_dir():
+        print(f"topowatch: {directory} is no directory", file=sys.stderr)
+        return 1
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    watcher = _Patience(timeout)
+    plan = Plan(
+        grace_seconds=0.0, include_offline=True, wait_for_writers=False, endpoint=endpoint or _chosen_endpoint()
+    )
+    forwarder = asyncio.run(serve(directory, plan, watcher.look))
+    if forwarder is None:
+        print(f"topowatch: a forwarder is shipping {directory} already; it needs no sync", file=sys.stderr)
+        return 1
+    watcher.end(forwarder)
+    left = [path for path in writer_directories(directory) if not writer_alive(path)]
+    return 1 if watcher.gave_up or forwarder.stopping or left else 0
+
+
+class _Patience:
+    """Shows progress on stderr and stops a forwarder that makes none."""
+
+    def __init__(self, timeout: float) -> None:
+        self.gave_up = False
+        self._timeout = timeout
+        self._last: tuple[int, int] | None = None
+        self._moved_at = time.monotonic()
+
+    def look(self, forwarder: Forwarder) -> None:
+        couriers = forwarder.couriers.values()
+        now = (sum(c.progress.acked + c.progress.rejected for c in couriers), sum(c.finished for c in couriers))
+        if now != self._last:
+            self._last, self._moved_at = now, time.monotonic()
+            self._show(f"{now[0]} items acknowledged, {now[1]} of {len(forwarder.couriers)} spools done")
+        elif time.monotonic() - self._moved_at > self._timeout:
+            self.gave_up = True
+            forwarder.stop()
+
+    def end(self, forwarder: Forwarder) -> None:
+        couriers = forwarder.couriers.values()
+        acked, rejected = sum(c.progress.acked for c in couriers), sum(c.progress.rejected for c in couriers)
+        self._show(f"{acked} items acknowledged, {rejected} refused")
+        for path, courier in forwarder.couriers.items():
+            if courier.progress.rejected and (path / "rejected.log").exists():
+                self._show(f"{path / 'rejected.log'} says why items were refused")
+            if not courier.drained and not courier.finished:
+                self._show(f"{path.name}: {courier.progress.message or 'not all was sent'}")
+
+    def _show(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _forward(directory: Path, endpoint: str | None) -> int:
+    from topowatch_client.forwarder import Plan, serve
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    plan = Plan(stay=True, include_offline=True, endpoint=endpoint or _chosen_endpoint())
+    if asyncio.run(serve(directory, plan)) is None:
+        print(f"topowatch: another forwarder is shipping {directory}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _chosen_endpoint() -> str | None:
+    """Return the endpoint that this machine's settings name, None if they name none."""
+    chosen = load().endpoint
+    return None if chosen == load(environment={}, directory=Path("/nonexistent")).endpoint else chosen
+
+
+def _doctor(endpoint: str | None, *, as_json: bool) -> int:
+    from topowatch_client.doctor import examine
+
+    checks = examine(endpoint)
+    if as_json:
+        print(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name:<10} {check.detail}")
+    return 0 if all(check.ok for check in checks) else 1

@@ -1,0 +1,184 @@
+"""One frozen configuration: argument > environment > file > default.
+
+The file is `topowatch.toml` in the working directory, table `[client]`, with the field names below as keys.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FILE_NAME = "topowatch.toml"
+MODES = ("online", "offline", "disabled")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and says what it may be."""
+
+
+def default_spool_dir(environment: Mapping[str, str]) -> Path:
+    """Return the spool directory of this user, as the XDG base directory specification places caches."""
+    cache = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "topowatch" / "spool"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the client."""
+
+    endpoint: str = "127.0.0.1:7070"  # the daemon's gRPC address, host:port
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None  # read again at every connection, so that a token can be replaced
+    mode: str = "online"  # online | offline (spool only, for `topowatch sync`) | disabled
+    run: str | None = None  # None: the launcher's job id, else <script>-<host>-<time>
+    group: str = "default"
+    spool_dir: Path = field(default_factory=lambda: default_spool_dir(os.environ))
+    spool_max_bytes: int = 256 << 20  # beyond it the oldest samples are dropped, and counted
+    interval: int | None = None  # optimiser steps between samples; None: chosen by the governor
+    probe_interval: int | None = None  # the same for probe passes; None: chosen, or four samples where those are fixed
+    max_overhead: float = 0.005  # share of wall time that watching may cost
+    tls_ca: Path | None = None  # any of the three turns TLS on
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    start_step: int | None = None  # None: read from the optimiser's state, else 0
+    incarnation: int | None = None  # None: milliseconds since the epoch at attach
+    sketch_seed: int = 0
+    sketch_dim: int = 1021
+    probe_positions: int = 256  # probe outputs that are looked at
+
+    def __post_init__(self) -> None:
+        for name, problem in (
+            ("endpoint", None if _is_address(self.endpoint) else "must be HOST:PORT"),
+            ("mode", None if self.mode in MODES else f"must be one of {', '.join(MODES)}"),
+            ("group", None if self.group else "must not be empty"),
+            ("interval", None if self.interval is None or self.interval >= 1 else "must be at least 1 step"),
+            (
+                "probe_interval",
+                None if self.probe_interval is None or self.probe_interval >= 1 else "must be at least 1 step",
+            ),
+            ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
+            ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
+            ("start_step", None if self.start_step is None or self.start_step >= 0 else "must not be negative"),
+            ("incarnation", None if self.incarnation is None or self.incarnation > 0 else "must be positive"),
+            ("sketch_dim", None if self.sketch_dim >= 1 else "must be positive"),
+            ("probe_positions", None if self.probe_positions >= 1 else "must be positive"),
+            ("tls_cert", "needs tls_key, and tls_key needs it" if bool(self.tls_cert) != bool(self.tls_key) else None),
+        ):
+            if problem:
+                raise ConfigError(f"topowatch: {name} = {getattr(self, name)!r}: {problem}")
+
+
+def load(
+    arguments: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Config:
+    """Build the configuration.
+
+    Args:
+        arguments: Field values that win over everything; None stands for "not given".
+        environment: `TOPOWATCH_*` variables are read from it (default: the process's).
+        directory: Where `topowatch.toml` is looked for (default: the working directory).
+
+    Raises:
+        ConfigError: An unknown key, a value of the wrong type or out of range, or an unreadable file.
+    """
+    environment = os.environ if environment is None else environment
+    given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    _refuse_unknown(given, "attach(config=…)")
+    settings: dict[str, Any] = {"spool_dir": default_spool_dir(environment)}
+    settings |= _from_file((directory or Path.cwd()) / FILE_NAME)
+    for name in _TYPES:
+        text = environment.get(f"TOPOWATCH_{name.upper()}")
+        if text:
+            settings[name] = _parse(name, text, f"TOPOWATCH_{name.upper()}")
+    for name, value in given.items():
+        settings[name] = _check(name, value, "attach")
+    return Config(**settings)
+
+
+def override(config: Config, arguments: Mapping[str, Any]) -> Config:
+    """Return `config` with the arguments that are not None put in; raises ConfigError as `load` does."""
+    given = {key: _check(key, value, "attach") for key, value in arguments.items() if value is not None}
+    return replace(config, **given)
+
+
+_TYPES: dict[str, type] = {
+    "endpoint": str,
+    "token": str,
+    "token_file": Path,
+    "mode": str,
+    "run": str,
+    "group": str,
+    "spool_dir": Path,
+    "spool_max_bytes": int,
+    "interval": int,
+    "probe_interval": int,
+    "max_overhead": float,
+    "tls_ca": Path,
+    "tls_cert": Path,
+    "tls_key": Path,
+    "start_step": int,
+    "incarnation": int,
+    "sketch_seed": int,
+    "sketch_dim": int,
+    "probe_positions": int,
+}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"topowatch: {path} cannot be read: {error}") from error
+    table = document.get("client", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"topowatch: {path}: `client` must be a table, written [client]")
+    where = f"{path} [client]"
+    _refuse_unknown(table, where)
+    return {name: _check(name, value, where) for name, value in table.items()}
+
+
+def _refuse_unknown(settings: Mapping[str, Any], where: str) -> None:
+    known = [item.name for item in fields(Config)]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"topowatch: {where}: unknown key {name!r}; known are {', '.join(known)}")
+
+
+def _check(name: str, value: Any, where: str) -> Any:
+    kind = _TYPES[name]
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value).expanduser().absolute()
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise ConfigError(f"topowatch: {where}: {name} must be a {kind.__name__.lower()}, not {value!r}")
+
+
+def _parse(name: str, text: str, where: str) -> Any:
+    kind = _TYPES[name]
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ConfigError(f"topowatch: {where}: {text!r} is no {kind.__name__}") from None
+    return _check(name, value, where)
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536

@@ -1,0 +1,205 @@
+"""Ships one writer's spool over one acked stream, through outages and restarts, until it is drained."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from topowatch_protos import framing
+from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
+
+from topowatch_client import spool
+from topowatch_client.shipper import Limits, Progress, Refused, Shipper
+from topowatch_client.spool_reader import SpoolReader
+from topowatch_client.transport import Access, is_too_large
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+REJECTED_LOG = "rejected.log"
+_POLL_SECONDS = 0.25
+_QUARANTINED_BATCHES = 16  # kept for a look; beyond that only the log grows
+_log = logging.getLogger("topowatch.forwarder")
+
+
+class StreamBrokenError(Exception):
+    """The stream cannot be used any more, for a reason that gRPC does not see."""
+
+
+class Courier:
+    """One writer's directory on its way to the daemon. `finished` means: drained, and the writer is gone."""
+
+    def __init__(self, directory: Path, access: Callable[[], Access], limits: Limits | None = None) -> None:
+        self.directory = directory
+        self.finished = False
+        self.drained = False  # all that is in the spool was answered for, the last time that we looked
+        self.limits = limits or Limits()
+        cursor = spool.read_cursor(directory)
+        self.progress = Progress(
+            next_seq=int(cursor.get("next_seq", 0)),
+            acked=int(cursor.get("acked", 0)),
+            rejected=int(cursor.get("rejected", 0)),
+        )
+        self._access = access
+        self._reader = SpoolReader(directory, self.progress.next_seq)
+        self.shipper = Shipper(self._reader, self.progress, self.limits, random.Random())  # noqa: S311 -- jitter
+        self._noted: dict[str, object] = {}
+        self._news = asyncio.Event()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another forwarder has taken this writer over."""
+        return self.shipper.fenced
+
+    async def run(self) -> None:
+        """Ship until the spool is drained for good, or the stream was fenced off."""
+        delay = 0.0
+        while not self.finished and not self.fenced:
+            await asyncio.sleep(delay)
+            delay = _POLL_SECONDS
+            try:
+                alive = spool.writer_alive(self.directory)  # asked before reading: what it wrote last is not missed
+                self.shipper.on_connect()
+                batch = self.shipper.next_batch(time.monotonic())
+                self.drained = batch is None and self.shipper.idle
+                if batch is not None:
+                    delay = await self._session(batch)
+                elif not alive and self.shipper.idle:
+                    self._note()
+                    self._remove()
+                    self.finished = True
+                    return
+            except OSError as error:  # the spool's disk, a token or a certificate
+                delay = self.shipper.on_disconnect(str(error))
+                _log.warning("%s: %s", self.directory.name, error)
+            self._note()
+
+    async def _session(self, batch: ingest_pb2.Batch) -> float:
+        """Open a stream and use it as long as it holds; return seconds to wait before the next one."""
+        access = self._access()
+        metadata = access.metadata()
+        channel = access.open()
+        receiver: asyncio.Task[None] | None = None
+        try:
+            stub = ingest_pb2_grpc.IngestServiceStub(channel)  # type: ignore[no-untyped-call] # generated code
+            call = stub.StreamBatches(metadata=metadata)
+            receiver = asyncio.create_task(self._receive(call))
+            await self._send(call, receiver, batch)
+        except (grpc.RpcError, StreamBrokenError, asyncio.InvalidStateError, asyncio.TimeoutError) as error:
+            return self._broken(access, _cause(error, receiver))
+        finally:
+            if receiver is not None:
+                receiver.cancel()
+                await asyncio.gather(receiver, return_exceptions=True)
+            await channel.close()
+        return 0.0
+
+    async def _send(
+        self, call: grpc.aio.StreamStreamCall, receiver: asyncio.Task[None], batch: ingest_pb2.Batch | None
+    ) -> None:
+        """Send batch after batch; returns when the writer is gone and everything is answered for, or when fenced."""
+        while not self.fenced:
+            alive = True
+            if batch is None:
+                alive = spool.writer_alive(self.directory)
+                batch = self.shipper.next_batch(time.monotonic())
+            self.drained = batch is None and self.shipper.idle
+            if batch is not None:
+                request = ingest_pb2.StreamBatchesRequest(batch=batch)
+                await asyncio.wait_for(call.write(request), self.limits.ack_seconds)
+                batch = None
+                continue
+            if not alive and self.shipper.idle:
+                await call.done_writing()
+                return
+            if receiver.done():
+                raise StreamBrokenError("the daemon closed the stream")
+            if self.shipper.overdue(time.monotonic()):
+                raise StreamBrokenError(f"no answer within {self.limits.ack_seconds:.0f} s")
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), _POLL_SECONDS)
+            except asyncio.TimeoutError:
+                continue
+
+    async def _receive(self, call: grpc.aio.StreamStreamCall) -> None:
+        try:
+            async for response in call:
+                before = (self.progress.next_seq, self.progress.rejected, self.progress.message)
+                self.shipper.on_ack(response.ack, time.monotonic())
+                if before != (self.progress.next_seq, self.progress.rejected, self.progress.message):
+                    self._note()
+                    self._reader.remove_acked(self.progress.next_seq)
+                self._news.set()
+        finally:
+            self._news.set()
+
+    def _broken(self, access: Access, error: BaseException) -> float:
+        too_large = isinstance(error, grpc.RpcError) and is_too_large(error)
+        if isinstance(error, grpc.aio.AioRpcError):
+            message = f"{access.endpoint}: {error.code().name}: {error.details()}"
+        else:
+            message = f"{access.endpoint}: {error or type(error).__name__}"
+        if message != self.progress.message:
+            _log.warning("%s: %s", self.directory.name, message)
+        return self.shipper.on_disconnect(message, too_large=too_large)
+
+    def _note(self) -> None:
+        """Write down how far shipping has come; readers never see half a file."""
+        for refused in self.progress.refused:
+            self._write_refused(refused)
+        self.progress.refused.clear()
+        state: dict[str, object] = {
+            "next_seq": self.progress.next_seq,
+            "acked": self.progress.acked,
+            "rejected": self.progress.rejected,
+            "connected": self.progress.connected,
+            "message": self.progress.message,
+        }
+        if state != self._noted and self.directory.exists():
+            fresh = self.directory / f"{spool.CURSOR}.new"
+            fresh.write_text(json.dumps(state), encoding="utf-8")
+            os.replace(fresh, self.directory / spool.CURSOR)  # noqa: PTH105 -- says that it replaces
+            self._noted = state
+
+    def _write_refused(self, refused: Refused) -> None:
+        seqs = [entry.seq for entry in refused.entries]
+        line = json.dumps({"time": time.time(), "seqs": seqs, "reason": refused.reason})
+        with (self.directory / REJECTED_LOG).open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+        _log.warning("%s: %d item(s) from seq %d refused: %s", self.directory.name, len(seqs), seqs[0], refused.reason)
+        if refused.whole_batch and len(list(self.directory.glob("quarantine-*.bin"))) < _QUARANTINED_BATCHES:
+            descriptor = refused.entries[0].descriptor.SerializeToString()
+            frames = [framing.MAGIC, framing.encode(framing.SpoolKind.DESCRIPTOR, descriptor)]
+            frames += [
+                framing.encode(framing.SpoolKind.ENVELOPE, entry.envelope.SerializeToString())
+                for entry in refused.entries
+            ]
+            (self.directory / f"quarantine-{seqs[0]:020d}.bin").write_bytes(b"".join(frames))
+
+    def _remove(self) -> None:
+        """Remove a drained spool; what was refused stays for a look, and is no spool any more."""
+        if not (self.directory / REJECTED_LOG).exists():
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return
+        for path in (*self.directory.glob("*.seg"), *(self.directory / name for name in _SPOOL_FILES)):
+            path.unlink(missing_ok=True)
+
+
+_SPOOL_FILES = (spool.CURSOR, spool.LOCK, spool.ENDED, spool.META)
+
+
+def _cause(error: BaseException, receiver: asyncio.Task[None] | None) -> BaseException:
+    """Prefer the receiving side's error: it carries the daemon's status where the sending side only sees the end."""
+    if receiver is not None and receiver.done() and not receiver.cancelled():
+        return receiver.exception() or error
+    return error

@@ -1,0 +1,163 @@
+"""Turns plain values into encoded protobuf messages; the only place of the trainer's side that knows the wire."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from topowatch_protos.v1 import run_pb2, sample_pb2
+
+from topowatch_client.spool import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    import numpy as np
+
+    from topowatch_client.scalars import Series
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+VERSION = "0.1.0"
+_OUTPUT_KINDS = {
+    "logits": run_pb2.OUTPUT_KIND_LOGITS,
+    "probs": run_pb2.OUTPUT_KIND_PROBS,
+    "values": run_pb2.OUTPUT_KIND_VALUES,
+}
+
+
+@dataclass(frozen=True)
+class ProbeFacts:
+    """What the descriptor says about the probe set."""
+
+    positions: int
+    outputs: int
+    kind: str
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What stays the same over all incarnations of a writer."""
+
+    group: str
+    run: str
+    rank: int
+    world_size: int
+    writer_uuid: str
+    labels: Mapping[str, str]
+    sketch_dim: int
+    sketch_seed: int
+    parameter_count: int
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe pass, on the host. Arrays have one entry a position; empty where there is nothing to say."""
+
+    sketch: Array  # float32, sketch dimension
+    argmax: Array  # uint32
+    confidence: Array  # float16
+    losses: Array | None = None  # float32
+    mean_loss: float | None = None
+    layer: str = ""
+    frames: Array | None = None  # float16, positions × features
+
+
+@dataclass
+class SampleParts:
+    """What one sample carries; None where there is nothing."""
+
+    step: int
+    weights: Array | None = None
+    update: Array | None = None
+    series: Sequence[Series] = field(default_factory=tuple)
+    probe: ProbeResult | None = None
+    overhead_ratio: float = 0.0
+    interval: int = 0
+    spooled_bytes: int = 0
+    coverage: float = 1.0
+
+
+def encode_descriptor(
+    facts: RunFacts, *, incarnation: int, start_step: int, first_seq: int, probe: ProbeFacts | None
+) -> bytes:
+    """Encode a RunDescriptor for one incarnation that starts now."""
+    descriptor = run_pb2.RunDescriptor(
+        key=run_pb2.RunKey(group=facts.group, run=facts.run),
+        rank=facts.rank,
+        world_size=facts.world_size,
+        contributing_ranks=1,
+        incarnation=incarnation,
+        start_step=start_step,
+        first_seq=first_seq,
+        writer_uuid=facts.writer_uuid,
+        labels=facts.labels,
+        sketch=run_pb2.SketchSpec(dimension=facts.sketch_dim, seed=facts.sketch_seed),
+        parameter_count=facts.parameter_count,
+        client_version=VERSION,
+    )
+    descriptor.started_at.FromNanoseconds(time.time_ns())
+    if probe is not None:
+        descriptor.probe.CopyFrom(
+            run_pb2.ProbeSpec(
+                positions=probe.positions,
+                outputs=probe.outputs,
+                kind=_OUTPUT_KINDS[probe.kind],
+                digest=probe.digest,
+            )
+        )
+    return descriptor.SerializeToString()
+
+
+def encode_sample(parts: SampleParts) -> bytes:
+    """Encode an Item that carries a Sample taken now."""
+    sample = sample_pb2.Sample(
+        step=parts.step,
+        client=sample_pb2.ClientStatus(
+            overhead_ratio=parts.overhead_ratio,
+            interval=parts.interval,
+            spooled_bytes=parts.spooled_bytes,
+            coverage=parts.coverage,
+        ),
+    )
+    sample.time.FromNanoseconds(time.time_ns())
+    for series in parts.series:
+        sample.scalars.append(sample_pb2.ScalarSeries(name=series.name, steps=series.steps, values=series.values))
+    if parts.weights is not None:
+        sample.weights.values = _little(parts.weights, "<f4")
+    if parts.update is not None:
+        sample.update.values = _little(parts.update, "<f4")
+    if parts.probe is not None:
+        _put_probe(sample, parts.probe)
+    return sample_pb2.Item(schema=SCHEMA, sample=sample).SerializeToString()
+
+
+def encode_end(step: int, results: Mapping[str, float]) -> bytes:
+    """Encode an Item that carries a RunEnd made now."""
+    end = sample_pb2.RunEnd(step=step, results=results)
+    end.time.FromNanoseconds(time.time_ns())
+    return sample_pb2.Item(schema=SCHEMA, end=end).SerializeToString()
+
+
+def _put_probe(sample: sample_pb2.Sample, probe: ProbeResult) -> None:
+    sample.predictions.sketch.values = _little(probe.sketch, "<f4")
+    sample.predictions.argmax = _little(probe.argmax, "<u4")
+    sample.predictions.confidence = _little(probe.confidence, "<f2")
+    if probe.losses is not None:
+        sample.probe_losses = _little(probe.losses, "<f4")
+    if probe.frames is not None:
+        sample.frames.CopyFrom(
+            sample_pb2.Frames(
+                layer=probe.layer,
+                rows=probe.frames.shape[0],
+                columns=probe.frames.shape[1],
+                values=_little(probe.frames, "<f2"),
+            )
+        )
+
+
+def _little(array: Array, dtype: str) -> bytes:
+    return array.astype(dtype, copy=False).tobytes()

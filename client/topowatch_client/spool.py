@@ -1,0 +1,271 @@
+"""Writing side of the spool: a bounded, checksummed, crash-safe segment log, one directory a writer.
+
+`<spool_dir>/<writer_uuid>/` holds segments named after the first sequence number in them (`%020d.seg`). Each opens with
+`framing.MAGIC` and the descriptor frame in force, so that it can be read alone. Every frame is one `write`, hence it
+survives SIGKILL of the trainer; a torn tail is what the checksum is for. Beside the segments lie `meta.json` (where to
+send; no secrets), `writer.lock` (held while the writer lives), `cursor.json` (the forwarder's) and `ended` (written at
+the end).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from topowatch_protos import framing
+from topowatch_protos.v1 import ingest_pb2, sample_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SCHEMA = 1
+META, LOCK, CURSOR, ENDED = "meta.json", "writer.lock", "cursor.json", "ended"
+FORWARDER_LOCK = "forwarder.lock"  # in the spool directory itself
+_MAX_SEGMENT_BYTES = 8 << 20
+_log = logging.getLogger("topowatch")
+
+
+class Lost(NamedTuple):
+    """A range of sequence numbers that will never arrive, both ends included."""
+
+    incarnation: int
+    first: int
+    last: int
+
+
+class _Segment(NamedTuple):
+    path: Path
+    first_seq: int
+
+
+class SpoolWriter:
+    """Appends encoded items for the forwarder; disk trouble never leaves it, it is counted.
+
+    When the spool is full the oldest segment goes; when the disk is, the newest item does. Either way the range of lost
+    sequence numbers is written into the spool itself as soon as that is possible, so that the daemon learns of it.
+    """
+
+    def __init__(self, spool_dir: Path, writer_uuid: str, meta: Mapping[str, Any], max_bytes: int) -> None:
+        """Create the writer's directory, whole from its first moment.
+
+        Raises:
+            OSError: The directory cannot be written.
+        """
+        spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory = spool_dir / writer_uuid
+        self.next_seq = 0
+        self.dropped = 0
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(_MAX_SEGMENT_BYTES, max_bytes // 8)
+        self._descriptor = b""
+        self._lives: list[tuple[int, int]] = []  # (first seq, incarnation), oldest first
+        self._lost: list[Lost] = []  # not yet reported
+        self._reported: list[tuple[int, Lost]] = []  # with the sequence number of the report
+        self._segments: list[_Segment] = []
+        self._older_bytes = 0  # of all segments but the open one
+        self._fd = -1
+        self._length = 0  # of the open segment, whole frames only
+        hidden = spool_dir / f".new-{writer_uuid}"
+        hidden.mkdir(mode=0o700)
+        # A POSIX record lock: it ends with this process and, unlike flock, no forked child keeps it alive.
+        self._lock_fd = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (hidden / META).write_text(json.dumps(dict(meta)), encoding="utf-8")
+        hidden.rename(self.directory)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk that were not yet acked and removed, or dropped; as of the last append."""
+        return self._older_bytes + max(self._length, 0)
+
+    def begin(self, incarnation: int, descriptor: bytes) -> None:
+        """Start an incarnation: the encoded RunDescriptor governs all items that follow."""
+        self._descriptor = descriptor
+        self._lives.append((self.next_seq, incarnation))
+        try:
+            if self._fd < 0:
+                self._rotate()
+            else:
+                self._write(framing.encode(framing.SpoolKind.DESCRIPTOR, descriptor))
+        except OSError as error:
+            _log.warning("topowatch: the spool cannot be written: %s", error)
+            self._abandon_segment()  # the next one opens with the descriptor
+
+    def append(self, item: bytes) -> bool:
+        """Write one encoded Item under the next sequence number; return whether it is in the spool."""
+        self._report_lost()
+        try:
+            self._write_item(item)
+        except OSError as error:
+            if not self._lost:
+                _log.warning("topowatch: the spool cannot be written, samples are being dropped: %s", error)
+            self._lose(self.next_seq, self.next_seq)
+            self.next_seq += 1
+            return False
+        return True
+
+    def acked(self) -> int:
+        """Return the sequence number below which the daemon has everything, as the forwarder last wrote it."""
+        return int(read_cursor(self.directory).get("next_seq", 0))
+
+    def close(self, *, ended: bool) -> None:
+        """Stop writing; `ended` says that nothing of this run will follow."""
+        self._report_lost()
+        self._abandon_segment()
+        if ended:
+            try:
+                (self.directory / ENDED).touch()
+            except OSError as error:
+                _log.warning("topowatch: the end of the spool cannot be marked: %s", error)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _write_item(self, item: bytes) -> None:
+        envelope = ingest_pb2.Envelope(seq=self.next_seq, item=item).SerializeToString()
+        frame = framing.encode(framing.SpoolKind.ENVELOPE, envelope)
+        if self._fd < 0 or self._length + len(frame) > self._segment_bytes:
+            self._rotate()
+        self._write(frame)
+        self.next_seq += 1
+
+    def _write(self, data: bytes) -> None:
+        """Append whole frames or nothing."""
+        try:
+            _write_all(self._fd, data)
+        except OSError:
+            try:
+                os.ftruncate(self._fd, self._length)
+            except OSError:
+                self._abandon_segment()  # readers stop at its torn end and go on with the next segment
+            raise
+        self._length += len(data)
+
+    def _rotate(self) -> None:
+        self._abandon_segment()
+        self._make_room()
+        path = self.directory / f"{self.next_seq:020d}.seg"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if not self._segments or self._segments[-1].path != path:
+            self._segments.append(_Segment(path, self.next_seq))
+        try:
+            self._write(framing.MAGIC + framing.encode(framing.SpoolKind.DESCRIPTOR, self._descriptor))
+        except OSError:
+            self._abandon_segment()
+            raise
+
+    def _abandon_segment(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._older_bytes += self._length
+            self._length = 0
+
+    def _make_room(self) -> None:
+        """Forget segments that the forwarder removed, then drop the oldest until one more segment fits."""
+        measured = [(segment, _size(segment.path)) for segment in self._segments]
+        sizes = {segment: size for segment, size in measured if size is not None}
+        self._segments = list(sizes)
+        while self._segments and sum(sizes.values()) + self._segment_bytes > self._max_bytes:
+            oldest = self._segments.pop(0)
+            behind = self._segments[0].first_seq if self._segments else self.next_seq
+            acked = self.acked()
+            oldest.path.unlink(missing_ok=True)
+            del sizes[oldest]
+            if acked < behind:
+                self._lose(max(oldest.first_seq, acked), behind - 1)
+                # Reports that went with the segment have to be made again.
+                gone = [lost for seq, lost in self._reported if acked <= seq < behind]
+                self._lost = _merged([*gone, *self._lost])
+            self._reported = [(seq, lost) for seq, lost in self._reported if seq >= max(behind, acked)]
+        self._older_bytes = sum(sizes.values())
+
+    def _lose(self, first: int, last: int) -> None:
+        """Note a range, cut where the incarnation changes."""
+        self.dropped += last - first + 1
+        bounds = [*(start for start, _ in self._lives), last + 1]
+        for (start, incarnation), behind in zip(self._lives, bounds[1:], strict=True):
+            if max(start, first) <= min(behind - 1, last):
+                self._lost.append(Lost(incarnation, max(start, first), min(behind - 1, last)))
+        self._lost = _merged(self._lost)
+
+    def _report_lost(self) -> None:
+        while self._lost:
+            lost = self._lost.pop(0)
+            dropped = sample_pb2.DroppedRange(incarnation=lost.incarnation, first_seq=lost.first, last_seq=lost.last)
+            try:
+                self._write_item(sample_pb2.Item(schema=SCHEMA, dropped=dropped).SerializeToString())
+            except OSError:
+                self._lost = _merged([lost, *self._lost])
+                return
+            self._reported.append((self.next_seq - 1, lost))
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    if os.write(fd, data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _merged(ranges: list[Lost]) -> list[Lost]:
+    """Sort ranges and join those that touch."""
+    merged: list[Lost] = []
+    for lost in sorted(ranges, key=lambda item: item.first):
+        if merged and merged[-1].incarnation == lost.incarnation and merged[-1].last + 1 >= lost.first:
+            merged[-1] = Lost(lost.incarnation, merged[-1].first, max(merged[-1].last, lost.last))
+        else:
+            merged.append(lost)
+    return merged
+
+
+def read_cursor(directory: Path) -> dict[str, Any]:
+    """Return what the forwarder noted about a writer's directory; empty if it has not begun."""
+    try:
+        cursor = json.loads((directory / CURSOR).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cursor if isinstance(cursor, dict) else {}
+
+
+def read_meta(directory: Path) -> dict[str, Any] | None:
+    """Return what the writer noted about itself, None if that is missing or damaged."""
+    try:
+        meta = json.loads((directory / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) else None
+
+
+def writer_alive(directory: Path) -> bool:
+    """Say whether the process that writes here still lives (it holds the lock until it ends)."""
+    try:
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def writer_directories(spool_dir: Path) -> list[Path]:
+    """Return the directories of all writers, oldest first."""
+    try:
+        found = [entry for entry in spool_dir.iterdir() if not entry.name.startswith(".") and (entry / META).exists()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda entry: (entry.stat().st_mtime_ns if entry.exists() else 0, entry.name))

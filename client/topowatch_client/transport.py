@@ -1,0 +1,99 @@
+"""The gRPC side of the client: channels, TLS and tokens. Only the forwarder, `sync` and `doctor` import it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from topowatch_client.config import Config
+
+MAX_MESSAGE_BYTES = 16 << 20
+# Waiting and trying again is the forwarder's business; the channel only has to connect when it is told to.
+OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel means a new connection
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach a daemon."""
+
+    endpoint: str
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    token_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_writer(cls, meta: Mapping[str, Any], own: Config, endpoint: str | None) -> Access:
+        """Combine what a writer noted beside its spool with this process's own settings.
+
+        Args:
+            meta: The writer's `meta.json`; what it names wins over `own`.
+            own: This process's settings; the only place where a token can come from.
+            endpoint: Wins over both.
+        """
+
+        def path(name: str) -> Path | None:
+            noted = meta.get(name)
+            return Path(noted) if isinstance(noted, str) else getattr(own, name)
+
+        return cls(
+            endpoint=endpoint or str(meta.get("endpoint") or own.endpoint),
+            tls_ca=path("tls_ca"),
+            tls_cert=path("tls_cert"),
+            tls_key=path("tls_key"),
+            token_file=path("token_file"),
+            token=own.token,
+        )
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection uses TLS."""
+        return bool(self.tls_ca or self.tls_cert)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what goes with every call; the token file is read anew each time.
+
+        Raises:
+            OSError: The token file cannot be read.
+        """
+        token = self.token_file.read_text(encoding="utf-8").strip() if self.token_file else self.token
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return TLS credentials from the files named.
+
+        Raises:
+            OSError: A certificate or key cannot be read.
+        """
+
+        def read(path: Path | None) -> bytes | None:
+            return path.read_bytes() if path else None
+
+        return grpc.ssl_channel_credentials(read(self.tls_ca), read(self.tls_key), read(self.tls_cert))
+
+    def open(self) -> grpc.aio.Channel:
+        """Return a channel for asyncio; nothing is connected yet. Raises OSError as `credentials` does."""
+        if self.secure:
+            return grpc.aio.secure_channel(self.endpoint, self.credentials(), options=OPTIONS)
+        return grpc.aio.insecure_channel(self.endpoint, options=OPTIONS)
+
+
+def is_too_large(error: grpc.RpcError) -> bool:
+    """Say whether a call failed because a message exceeds the receiver's (or our own) limit."""
+    return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or "").lower()

@@ -1,0 +1,318 @@
+"""The public face: `attach` puts the hooks on, `Watch` is the handle. No error of ours gets past this file."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from topowatch_client import config as settings
+from topowatch_client import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    import torch
+
+    from topowatch_client.config import Config
+    from topowatch_client.observer import Observer
+    from topowatch_client.spool import SpoolWriter
+
+_FAILURES = 3  # in a row, until watching stops
+_RESPAWN_SECONDS = 10.0
+_FINISH_SECONDS = 4.0  # that `finish` waits for the last acks
+_FINISH_UNREACHED_SECONDS = 1.0  # the same, where the daemon did not answer before
+_log = logging.getLogger("topowatch")
+
+
+def attach(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    run: str | None = None,
+    group: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    endpoint: str | None = None,
+    probe: tuple[Any, Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    forward: Callable[[Any, Any], Any] | None = None,
+    output: str = "logits",
+    layer: str | None = None,
+    config: Config | Mapping[str, Any] | None = None,
+) -> Watch:
+    """Watch a training loop; trouble on our side is logged, never raised, and leaves a disabled handle.
+
+    Args:
+        model: The model, plain, compiled or wrapped in DistributedDataParallel.
+        optimizer: Whose steps are counted; None for loops that call `Watch.step()`.
+        run: Name of the run, the same on all ranks (default: the launcher's job id, else <script>-<host>-<time>).
+        group: Runs of one group are compared with one another.
+        labels: Anything to tell runs apart by, such as hyperparameters.
+        endpoint: The daemon's gRPC address, HOST:PORT.
+        probe: (inputs, targets) to look at the model's predictions with; inputs are a tensor, tuple or mapping with
+            one example a row, targets may be None.
+        loss: callable(outputs, targets) → one loss an example (`reduction="none"` style), or one in all. Default:
+            cross-entropy for logits with integer targets, squared error for values.
+        forward: callable(model, inputs) → outputs, where `model(inputs)` is not the way to call it.
+        output: What the outputs are: "logits", "probs" or "values".
+        layer: Name of the module whose output is the representation (default: the input of the last Linear).
+        config: A `Config`, or a mapping of its fields; the arguments above win over it.
+
+    Returns:
+        The handle; its `status` tells the mode and what is wrong, if anything is.
+    """
+    watch = Watch()
+    try:
+        arguments = {"run": run, "group": group, "endpoint": endpoint}
+        if isinstance(config, settings.Config):
+            chosen = settings.override(config, arguments)
+        else:
+            given = {key: value for key, value in arguments.items() if value is not None}
+            chosen = settings.load({**(config or {}), **given})
+        watch._start(
+            model, optimizer, chosen, dict(labels or {}), _probe_arguments(probe, loss, forward, output, layer)
+        )
+    except Exception as error:  # noqa: BLE001 -- the boundary: training must not notice
+        watch._disable(str(error) or repr(error))
+        _log.error("topowatch is off for this run: %s", watch.status["error"])
+    return watch
+
+
+class Watch:
+    """Handle on a watched run, from `attach`; also a context manager that finishes the run if the block succeeds."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._mode = "disabled"
+        self._error: str | None = None
+        self._config: Config | None = None
+        self._run: str | None = None
+        self._observer: Observer | None = None
+        self._spool: SpoolWriter | None = None
+        self._handles: list[Any] = []
+        self._failures = 0
+        self._failed = 0
+        self._checked_at = 0.0
+        self._at_exit: Callable[[], None] | None = None
+
+    def log(self, **scalars: Any) -> None:
+        """Keep numbers or tensors of one element for the optimiser step that just ended; nothing waits for a device."""
+        observer = self._live()
+        if observer is not None:
+            self._guarded(lambda: observer.log(scalars))
+
+    def step(self) -> None:
+        """Say that an optimiser step ended, in loops where no optimiser was given to `attach`."""
+        self._on_step()
+
+    def finish(self, **results: float) -> None:
+        """End the run with its final results; takes at most 5 s, waiting for the last samples to be acked."""
+        observer, spool = self._live(), self._spool
+        if observer is None or spool is None:
+            return
+        self._guarded(lambda: observer.finish({name: float(value) for name, value in results.items()}))
+        self._close(ended=True)
+        self._guarded(self._wait_for_acks)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What watching does and costs now: mode, samples, dropped, spooled_bytes, overhead_ratio, coverage and more.
+
+        `samples` counts what went into the spool; `acked` and `forwarder` are what the forwarder last noted.
+        """
+        observer, spool, chosen = self._observer, self._spool, self._config
+        cursor: dict[str, Any] = {}
+        if spool is not None:
+            from topowatch_client.spool import read_cursor
+
+            cursor = read_cursor(spool.directory)
+        return {
+            "mode": self._mode,
+            "run": self._run,
+            "group": chosen.group if chosen else None,
+            "incarnation": observer.incarnation if observer else 0,
+            "step": observer.step if observer else None,
+            "samples": observer.samples if observer else 0,
+            "dropped": spool.dropped if spool else 0,
+            "spooled_bytes": spool.size_bytes if spool else 0,
+            "spool": str(spool.directory) if spool else None,
+            "overhead_ratio": observer.governor.total_ratio if observer else 0.0,
+            "interval": observer.governor.interval if observer else None,
+            "coverage": observer.coverage if observer else 0.0,
+            "acked": cursor.get("acked", 0),
+            "rejected": cursor.get("rejected", 0),
+            "forwarder": cursor.get("message", ""),
+            "failures": self._failed,
+            "error": self._error or (observer.probe_error if observer else None),
+        }
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:  # the run did not end by itself: nothing says that it did
+            self._flush()
+
+    def _start(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        config: Config,
+        labels: Mapping[str, str],
+        probe: Mapping[str, Any] | None,
+    ) -> None:
+        rank, world = identity.ranks(os.environ)
+        self._config = config
+        self._run = config.run or identity.default_run(os.environ)
+        if config.mode == "disabled":
+            return
+        if rank > 0:
+            self._error = f"rank {rank} of {world}: the model is replicated and rank 0 sends"
+            return
+        from topowatch_client.session import open_session
+
+        session = open_session(
+            model, optimizer, config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
+        )
+        self._observer, self._spool, self._mode = session.observer, session.spool, config.mode
+        if optimizer is not None:
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._on_step()))
+            self._handles.append(optimizer.register_load_state_dict_post_hook(lambda *_: self._on_load()))
+        self._at_exit = _flush_of(weakref.ref(self))
+        atexit.register(self._at_exit)
+        self._guarded(self._check_forwarder)
+
+    def _on_step(self) -> None:
+        observer = self._live()
+        if observer is None:
+            return
+        samples = observer.samples
+        if self._guarded(observer.on_step) and observer.samples != samples:
+            self._guarded(self._check_forwarder)
+
+    def _on_load(self) -> None:
+        observer = self._live()
+        if observer is not None:
+            self._guarded(observer.on_load)
+
+    def _live(self) -> Observer | None:
+        """Return the observer, None when watching is off or this is a forked child (a DataLoader's worker)."""
+        return self._observer if self._mode in ("online", "offline") and os.getpid() == self._pid else None
+
+    def _guarded(self, action: Callable[[], None]) -> bool:
+        """Run something of ours; training never sees what goes wrong in it."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 -- the same boundary, for everything after attach
+            self._failed += 1
+            self._failures += 1
+            if self._error is None:
+                _log.warning("topowatch: an error was kept from training", exc_info=True)
+            self._error = repr(error)
+            if self._failures >= _FAILURES:
+                self._disable(f"watching stopped after {_FAILURES} errors in a row, the last: {error!r}")
+                _log.error("topowatch: %s", self._error)
+            return False
+        self._failures = 0
+        return True
+
+    def _check_forwarder(self) -> None:
+        """Start the forwarder unless it runs; the file system is asked now and then only."""
+        config = self._config
+        now = time.monotonic()
+        if (
+            config is None
+            or config.mode != "online"
+            or (self._checked_at and now - self._checked_at < _RESPAWN_SECONDS)
+        ):
+            return
+        self._checked_at = now
+        from topowatch_client.spawn import ensure_forwarder
+
+        ensure_forwarder(config.spool_dir, config.token)
+
+    def _wait_for_acks(self) -> None:
+        """Give the last samples a moment to arrive: in a container nothing outlives the job."""
+        spool, config = self._spool, self._config
+        if spool is None or config is None or config.mode != "online":
+            return
+        from topowatch_client.spool import read_cursor
+
+        self._checked_at = 0.0
+        self._check_forwarder()
+        began = time.monotonic()
+        while spool.directory.exists():
+            cursor = read_cursor(spool.directory)
+            if cursor.get("next_seq", 0) >= spool.next_seq:
+                return
+            patience = _FINISH_SECONDS if cursor.get("connected", True) else _FINISH_UNREACHED_SECONDS
+            if time.monotonic() - began > patience:
+                return
+            time.sleep(0.02)
+
+    def _flush(self) -> None:
+        observer = self._live()
+        if observer is not None:
+            self._guarded(observer.flush)
+            self._close(ended=False)
+
+    def _close(self, *, ended: bool) -> None:
+        spool = self._spool
+        self._unhook()
+        if spool is not None:
+            self._guarded(lambda: spool.close(ended=ended))
+        self._mode = "finished"
+
+    def _disable(self, reason: str) -> None:
+        self._mode, self._error = "disabled", reason
+        self._unhook()
+        if self._spool is not None:
+            try:
+                self._spool.close(ended=False)
+            except OSError:
+                _log.debug("topowatch: the spool could not be closed", exc_info=True)
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+
+
+def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:
+    def flush() -> None:
+        watch = reference()
+        if watch is not None:
+            watch._flush()
+
+    return flush
+
+
+def _probe_arguments(
+    probe: tuple[Any, Any] | None,
+    loss: Callable[[Any, Any], Any] | None,
+    forward: Callable[[Any, Any], Any] | None,
+    output: str,
+    layer: str | None,
+) -> dict[str, Any] | None:
+    if probe is None:
+        return None
+    inputs, targets = probe
+    return {
+        "inputs": inputs,
+        "targets": targets,
+        "loss": loss,
+        "forward": forward,
+        "output": output,
+        "layer": layer,
+    }

@@ -1,0 +1,61 @@
+"""The typer application: which commands there are, and how their errors end."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from topowatch_monitor.commands import config_check, demo, export_run, passed_on, read, replay, serve, simulate
+from topowatch_monitor.commands.output import CommandError, complain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="topowatch",
+    help="Watch training runs as paths: start a daemon, attach jobs to it, see which minima hold.",
+    epilog="A first look: topowatch serve, in another terminal topowatch simulate, then http://127.0.0.1:7071",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+DAEMON, LOOK, DATA = "Daemon", "Look at runs", "Recordings and trials"
+app.command("demo", rich_help_panel=DAEMON)(demo.demo)
+app.command("serve", rich_help_panel=DAEMON)(serve.serve)
+app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
+app.command("runs", rich_help_panel=LOOK)(read.runs)
+app.command("show", rich_help_panel=LOOK)(read.show)
+app.command("simulate", rich_help_panel=DATA)(simulate.simulate)
+app.command("replay", rich_help_panel=DATA)(replay.replay)
+app.command("export", rich_help_panel=DATA)(export_run.export)
+passed_on.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"topowatch {version('topowatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit status."""
+    try:
+        app(list(arguments), prog_name="topowatch")
+    except CommandError as error:
+        complain(str(error))
+        return error.status
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

@@ -1,0 +1,66 @@
+"""`topowatch runs` and `topowatch show`: what a daemon knows."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from topowatch_monitor.commands.daemon import DEFAULT_URL, fetch_run, fetch_runs
+from topowatch_monitor.commands.output import console, print_json
+from topowatch_monitor.commands.render import run_page, runs_table
+
+Url = Annotated[str, typer.Option("--url", metavar="URL", help="HTTP address of the daemon.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def runs(
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Only runs of this group.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs that a daemon knows, with verdict, path numbers and flags.
+
+    For example:
+
+      topowatch runs
+
+      topowatch runs --group my-sweep --json | jq '.runs[] | select(.minimum_unstable) | .run'
+    """
+    answer = fetch_runs(url, group)
+    if as_json:
+        print_json(answer)
+    elif not answer["runs"]:
+        where = "" if group is None else f" in group {group!r}"
+        console().print(
+            f"No run{where} has reported to {url} yet. Attach a job with topowatch_client.attach(model, optimizer), "
+            "or try `topowatch simulate`.",
+            markup=False,
+        )
+    else:
+        terminal = console()
+        terminal.print(runs_table(answer["runs"], answer["now"], terminal.width))
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
+    group: Annotated[
+        str | None, typer.Option(metavar="GROUP", help="Its group, where several groups have a run of that name.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: its state, flags with their reasons, path, scalars, and what watching it costs.
+
+    For example:
+
+      topowatch show seed-3
+
+      topowatch show seed-3 --group my-sweep --json
+    """
+    answer = fetch_run(url, run, group)
+    if as_json:
+        print_json(answer)
+    else:
+        console().print(run_page(answer, time.time()))

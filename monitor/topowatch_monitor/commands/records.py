@@ -1,0 +1,83 @@
+"""Finding one run's records among those of a log or a recording."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2
+
+from topowatch_monitor.commands.output import CommandError
+from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.reader import LogReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from topowatch_monitor.store.log import Record
+
+Key = tuple[str, str, str]  # tenant, group, run
+WHOLE_LOG = 1 << 62
+
+
+def key_of(record: Record) -> Key | None:
+    """Return the run that a record is about; None for one about the whole daemon.
+
+    Raises:
+        google.protobuf.message.DecodeError: the payload is not a message of its kind.
+    """
+    match record.kind:
+        case LogKind.RUN_OPENED:
+            key = log_pb2.RunOpened.FromString(record.payload).descriptor.key
+        case LogKind.STORED_ITEM:
+            key = log_pb2.StoredItem.FromString(record.payload).key
+        case LogKind.ITEMS_REJECTED:
+            key = log_pb2.ItemsRejected.FromString(record.payload).key
+        case LogKind.DECISION:
+            key = log_pb2.Decision.FromString(record.payload).key
+        case LogKind.FORECAST:
+            key = log_pb2.Forecast.FromString(record.payload).key
+        case LogKind.EVENT:
+            key = log_pb2.Event.FromString(record.payload).key
+        case _:
+            return None
+    return (key.tenant, key.group, key.run) if key.run else None
+
+
+def of_run(records: Iterable[Record], key: Key) -> Iterator[Record]:
+    """Yield the records about one run, and the decisions about the whole daemon, which its state may depend on."""
+    for record in records:
+        found = key_of(record)
+        if found == key or (found is None and record.kind == LogKind.DECISION):
+            yield record
+
+
+def keys_in(records: Iterable[Record]) -> list[Key]:
+    """Return the runs that `records` open, sorted."""
+    return sorted({key for record in records if record.kind == LogKind.RUN_OPENED and (key := key_of(record))})
+
+
+def choose(keys: Iterable[Key], run: str, group: str | None, where: str) -> Key:
+    """Return the one key of that run (and group); raises CommandError where there is none or more than one."""
+    named = [key for key in keys if key[2] == run and group in {None, key[1]}]
+    if not named:
+        raise CommandError(f"{where} has no run {run!r}" + ("" if group is None else f" in group {group!r}"))
+    if len(named) > 1:
+        groups = ", ".join(key[1] for key in named)
+        raise CommandError(f"{where} has several runs {run!r}: name the group with --group ({groups})")
+    return named[0]
+
+
+def log_records(data_dir: Path) -> Iterator[Record]:
+    """Yield every record of a data directory's log, also while a daemon writes it; raises CommandError."""
+    directory = data_dir / "log"
+    if not directory.is_dir():
+        raise CommandError(f"{data_dir} holds no log: name the daemon's data directory with --data-dir", status=2)
+    try:
+        yield from LogReader(directory, OsDisk()).read(0, WHOLE_LOG)
+    except OSError as error:
+        raise CommandError(f"cannot read the log in {directory}: {error}", status=2) from None
+    except DecodeError as error:
+        raise CommandError(f"the log in {directory} holds a record that this version cannot read: {error}") from None

@@ -1,0 +1,184 @@
+"""How runs look in the terminal: the table of all and the page of one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+
+STYLES = {"healthy": "green", "starting": "dim", "warning": "yellow", "unstable": "bold red", "lost": "magenta"}
+SIGNS = {"healthy": "✓", "starting": "…", "warning": "!", "unstable": "▲", "lost": "×"}
+UNKNOWN = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Format with some significant digits, integers with all of them; a dash for what is not known."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.{digits}g}" if math.isfinite(value) else str(value)
+
+
+def percent(value: float | None) -> str:
+    """Format a share as a percentage."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def ago(seconds: float | None) -> str:
+    """Format an age."""
+    if seconds is None:
+        return UNKNOWN
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
+        if seconds < limit:
+            return f"{max(0, round(seconds / unit))} {name} ago"
+    return f"{round(seconds / 86_400)} d ago"
+
+
+def verdict_text(run: Mapping[str, Any]) -> Text:
+    """Return the verdict in its colour, with a sign so that colour is not needed."""
+    word = run["verdict"]
+    return Text(f"{SIGNS.get(word, '?')} {word}", style=STYLES.get(word, ""))
+
+
+def flag_lines(run: Mapping[str, Any]) -> list[Text]:
+    """Return one line a flag: which detector, since when, why."""
+    return [
+        Text.assemble(
+            (flag["detector"].replace("_", " "), "bold red" if flag["severity"] == "critical" else "bold yellow"),
+            ("" if flag["since_step"] is None else f" since step {flag['since_step']:,}", "dim"),
+            f": {flag['reason']}",
+        )
+        for flag in run["flags"]
+    ]
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]], now: float, width: int = 120) -> RenderableType:
+    """Lay out all runs, one table a group; a terminal of fewer than 100 columns gets fewer columns."""
+    tables: list[RenderableType] = []
+    for group in sorted({run["group"] for run in runs}):
+        members = [run for run in runs if run["group"] == group]
+        tables.append(
+            Text.assemble(
+                ("group ", "dim"), (group, "bold"), (f"  {len(members)} runs" if len(members) > 1 else "", "dim")
+            )
+        )
+        tables.append(Padding(_group_table(members, now, wide=width >= 100), (0, 0, 1, 0)))
+    return Group(*tables)
+
+
+def _group_table(runs: Sequence[Mapping[str, Any]], now: float, *, wide: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("verdict", no_wrap=True, min_width=10)
+    table.add_column("run", overflow="fold", min_width=20)
+    for name in ("step", "loss", "length", "H₀", "H₁", *(("seen", "dropped", "overhead") if wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        path = run["path"]
+        name = Text(run["run"], style="bold" if run["state"] == "live" else "")
+        if run["state"] == "ended":
+            name.append("  ended", style="dim")
+        for flag in run["flags"]:
+            name.append(
+                f"\n{flag['detector'].replace('_', ' ')}", style="red" if flag["severity"] == "critical" else "yellow"
+            )
+        cells: list[Text | str] = [
+            verdict_text(run),
+            name,
+            number(run["step"]),
+            _loss(run, digits=3),
+            number(path["length"], 3),
+            number(path["h0_total_persistence"], 3),
+            number(path["h1_total_persistence"], 3),
+        ]
+        if wide:
+            cells += [
+                ago(_age(run, now)),
+                Text(number(run["dropped"]), "yellow" if run["dropped"] else ""),
+                percent(run["overhead_ratio"]),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
+    """Lay out everything that is known of one run; `now` None leaves ages out."""
+    head = Text.assemble((run["run"], "bold"), ("  in group ", "dim"), run["group"], "  ", verdict_text(run))
+    parts: list[RenderableType] = [head]
+    if run["labels"]:
+        parts.append(Text("  ".join(f"{name}={value}" for name, value in sorted(run["labels"].items())), style="dim"))
+    counts = f"{number(run['samples'])} samples"
+    if run["rejected"]:
+        counts += f", {number(run['rejected'])} rejected"
+    state: dict[str, str | Text] = {
+        "state": run["state"] + ("" if now is None else f", last seen {ago(_age(run, now))}"),
+        "step": number(run["step"]),
+        "stored": counts,
+        "incarnation": "–" if run["incarnation"] is None else str(run["incarnation"]),
+    }
+    state |= {f"result {name}": number(value) for name, value in sorted((run["results"] or {}).items())}
+    parts += _section("State", state)
+    parts += [Text("\nFlags", style="bold"), *[Padding(line, (0, 0, 0, 2)) for line in flag_lines(run)]]
+    if not run["flags"]:
+        parts.append(Text("  none", style="dim"))
+    parts += _section("Path of the weights", _path(run["path"]))
+    if run["representation"]:
+        parts += _section("Path of the representation", _path(run["representation"]))
+    scalars: dict[str, str | Text] = {"loss": _loss(run), "probe loss": number(run["probe_loss"])}
+    scalars |= {name: number(value) for name, value in sorted(run["scalars"].items()) if name != "loss"}
+    parts += _section("Scalars, latest", scalars)
+    parts += _section(
+        "Cost of watching",
+        {
+            "overhead": percent(run["overhead_ratio"]),
+            "interval": UNKNOWN if run["interval"] is None else f"every {run['interval']:,} steps",
+            "coverage": UNKNOWN if run["coverage"] is None else f"{percent(run['coverage'])} of the parameters",
+            "dropped": f"{number(run['dropped'])} samples",
+        },
+    )
+    for title, key in (("Path class", "path_class"), ("Forecast", "forecast")):
+        if run[key]["abstained"] and run[key]["reason"]:
+            parts += [Text.assemble(f"\n{title}: ", ("abstained", "dim"), f", {run[key]['reason']}")]
+    return Group(*parts)
+
+
+def _path(path: Mapping[str, Any]) -> dict[str, str | Text]:
+    return {
+        "length": number(path["length"]),
+        "H₀ total persistence": number(path["h0_total_persistence"]),
+        "H₁ total persistence": number(path["h1_total_persistence"]),
+        "PH dimension": number(path["dimension"]),
+        "points in the window": number(path["points"]),
+        "resolution of H₁": number(path["resolution"]),
+    }
+
+
+def _section(title: str, rows: Mapping[str, str | Text]) -> list[RenderableType]:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
+    return [Text(f"\n{title}", style="bold"), Padding(table, (0, 0, 0, 2))]
+
+
+def _loss(run: Mapping[str, Any], digits: int = 4) -> Text:
+    broken = any(flag["detector"] == "non_finite_loss" for flag in run["flags"])
+    if run["loss"] is None and broken:  # JSON has no NaN: the daemon sends null
+        return Text("not finite", style="red")
+    return Text(number(run["loss"], digits))
+
+
+def _age(run: Mapping[str, Any], now: float) -> float | None:
+    seen = run["last_received_at"]
+    return None if seen is None else now - seen

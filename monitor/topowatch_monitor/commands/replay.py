@@ -1,0 +1,139 @@
+"""`topowatch replay`: a run's state, computed again from a recording."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from topowatch_monitor.commands.compare import Difference, differences
+from topowatch_monitor.commands.daemon import fetch_run
+from topowatch_monitor.commands.output import CommandError, console, print_json
+from topowatch_monitor.commands.records import Key, choose, keys_in, of_run
+from topowatch_monitor.commands.render import run_page
+from topowatch_monitor.export.fleet import verdict
+from topowatch_monitor.export.http import dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from topowatch_monitor.engine.view import RunView
+    from topowatch_monitor.store.log import Record
+
+OF_THE_DAEMON = ("verdict", "analysed")  # not part of the state
+
+
+def replay(
+    *,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recording, as `topowatch export RUN FILE` writes it.")
+    ],
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Which run, where FILE holds several.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Its group, where that is needed.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compute the state in other ways too and exit 1 if any differs.")
+    ] = False,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --verify: compare with this daemon's state of the run too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Compute a run's state from a recording, without a daemon, and show it as `topowatch show` does.
+
+    --verify computes it a second time with a snapshot and a restore half way, and with --url compares it with what a
+    daemon says: discrete fields exactly, floats to 1e-6 of their size.
+
+    For example:
+
+      topowatch replay seed-3.twrun
+
+      topowatch replay seed-3.twrun --verify --url http://127.0.0.1:7071
+    """
+    if url is not None and not verify:
+        raise CommandError("--url is for --verify: add it, or use `topowatch show`", status=2)
+    key, records = _read(file, run, group)
+    view = _view_of(key, records)
+    checks: dict[str, list[Difference]] = {}
+    if verify:
+        restored = _view_of(key, records, restore_at=len(records) // 2)
+        checks["snapshot and restore half way"] = differences(view, restored)
+    if url is not None:
+        served = fetch_run(url, view["run"], view["group"])
+        checks[f"daemon at {url}"] = differences(_as_served(view), _comparable(served))
+    if as_json:
+        found = {name: [one._asdict() for one in many] for name, many in checks.items()}
+        print_json(json.loads(dumps({"view": view, **({"differences": found} if verify else {})})))
+    else:
+        _print(view, len(records), checks)
+    if any(checks.values()):
+        raise typer.Exit(1)
+
+
+def _print(view: RunView, records: int, checks: dict[str, list[Difference]]) -> None:
+    terminal = console()
+    terminal.print(run_page({**view, "verdict": verdict(view)}, now=None))
+    for name, found in checks.items():
+        if not found:
+            terminal.print(Text.assemble("\n", ("✓ ", "green"), f"{name}: the same state from {records:,} records"))
+            continue
+        terminal.print(Text.assemble("\n", ("× ", "bold red"), f"{name}: {len(found)} fields differ"))
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for title in ("field", "replayed", "other"):
+            table.add_column(title, overflow="fold")
+        for one in found:
+            table.add_row(Text(one.field), Text(repr(one.first)), Text(repr(one.second)))
+        terminal.print(table)
+
+
+def _read(file: Path, run: str | None, group: str | None) -> tuple[Key, list[Record]]:
+    """Return the run that was asked for, or the only one, and its records."""
+    from topowatch_monitor.store.recording import RecordingDamagedError, read_recording
+
+    try:
+        records = list(read_recording(file))
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}", status=2) from None
+    except RecordingDamagedError as error:
+        raise CommandError(str(error), status=2) from None
+    keys = keys_in(records)
+    if run is None and group is None and len(keys) == 1:
+        return keys[0], list(of_run(records, keys[0]))
+    if not keys:
+        raise CommandError(f"{file} holds no run")
+    if run is None:
+        names = ", ".join(sorted({key[2] for key in keys}))
+        raise CommandError(f"{file} holds {len(keys)} runs: name one with --run ({names})", status=2)
+    key = choose(keys, run, group, str(file))
+    return key, list(of_run(records, key))
+
+
+def _view_of(key: Key, records: Sequence[Record], restore_at: int | None = None) -> RunView:
+    """Apply `records` to a new state and return its view; replaced by its own snapshot before record `restore_at`."""
+    from topowatch_monitor.engine import codec
+    from topowatch_monitor.engine.run_state import RunState
+
+    state = RunState(*key)
+    for number, record in enumerate(records):
+        if number == restore_at:
+            state = RunState.from_state(codec.decode(codec.encode(state.state_dict())))
+        state.apply(record.kind, record.payload)
+    return state.view()
+
+
+def _as_served(view: RunView) -> dict[str, Any]:
+    """Return the view as it comes out of JSON, where NaN and infinities are null."""
+    return _comparable(json.loads(dumps(view)))
+
+
+def _comparable(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the clock and the daemon add to a run's state."""
+    kept = {name: value for name, value in view.items() if name not in OF_THE_DAEMON}
+    kept["samples"] = view.get("analysed", view["samples"])
+    kept["state"] = "live" if view["state"] == "lost" else view["state"]
+    kept["flags"] = [flag for flag in view["flags"] if flag["detector"] != "stalled_run"]
+    return kept

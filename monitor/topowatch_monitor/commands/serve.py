@@ -1,0 +1,41 @@
+"""`topowatch serve`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from typing import Annotated
+
+import typer
+
+from topowatch_monitor import config
+from topowatch_monitor.commands.output import CommandError
+
+
+def serve(
+    *,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the log and the snapshots live.")] = None,
+    grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where jobs send samples.")] = None,
+    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Page, JSON and /metrics.")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="ray|inline", help="inline runs without Ray.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Join this Ray cluster: auto or HOST:PORT.")
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="Ray actors that share the work.")] = None,
+    file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")] = None,
+) -> None:
+    """Start the daemon; it prints one line, `ready grpc=… http=…`, when it takes samples."""
+    flags = {
+        "data_dir": data_dir,
+        "grpc": grpc,
+        "http": http,
+        "engine": engine,
+        "ray_address": ray_address,
+        "shards": shards,
+    }
+    try:
+        settings = config.load(flags, file).settings
+    except config.ConfigError as error:
+        raise CommandError(str(error), status=2) from None
+    from topowatch_monitor.serve import run
+
+    raise typer.Exit(run(settings))

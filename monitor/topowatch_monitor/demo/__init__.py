@@ -1,0 +1,1 @@
+"""The demonstration: four real trainings, watched by a real daemon."""

@@ -1,0 +1,79 @@
+"""`topowatch demo`: four real trainings, a real daemon, a live table and a verdict."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httpx
+from rich.live import Live
+
+from topowatch_monitor.demo.processes import JOBS, DemoError, Processes
+from topowatch_monitor.demo.tables import live_table, verdict_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LIMIT_SECONDS = 240.0
+SETTLE_SECONDS = 30.0  # for the last samples to reach the daemon's results
+
+
+def run_demo(console: Console, *, steps: int, stay: bool) -> None:
+    """Run the demo to its end; on Ctrl-C or failure every process it started is gone when this returns.
+
+    Args:
+        console: where to show it.
+        steps: optimiser steps of each training.
+        stay: keep the daemon up after the verdict, until Ctrl-C.
+
+    Raises:
+        DemoError: a process failed or the time limit passed.
+        KeyboardInterrupt: the user stopped it.
+    """
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    with tempfile.TemporaryDirectory(prefix="topowatch-demo-", ignore_cleanup_errors=True) as directory:
+        processes = Processes(Path(directory))
+        try:
+            console.print("Starting the daemon …")
+            processes.start_daemon()
+            console.print(f"The daemon is up: page {processes.http}/   metrics {processes.http}/metrics")
+            for job in JOBS:
+                processes.start_trainer(job, steps)
+            runs = _watch(console, processes, steps)
+            console.print(verdict_table(JOBS, runs))
+            console.print(f"page     {processes.http}/\nmetrics  {processes.http}/metrics")
+            if stay:
+                console.print("The daemon stays up for you to look around. Ctrl-C ends it.")
+                while True:
+                    processes.check()
+                    time.sleep(1.0)
+        finally:
+            with console.status("Stopping every process …"):
+                processes.stop()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict[str, Any]]:
+    """Show the live table until every run has ended and its last step is analysed."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    settled_by: float | None = None
+    with httpx.Client(base_url=processes.http, timeout=10.0) as client, Live(console=console, auto_refresh=False) as live:
+        while time.monotonic() < deadline:
+            processes.check()
+            runs = {run["run"]: run for run in client.get("/api/v1/runs").raise_for_status().json()["runs"]}
+            live.update(live_table(JOBS, runs, steps), refresh=True)
+            if len(runs) == len(JOBS) and all(run["state"] == "ended" for run in runs.values()):
+                return runs
+            if settled_by is None and all(trainer.poll() == 0 for trainer in processes.trainers.values()):
+                settled_by = time.monotonic() + SETTLE_SECONDS
+            if settled_by is not None and time.monotonic() > settled_by:
+                raise DemoError(f"the trainings ended, but not all of their samples arrived in {SETTLE_SECONDS:g} s")
+            time.sleep(0.5)
+    raise DemoError(f"the trainings did not end within {LIMIT_SECONDS:g} s")

@@ -1,0 +1,80 @@
+"""All detectors: their names, what they mean, and how grave they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from topowatch_monitor.detect import exploding_update, loss_not_decreasing, loss_rise, non_finite_loss
+from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
+from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresholds
+from topowatch_monitor.detect.loss_rise import LossRiseThresholds
+from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
+from topowatch_monitor.detect.stalled_run import StalledRunThresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from topowatch_monitor.detect.history import History
+
+Severity = Literal["critical", "warning"]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of all detectors; the field of each is its name."""
+
+    non_finite_loss: NonFiniteLossThresholds = field(default_factory=NonFiniteLossThresholds)
+    exploding_update: ExplodingUpdateThresholds = field(default_factory=ExplodingUpdateThresholds)
+    loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
+    loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
+    stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One detector.
+
+    Attributes:
+        name: its name in flags, metrics and thresholds.
+        severity: critical if it says that a minimum is being lost.
+        meaning: one sentence for people.
+        detect: function of (history, whether it is active, its thresholds) to a reason, or to None while it is off;
+            None for a detector that depends on the clock.
+    """
+
+    name: str
+    severity: Severity
+    meaning: str
+    detect: Callable[[History, bool, Any], str | None] | None = None
+
+
+STALLED_RUN = Detector("stalled_run", "warning", "No sample has come for longer than the run usually pauses.")
+DETECTORS = (
+    Detector("non_finite_loss", "critical", "The loss or the weights are NaN or infinite.", non_finite_loss.detect),
+    Detector(
+        "exploding_update",
+        "critical",
+        "Updates have become large beside the weights that they change.",
+        exploding_update.detect,
+    ),
+    Detector("loss_rise", "critical", "The loss has left its lowest level and stays above it.", loss_rise.detect),
+    Detector(
+        "loss_not_decreasing",
+        "warning",
+        "The loss has not come down since the run began.",
+        loss_not_decreasing.detect,
+    ),
+    STALLED_RUN,
+)
+
+
+def detect_all(history: History, active: Container[str], thresholds: Thresholds) -> dict[str, str]:
+    """Run every detector that needs no clock; return the reason of each that is on, by name."""
+    found = {}
+    for detector in DETECTORS:
+        if detector.detect is not None:
+            reason = detector.detect(history, detector.name in active, getattr(thresholds, detector.name))
+            if reason is not None:
+                found[detector.name] = reason
+    return found

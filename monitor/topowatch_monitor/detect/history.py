@@ -1,0 +1,108 @@
+"""What detectors look at: the scalars of one run, over its steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from topowatch_monitor.detect.level import Curve, curve_of
+from topowatch_monitor.detect.series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
+
+# Names that detectors read; they always find room.
+KNOWN_NAMES = frozenset(
+    {"loss", "probe_loss", "update_ratio_max", "update_norm", "weight_norm", "gradient_norm", "nonfinite_weights"}
+)
+
+
+class History:
+    """Bounded series of a run's scalars by name.
+
+    Args:
+        capacity: the most recent values of a name kept exactly.
+        names: the most names; further ones are left out, except those that detectors read.
+
+    Attributes:
+        fresh_from: first step that detectors have not looked at yet.
+        chance_loss: probe loss of a model that knows nothing, in nats; None where it is not known.
+        resumed: whether the run began at a checkpoint, so that its first values are not those of an untrained model.
+    """
+
+    def __init__(self, capacity: int = 2048, names: int = 64) -> None:
+        self._capacity = capacity
+        self._names = names
+        self._series: dict[str, Series] = {}
+        self._curve: Curve | None = None
+        self.fresh_from = 0
+        self.chance_loss: float | None = None
+        self.resumed = False
+
+    def __getitem__(self, name: str) -> Series:
+        """The series of a name; an empty one where nothing was logged."""
+        found = self._series.get(name)
+        return Series(0) if found is None else found
+
+    @property
+    def loss(self) -> Series:
+        """The loss as logged by the user; where none is logged, the mean loss on the probes."""
+        found = self._series.get("loss")
+        return found if found is not None and len(found) else self["probe_loss"]
+
+    @property
+    def curve(self) -> Curve:
+        """Level and noise of `loss`; computed once for all who ask between two changes."""
+        if self._curve is None:
+            self._curve = curve_of(self.loss)
+        return self._curve
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The newest value of every name."""
+        return {name: float(series.values[-1]) for name, series in self._series.items() if len(series)}
+
+    def extend(self, name: str, steps: ArrayLike, values: ArrayLike) -> None:
+        """Add values of a scalar at strictly increasing steps; see `Series.extend`."""
+        series = self._series.get(name)
+        if series is None:
+            others = len(self._series.keys() - KNOWN_NAMES)
+            if name not in KNOWN_NAMES and others >= self._names - len(KNOWN_NAMES):
+                return
+            series = self._series[name] = Series(self._capacity)
+        series.extend(steps, values)
+        self._curve = None
+
+    def discard(self, start: int, stop: int | None = None) -> None:
+        """Forget values with start ≤ step (< stop)."""
+        for series in self._series.values():
+            series.discard(start, stop)
+        self._curve = None
+        self.fresh_from = min(self.fresh_from, start)
+
+    def forget(self, name: str) -> None:
+        """Forget a scalar: what comes under its name from now on cannot be compared with what came before."""
+        self._series.pop(name, None)
+        self._curve = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the history holds, as plain numbers and arrays."""
+        return {
+            "capacity": self._capacity,
+            "names": self._names,
+            "fresh_from": self.fresh_from,
+            "chance_loss": self.chance_loss,
+            "resumed": self.resumed,
+            "series": {name: series.state_dict() for name, series in self._series.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """The history that `state_dict` described."""
+        history = cls(state["capacity"], state["names"])
+        history.fresh_from = state["fresh_from"]
+        history.chance_loss = state["chance_loss"]
+        history.resumed = state["resumed"]
+        history._series = {name: Series.from_state(series) for name, series in state["series"].items()}
+        return history

@@ -1,0 +1,101 @@
+"""Level and noise of a loss curve: what several detectors mean by "initial", "lowest" and "low"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from topowatch_monitor.detect.history import History
+    from topowatch_monitor.detect.series import Series
+
+# Values in a level; 32 bring the noise of a level down to a fifth of that of a value.
+WIDTH = 32
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What detectors ask of a loss curve.
+
+    Attributes:
+        steps: steps of the recent finite values, ascending.
+        values: these values.
+        count: finite values in all, old ones included.
+        initial: mean of its first 4 or its first 32 finite values, whichever is higher; None before 4.
+        head: mean of its first 32 finite values (fewer at the start); None before 4.
+        lowest: its lowest level; None before 32 recent finite values.
+    """
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    count: int
+    initial: float | None
+    head: float | None
+    lowest: Lowest | None
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The lowest level of a loss curve.
+
+    Attributes:
+        level: mean of the 32 (or more) values at which it is lowest, in the unit of the loss.
+        step: step of the last of them.
+        noise: standard deviation of single values around the curve, robust, as it was up to that step.
+    """
+
+    level: float
+    step: int
+    noise: float
+
+
+def curve_of(series: Series) -> Curve:
+    """Summarise a loss series."""
+    steps, values = series.steps, series.values
+    mask = np.isfinite(values)
+    if not mask.all():
+        steps, values = steps[mask], values[mask]
+    head = series.head[np.isfinite(series.head)]
+    first = float(head.mean()) if len(head) >= 4 else None
+    initial = None if first is None else max(float(head[:4].mean()), first)
+    return Curve(steps, values, len(values) + series.old_count, initial, first, _lowest(steps, values, series))
+
+
+def noise_of(values: NDArray[np.float64]) -> float:
+    """Robust standard deviation of the noise on a slowly moving curve, from the differences of neighbours."""
+    if len(values) < 3:
+        return 0.0
+    return float(np.median(np.abs(np.diff(values)))) * 1.4826 / 2**0.5
+
+
+def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Series) -> Lowest | None:
+    if len(values) < WIDTH:
+        return None
+    sums = np.cumsum(values)
+    levels = sums[WIDTH - 1 :].copy()
+    levels[1:] -= sums[:-WIDTH]
+    best = int(np.argmin(levels))
+    end = best + WIDTH
+    level = float(values[best:end].mean())
+    old = series.old
+    if len(old) and np.isfinite(old).any():
+        place = int(np.nanargmin(old))
+        if old[place] < level:
+            return Lowest(float(old[place]), int(series.old_steps[place]), noise_of(values[:256]))
+    return Lowest(level, int(steps[end - 1]), noise_of(values[max(0, end - 256) : end]))
+
+
+def was_low(history: History, share: float = 0.5, floor: float = 0.5) -> bool:
+    """Whether the run has ever been at low loss, so that there is a minimum to lose.
+
+    Low is at most `share` of where it began (or of chance, where that is known), or at most `floor` nats.
+    """
+    curve = history.curve
+    if curve.lowest is None or curve.initial is None:
+        return False
+    began = max(curve.initial, history.chance_loss or curve.initial)
+    return curve.lowest.level <= max(share * began, floor)

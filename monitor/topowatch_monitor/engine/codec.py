@@ -1,0 +1,92 @@
+"""State as bytes and back: nested dicts and lists of plain values and arrays, without pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+
+_ARRAY = "__array__"
+FORMAT = 1
+
+
+class CodecError(ValueError):
+    """The bytes are no state that this version can read."""
+
+
+def encode(state: object) -> bytes:
+    """Encode a state as an npz file of two members: a JSON header, and the bytes of all arrays in a row.
+
+    Args:
+        state: None, bool, int, float (NaN and infinities survive), str, ndarray of numbers, or lists and dicts (keyed
+            by str) of these. Tuples come back as lists.
+
+    Raises:
+        TypeError: something else is in it.
+    """
+    chunks: list[bytes] = []
+    tree = _flatten(state, chunks, [0])
+    header = json.dumps({"format": FORMAT, "state": tree}, separators=(",", ":")).encode()
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        header=np.frombuffer(header, dtype=np.uint8),
+        data=np.frombuffer(b"".join(chunks), dtype=np.uint8),
+    )
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Any:
+    """Decode what `encode` made.
+
+    Raises:
+        CodecError: the bytes are damaged, or from a newer version.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as members:
+            header = json.loads(members["header"].tobytes())
+            numbers = members["data"].tobytes()
+        if header["format"] > FORMAT:
+            raise CodecError(f"state has format {header['format']}, this version reads up to {FORMAT}")
+        return _restore(header["state"], numbers)
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise CodecError(f"damaged state: {error}") from error
+
+
+def _flatten(value: object, chunks: list[bytes], size: list[int]) -> object:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, dict):
+        if not all(type(key) is str for key in value):
+            raise TypeError("keys of a state are strings")
+        if _ARRAY in value:
+            raise TypeError(f"{_ARRAY!r} is no key for a state: the codec uses it")
+        return {key: _flatten(item, chunks, size) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flatten(item, chunks, size) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        chunks.append(little.tobytes())
+        start = size[0]
+        size[0] += little.nbytes
+        return {_ARRAY: [little.dtype.str, list(value.shape), start]}
+    raise TypeError(f"a state holds plain values and arrays of numbers, not {type(value).__name__}")
+
+
+def _restore(value: Any, numbers: bytes) -> Any:
+    if isinstance(value, dict):
+        if _ARRAY not in value:
+            return {key: _restore(item, numbers) for key, item in value.items()}
+        name, shape, start = value[_ARRAY]
+        dtype = np.dtype(name)
+        count = int(np.prod(shape, dtype=np.int64))
+        array = np.frombuffer(numbers, dtype=dtype, count=count, offset=start) if count else np.empty(0, dtype)
+        return array.reshape(shape).astype(dtype.newbyteorder("="))
+    if isinstance(value, list):
+        return [_restore(item, numbers) for item in value]
+    return value

@@ -1,0 +1,238 @@
+"""The path of one run through sketch space: its recent window, its length, its H₀ and H₁."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from topowatch_monitor.topology import IncrementalMST, total_persistence
+from topowatch_monitor.topology.persistence import check_landmarks, h1_of_distances, maxmin_by_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+# Samples whose cumulative length is known one by one; of older ones, every second is forgotten now and then.
+LENGTHS_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """How much of a path is looked at.
+
+    Attributes:
+        window: latest points kept, at least 2.
+        h1_every: samples between two computations of H₁.
+        h1_landmarks: landmarks of the window for H₁. 64 cost 1 to 2 ms a computation, 0.1 ms a sample; 128 cost six
+            times as much, and at 1,000 samples/s on two cores a sample has 2 ms for everything.
+    """
+
+    window: int = 512
+    h1_every: int = 16
+    h1_landmarks: int = 64
+
+    def __post_init__(self) -> None:
+        if self.window < 2 or self.h1_every < 1:
+            raise ValueError("a path needs a window of at least 2 points, and H₁ every 1 sample or more")
+        check_landmarks(self.h1_landmarks)
+
+
+class PathView(TypedDict):
+    """What a path tells. Lengths are in the unit of the sketched quantity; None where nothing is known."""
+
+    length: float | None
+    h0_total_persistence: float | None
+    h1_total_persistence: float | None
+    dimension: float | None
+    points: int
+    resolution: float | None
+
+
+class PathState:
+    """Points of a path in the order of their steps, and what is known of it.
+
+    A step has one point: a second one is ignored. A late point takes its place among the others, unless the window
+    has moved past it.
+
+    Attributes:
+        ignored: points not taken, because the step was there already or lies before the window.
+        unbridged: places where the length of a stretch is unknown, because a rewind went back beyond the window.
+    """
+
+    def __init__(self, settings: PathSettings | None = None) -> None:
+        self._settings = settings or PathSettings()
+        self._tree = IncrementalMST(self._settings.window)
+        self._steps: list[int] = []
+        # Length of the path up to each sample, by step; the window's samples are always among them.
+        self._length_steps = array("q")
+        self._lengths = array("d")
+        self._since_h1 = 0
+        self._h1: float | None = None
+        self._resolution: float | None = None
+        self.ignored = 0
+        self.unbridged = 0
+
+    @property
+    def points(self) -> int:
+        """Points in the window."""
+        return len(self._steps)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the window's points, ascending."""
+        return list(self._steps)
+
+    @property
+    def length(self) -> float | None:
+        """Length of the whole path, from its first sample to its last; None before the first."""
+        return self._lengths[-1] if self._lengths else None
+
+    @property
+    def h0_lengths(self) -> NDArray[np.float64]:
+        """Lifetimes of H₀ of the window, ascending."""
+        return self._tree.lengths
+
+    def view(self) -> PathView:
+        """What the path tells now."""
+        return {
+            "length": self.length,
+            "h0_total_persistence": float(self._tree.lengths.sum()) if self._steps else None,
+            "h1_total_persistence": self._h1,
+            "dimension": None,
+            "points": len(self._steps),
+            "resolution": self._resolution,
+        }
+
+    def add(self, step: int, point: NDArray[np.float32]) -> bool:
+        """Take the point of a step; return whether it is on the path now.
+
+        Raises:
+            ValueError: the point is not finite, or of another dimension than the others.
+        """
+        if not self._length_steps or step > self._length_steps[-1]:
+            self._append(step, point)
+        elif not self._insert(step, point):
+            self.ignored += 1
+            return False
+        if len(self._length_steps) > max(LENGTHS_KEPT, 2 * self._settings.window):
+            half = len(self._length_steps) // 2
+            self._length_steps[:half] = self._length_steps[:half:2]
+            self._lengths[:half] = self._lengths[:half:2]
+        self._since_h1 += 1
+        if self._since_h1 >= self._settings.h1_every:
+            self._compute_h1()
+        return True
+
+    def discard(self, start: int, stop: int | None = None) -> None:
+        """Drop the points with start ≤ step (< stop), and take their stretch out of the length."""
+        steps, lengths = self._length_steps, self._lengths
+        first = bisect_left(steps, start)
+        last = len(steps) if stop is None else bisect_left(steps, stop)
+        if first >= last:
+            return
+        low = bisect_left(self._steps, start)
+        high = len(self._steps) if stop is None else bisect_left(self._steps, stop)
+        if last < len(steps):
+            self._close_gap(first, last, low, high)
+        del steps[first:last], lengths[first:last]
+        kept = np.ones(len(self._steps), dtype=np.bool_)
+        kept[low:high] = False
+        self._tree.keep(kept)
+        del self._steps[low:high]
+        # The diagram was of a window that is gone: the next sample brings a new one.
+        self._h1 = self._resolution = None
+        self._since_h1 = self._settings.h1_every
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the path is, as plain numbers and arrays."""
+        return {
+            "settings": [self._settings.window, self._settings.h1_every, self._settings.h1_landmarks],
+            "tree": self._tree.state_dict(),
+            "steps": np.array(self._steps, dtype=np.int64),
+            "length_steps": np.array(self._length_steps, dtype=np.int64),
+            "lengths": np.array(self._lengths, dtype=np.float64),
+            "since_h1": self._since_h1,
+            "h1": self._h1,
+            "resolution": self._resolution,
+            "ignored": self.ignored,
+            "unbridged": self.unbridged,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> PathState:
+        """The path that `state_dict` described."""
+        path = cls(PathSettings(*state["settings"]))
+        path._tree = IncrementalMST.from_state(state["tree"])
+        path._steps = state["steps"].tolist()
+        path._length_steps = array("q", state["length_steps"].tolist())
+        path._lengths = array("d", state["lengths"].tolist())
+        path._since_h1 = state["since_h1"]
+        path._h1 = state["h1"]
+        path._resolution = state["resolution"]
+        path.ignored = state["ignored"]
+        path.unbridged = state["unbridged"]
+        return path
+
+    def _append(self, step: int, point: NDArray[np.float32]) -> None:
+        self._tree.add(point)
+        self._steps.append(step)
+        if len(self._steps) > len(self._tree):
+            del self._steps[0]
+        so_far = self._lengths[-1] if self._lengths else 0.0
+        if len(self._steps) > 1:
+            so_far += self._tree.distance(-2, -1)
+        elif self._lengths:
+            self.unbridged += 1
+        self._length_steps.append(step)
+        self._lengths.append(so_far)
+
+    def _insert(self, step: int, point: NDArray[np.float32]) -> bool:
+        """Put a late point in its place; return whether it has one."""
+        position = bisect_left(self._steps, step)
+        place = bisect_left(self._length_steps, step)
+        if place < len(self._length_steps) and self._length_steps[place] == step:
+            return False
+        if position == 0 and (place > 0 or self._tree.full):
+            return False  # the window has moved past it
+        if position == len(self._steps):
+            return False  # a rewind has emptied the window behind it, and its neighbours are gone
+        if position == 0:
+            [to_next] = self._tree.distances_to([0], point)
+            before, detour = 0.0, float(to_next)
+        else:
+            to_last, to_next = self._tree.distances_to([position - 1, position], point)
+            before = self._lengths[place - 1] + float(to_last)
+            detour = float(to_last) + float(to_next) - self._tree.distance(position - 1, position)
+        self._tree.insert(position, point)
+        self._steps.insert(position, step)
+        if len(self._steps) > len(self._tree):
+            del self._steps[0]
+        self._length_steps.insert(place, step)
+        self._lengths.insert(place, before)
+        for later in range(place + 1, len(self._lengths)):
+            self._lengths[later] += detour
+        return True
+
+    def _close_gap(self, first: int, last: int, low: int, high: int) -> None:
+        """Join the samples before and behind a stretch that goes, and shorten what follows.
+
+        `first` and `last` bound the stretch among the lengths, `low` and `high` in the window.
+        """
+        before = self._lengths[first - 1] if first else 0.0
+        if first and low > 0 and high < len(self._steps):
+            before += self._tree.distance(low - 1, high)
+        elif first:
+            self.unbridged += 1
+        shift = self._lengths[last] - before
+        for later in range(last, len(self._lengths)):
+            self._lengths[later] -= shift
+
+    def _compute_h1(self) -> None:
+        self._since_h1 = 0
+        _, self._resolution, distances = maxmin_by_rows(self._tree.distance_rows(), self._settings.h1_landmarks)
+        self._h1 = total_persistence(h1_of_distances(distances))

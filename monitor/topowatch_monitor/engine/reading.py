@@ -1,0 +1,126 @@
+"""Reads what analysis needs out of log messages; what is damaged is refused as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2, sample_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from numpy.typing import NDArray
+    from topowatch_protos.v1 import run_pb2
+
+SCHEMA = 1
+Message = log_pb2.RunOpened | log_pb2.StoredItem | log_pb2.ItemsRejected
+_KINDS: dict[int, type[Message]] = {
+    LogKind.RUN_OPENED: log_pb2.RunOpened,
+    LogKind.STORED_ITEM: log_pb2.StoredItem,
+    LogKind.ITEMS_REJECTED: log_pb2.ItemsRejected,
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sample says, as arrays.
+
+    Attributes:
+        step: optimiser steps since the start of training.
+        time: Unix seconds at the client; None where it gave none.
+        scalars: name, steps and values of each series.
+        weights: sketch of the weights, or of this rank's part.
+        representation: sketch of the predictions on the probes.
+        probe_loss: mean loss on the probes.
+        status: the client's overhead_ratio, interval and coverage; None where it gave none.
+    """
+
+    step: int
+    time: float | None
+    scalars: list[tuple[str, NDArray[np.int64], NDArray[np.float64]]]
+    weights: NDArray[np.float32] | None
+    representation: NDArray[np.float32] | None
+    probe_loss: float | None
+    status: tuple[float, int, float] | None
+
+
+def parse(kind: int, payload: bytes) -> Message | None:
+    """Parse a log record; None for kinds that no run state depends on.
+
+    Raises:
+        google.protobuf.message.DecodeError: the payload is not a message of its kind.
+    """
+    message = _KINDS.get(kind)
+    return None if message is None else message.FromString(payload)
+
+
+def key_of(message: Message) -> run_pb2.RunKey:
+    """The run that a log message is about."""
+    return message.descriptor.key if isinstance(message, log_pb2.RunOpened) else message.key
+
+
+def seconds(time: Timestamp) -> float | None:
+    """Unix seconds of a timestamp; None for one that was never set."""
+    return time.seconds + time.nanos * 1e-9 if time.seconds or time.nanos else None
+
+
+def read_item(data: bytes) -> sample_pb2.Item:
+    """Decode an item.
+
+    Raises:
+        ValueError: it is newer than this version, or has no body.
+        google.protobuf.message.DecodeError: it is no item.
+    """
+    item = sample_pb2.Item.FromString(data)
+    if item.schema > SCHEMA:
+        raise ValueError(f"an item of schema {item.schema}; this version reads up to {SCHEMA}")
+    if item.WhichOneof("body") is None:
+        raise ValueError("an item without a body")
+    return item
+
+
+def read_sample(sample: sample_pb2.Sample) -> Reading:
+    """Turn a sample into arrays; raises ValueError if any part of it is malformed."""
+    if sample.step < 0:
+        raise ValueError(f"step {sample.step} is negative")
+    client = sample.client
+    return Reading(
+        step=sample.step,
+        time=seconds(sample.time),
+        scalars=[_read_series(series, sample.step) for series in sample.scalars],
+        weights=_read_sketch(sample.weights) if sample.HasField("weights") else None,
+        representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
+        probe_loss=_mean(sample.probe_losses),
+        status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
+    )
+
+
+def _read_series(series: sample_pb2.ScalarSeries, last: int) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
+    steps = np.array(series.steps, dtype=np.int64)
+    values = np.array(series.values, dtype=np.float64)
+    if len(steps) != len(values):
+        raise ValueError(f"{series.name}: {len(steps)} steps, {len(values)} values")
+    if len(steps) and (steps[0] < 0 or steps[-1] > last or (len(steps) > 1 and (np.diff(steps) <= 0).any())):
+        raise ValueError(f"{series.name}: its steps do not rise from 0 up to the sample's own")
+    return series.name, steps, values
+
+
+def _read_sketch(sketch: sample_pb2.Sketch) -> NDArray[np.float32] | None:
+    if not sketch.values:
+        return None
+    if len(sketch.values) % 4:
+        raise ValueError(f"a sketch of {len(sketch.values)} bytes is no row of float32")
+    values = np.frombuffer(sketch.values, dtype="<f4").astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise ValueError("a sketch with NaN or infinite numbers")
+    return values
+
+
+def _mean(losses: bytes) -> float | None:
+    if not losses:
+        return None
+    if len(losses) % 4:
+        raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
+    return float(np.frombuffer(losses, dtype="<f4").mean(dtype=np.float64))

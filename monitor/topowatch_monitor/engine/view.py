@@ -1,0 +1,111 @@
+"""What the engine tells of a run, and what the clock adds to it when somebody looks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from topowatch_monitor.detect.catalogue import STALLED_RUN
+from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
+
+if TYPE_CHECKING:
+    from topowatch_monitor.engine.path_state import PathView
+
+
+class Flag(TypedDict):
+    """A detector that is on, since which step, and why."""
+
+    detector: str
+    severity: str
+    since_step: int | None
+    reason: str
+
+
+class ClassView(TypedDict):
+    """Where the run's path stands among its siblings."""
+
+    label: int | None
+    p_value: float | None
+    outlier: bool | None
+    abstained: bool
+    reason: str
+
+
+class ForecastView(TypedDict):
+    """How well the run will do."""
+
+    metric: str | None
+    value: float | None
+    lower: float | None
+    upper: float | None
+    abstained: bool
+    reason: str
+
+
+class RunView(TypedDict):
+    """Everything that is told of a run; None where nothing is known. Times are Unix seconds, floats may be NaN.
+
+    Attributes:
+        state: live or ended; `at` also says lost.
+        samples: stored samples of all ranks and incarnations.
+        dropped: items that the client's full spool dropped.
+        rejected: items refused by the daemon.
+        scalars: newest value by name.
+        path: the path of the weights; `representation` that of the predictions on the probes.
+        longest_pause: seconds between samples, at most, lately.
+    """
+
+    tenant: str
+    group: str
+    run: str
+    labels: dict[str, str]
+    incarnation: int | None
+    step: int | None
+    samples: int
+    dropped: int
+    rejected: int
+    state: str
+    started_at: float | None
+    last_received_at: float | None
+    longest_pause: float | None
+    results: dict[str, float] | None
+    loss: float | None
+    probe_loss: float | None
+    scalars: dict[str, float]
+    overhead_ratio: float | None
+    interval: int | None
+    coverage: float | None
+    path: PathView
+    representation: PathView | None
+    flags: list[Flag]
+    minimum_unstable: bool
+    instability_score: float | None
+    path_class: ClassView
+    forecast: ForecastView
+
+
+def at(view: RunView, now: float, thresholds: StalledRunThresholds | None = None) -> RunView:
+    """Add what depends on the clock: the state `lost`, and the flag of a stalled run.
+
+    Args:
+        view: what the engine said; it is not changed.
+        now: Unix seconds.
+        thresholds: when silence counts.
+    """
+    heard = view["last_received_at"]
+    if view["state"] != "live" or heard is None:
+        return view
+    limits = thresholds or StalledRunThresholds()
+    silence, pause = now - heard, view.get("longest_pause")
+    seen = view.copy()
+    if is_lost(silence, pause, limits):
+        seen["state"] = "lost"
+    reason = detect(silence, pause, limits)
+    if reason is not None:
+        stalled: Flag = {
+            "detector": STALLED_RUN.name,
+            "severity": STALLED_RUN.severity,
+            "since_step": view["step"],
+            "reason": reason,
+        }
+        seen["flags"] = [*view["flags"], stalled]
+    return seen

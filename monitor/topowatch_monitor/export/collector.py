@@ -1,0 +1,137 @@
+"""Turns a snapshot of the fleet into metrics, at scrape time and nowhere else."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from topowatch_monitor.export import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client.metrics_core import Metric as Family
+
+    from topowatch_monitor.export.fleet import DaemonStats, Fleet
+    from topowatch_monitor.export.registry import Metric
+
+MAX_LABEL_CHARACTERS = 200
+VERDICTS = ("healthy", "starting", "warning", "unstable", "lost")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def clean(value: str) -> str:
+    """Make text fit for a label value: control characters become U+FFFD, what is too long is cut."""
+    text = _CONTROL.sub("\ufffd", value)
+    return text if len(text) <= MAX_LABEL_CHARACTERS else text[: MAX_LABEL_CHARACTERS - 1] + "…"
+
+
+class FleetCollector(Collector):
+    """Collects the fleet and the daemon's own figures.
+
+    Args:
+        fleet: the runs.
+        stats: the daemon's figures now.
+        now: Unix time.
+        version: of the daemon.
+    """
+
+    def __init__(self, fleet: Fleet, stats: Callable[[], DaemonStats], now: Callable[[], float], version: str) -> None:
+        self._fleet = fleet
+        self._stats = stats
+        self._now = now
+        self._version = version
+        self._lock = threading.Lock()
+        self._dropped = 0
+
+    def collect(self) -> Iterator[Family]:
+        """Yield every metric family of the registry, runs first."""
+        runs = self._fleet.exported(self._now())
+        families = {metric: _family(metric) for metric in registry.METRICS if metric is not registry.ACK_SECONDS}
+        seen: set[tuple[str, ...]] = set()
+        verdicts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
+        dropped = 0
+        for run in runs:
+            verdicts[run["verdict"]] += 1
+            labels = _labels(run)
+            series = list(_series(run))
+            identity = tuple(labels.values())
+            kept = 0 if identity in seen else registry.MAX_SERIES_PER_RUN
+            seen.add(identity)
+            dropped += max(0, len(series) - kept)
+            for metric, extra, value in series[:kept]:
+                families[metric].add_sample(metric.name, {**labels, **extra} if extra else labels, value)
+        for name, count in verdicts.items():
+            families[registry.CLUSTER_RUNS].add_sample(registry.CLUSTER_RUNS.name, {"verdict": name}, count)
+        with self._lock:
+            self._dropped += dropped
+            left_out = self._dropped
+        yield from self._daemon(families, left_out)
+
+    def _daemon(self, families: Mapping[Metric, Family], left_out: int) -> Iterator[Family]:
+        stats = self._stats()
+        for reason, count in sorted(stats.rejected_total.items()):
+            name = registry.INGEST_REJECTED.name
+            families[registry.INGEST_REJECTED].add_sample(name, {"reason": clean(reason)}, count)
+        families[registry.BUILD_INFO].add_sample(registry.BUILD_INFO.name, {"version": self._version}, 1)
+        for metric, value in (
+            (registry.INGEST_READY, stats.ingest_ready),
+            (registry.INGEST_SAMPLES, stats.samples_total),
+            (registry.INGEST_BYTES, stats.bytes_total),
+            (registry.SHARD_LAG, stats.shard_lag_samples),
+            (registry.SHARD_RESTARTS, stats.shard_restarts_total),
+            (registry.LOG_BYTES, stats.log_bytes),
+            (registry.SERIES_DROPPED, stats.series_dropped_total + left_out),
+        ):
+            families[metric].add_sample(metric.name, {}, float(value))
+        yield from families.values()
+        ack = HistogramMetricFamily(registry.ACK_SECONDS.name, registry.ACK_SECONDS.help)
+        if stats.ack_seconds_buckets:
+            buckets = [
+                ("+Inf" if math.isinf(bound) else repr(float(bound)), float(count))
+                for bound, count in stats.ack_seconds_buckets
+            ]
+            ack.add_metric([], buckets, stats.ack_seconds_sum)
+        yield ack
+
+
+def _family(metric: Metric) -> Family:
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return kind(metric.name, metric.help)
+
+
+def _labels(run: Mapping[str, Any]) -> dict[str, str]:
+    labels = {"group": clean(run["group"]), "run": clean(run["run"])}
+    return {"tenant": clean(run["tenant"]), **labels} if run["tenant"] else labels
+
+
+def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:
+    """Yield (metric, labels beside group and run, value) of what is known of a run; detectors come last."""
+    yield registry.RUN_INFO, {"state": run["state"], "verdict": run["verdict"]}, 1.0
+    path = run["path"]
+    for metric, value in (
+        (registry.RUN_STEP, run["step"]),
+        (registry.RUN_LOSS, run["loss"]),
+        (registry.RUN_LAST_SAMPLE, run["last_received_at"]),
+        (registry.CLIENT_OVERHEAD, run["overhead_ratio"]),
+        (registry.CLIENT_DROPPED, run["dropped"]),
+        (registry.PATH_LENGTH, path["length"]),
+        (registry.H0_TOTAL_PERSISTENCE, path["h0_total_persistence"]),
+        (registry.H1_TOTAL_PERSISTENCE, path["h1_total_persistence"]),
+        (registry.PH_DIMENSION, path["dimension"]),
+        (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
+    ):
+        if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):
+            yield metric, {}, float(value)
+    for detector in sorted({flag["detector"] for flag in run["flags"]}):
+        yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if math.isinf(seconds) else repr(float(seconds))

@@ -1,0 +1,165 @@
+"""The daemon's HTTP face: metrics, health, JSON and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from topowatch_monitor.export import exposition, page
+from topowatch_monitor.export.collector import FleetCollector
+from topowatch_monitor.export.fleet import AmbiguousRunError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
+
+CLASSES_REASON = "this version of topowatch does not compute path classes yet"
+FORECAST_REASON = "this version of topowatch does not forecast yet"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
+}
+
+
+def create_app(
+    fleet: Fleet,
+    *,
+    stats: Callable[[], DaemonStats],
+    not_ready: Callable[[], Sequence[str]],
+    now: Callable[[], float] = time.time,
+    version: str = "",
+) -> Starlette:
+    """Build the ASGI application.
+
+    Args:
+        fleet: the runs.
+        stats: the daemon's figures now; called at each scrape, from a thread of the server's pool.
+        not_ready: why the daemon is not ready, one sentence a reason; empty when it is.
+        now: Unix time.
+        version: of the daemon.
+    """
+    collector = FleetCollector(fleet, stats, now, version)
+
+    def metrics(_: Request) -> Response:
+        return Response(exposition.render(collector.collect()), headers={"Content-Type": exposition.CONTENT_TYPE})
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("topowatch is up\n")
+
+    async def ready(_: Request) -> Response:
+        reasons = not_ready()
+        if reasons:
+            return PlainTextResponse("topowatch is not ready:\n" + "".join(f"- {reason}\n" for reason in reasons), 503)
+        return PlainTextResponse("topowatch is ready\n")
+
+    def runs(request: Request) -> Response:
+        moment = now()
+        return json_response({"now": moment, "runs": fleet.runs(moment, request.query_params.get("group"))})
+
+    def run(request: Request) -> Response:
+        try:
+            return json_response(fleet.run(request.path_params["run"], now(), request.query_params.get("group")))
+        except AmbiguousRunError as error:
+            detail = f"{error}: add ?group= with one of them"
+            return json_response({"error": detail, "groups": error.groups}, 409)
+        except RunNotFoundError as error:
+            return json_response({"error": f"{error}; /api/v1/runs lists those that this daemon knows"}, 404)
+
+    def members(request: Request) -> tuple[str, list[FleetRun]]:
+        group = request.path_params["group"]
+        found = fleet.runs(now(), group)
+        if not found:
+            raise HTTPException(404, f"there is no group {group!r}; /api/v1/runs lists the groups of all runs")
+        return group, found
+
+    def classes(request: Request) -> Response:
+        group, found = members(request)
+        answers = [{"run": run["run"], **run["path_class"]} for run in found]
+        return json_response({"group": group, "abstained": True, "reason": CLASSES_REASON, "runs": answers})
+
+    def forecast(request: Request) -> Response:
+        group, found = members(request)
+        answers = [{"run": run["run"], **run["forecast"]} for run in found]
+        return json_response({"group": group, "abstained": True, "reason": FORECAST_REASON, "runs": answers})
+
+    async def index(_: Request) -> Response:
+        return Response(page.HTML, media_type="text/html")
+
+    async def failed(_: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        detail = error.detail if isinstance(error, HTTPException) else "an internal error; the daemon's log has more"
+        return json_response({"error": detail}, status)
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/metrics", metrics),
+            Route("/-/healthy", healthy),
+            Route("/-/ready", ready),
+            Route("/api/v1/runs", runs),
+            Route("/api/v1/runs/{run}", run),
+            Route("/api/v1/groups/{group}/classes", classes),
+            Route("/api/v1/groups/{group}/forecast", forecast),
+        ],
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={HTTPException: failed, Exception: failed},
+    )
+
+
+class SecurityHeaders:
+    """Adds `HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and add to the head of its response."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """Return `content` as JSON; NaN and infinities, which JSON has no words for, become null."""
+    return Response(dumps(content), status, media_type="application/json")
+
+
+def dumps(content: Any) -> bytes:
+    """Encode as JSON with null for NaN and infinities."""
+    try:
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

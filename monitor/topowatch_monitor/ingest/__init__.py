@@ -1,0 +1,1 @@
+"""Takes batches of items over gRPC, checks and deduplicates them, and acks what the log has on disk."""

@@ -1,0 +1,338 @@
+"""Decides what a batch adds to the log and what its sender is told: no I/O, no clock, no threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
+
+from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
+from topowatch_monitor.ingest.registry import (
+    Registry,
+    Run,
+    RunName,
+    RunSummary,
+    Writer,
+    WriterName,
+    to_nanoseconds,
+    to_timestamp,
+)
+from topowatch_monitor.ingest.validation import Reject, check_descriptor, check_item, check_key
+from topowatch_monitor.ingest.window import SeqWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from topowatch_monitor.store.log import Record
+
+DEFAULT_TENANT = "default"  # while there is no authentication
+_SEQ_END = 1 << 63
+
+
+@dataclass(slots=True)
+class Token:
+    """What a batch changes once its records are durable."""
+
+    name: WriterName
+    received_at: int
+    opened: run_pb2.RunDescriptor | None = None
+    rejected: list[tuple[int, Reject]] = field(default_factory=list)
+    stored: list[tuple[int, sample_pb2.Item]] = field(default_factory=list)
+    stored_bytes: int = 0
+
+
+class Admitted(NamedTuple):
+    """The answer to a batch.
+
+    `token` is None if there is nothing to log; else `records` have to be durable before `ack` is sent and the token is
+    committed, and the token is abandoned if they cannot be.
+    """
+
+    ack: pb.Ack
+    records: list[tuple[int, bytes]]
+    token: Token | None
+
+
+class _RefusedError(Exception):
+    """The whole batch is answered with `status` and nothing of it is stored."""
+
+    def __init__(self, status: pb.AckStatus, detail: str, retry_after: float = 0.0) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Admission:
+    """Registry of runs and writers with exactly-once admission of their items.
+
+    Of one rank of a run, one batch may be admitted at a time: the next after `commit` or `abandon`. Tokens are
+    committed in the order of their records in the log.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._registry = Registry()
+        self._streams: dict[tuple[RunName, int, str], int] = {}  # the newest of each rank's spools
+
+    @property
+    def orphans(self) -> int:
+        """Items found by `restore` whose writer the log does not introduce; 0 unless the log was damaged."""
+        return self._registry.orphans
+
+    def restore(self, records: Iterable[Record]) -> None:
+        """Take over the state that a log segment (head and what follows) stands for."""
+        for record in records:
+            if record.kind == LogKind.RUN_OPENED:
+                opened = log_pb2.RunOpened.FromString(record.payload)
+                progress = opened.progress if opened.HasField("progress") else None
+                self._registry.opened(opened.descriptor, to_nanoseconds(opened.received_at), progress)
+            elif record.kind == LogKind.STORED_ITEM:
+                stored = log_pb2.StoredItem.FromString(record.payload)
+                item = sample_pb2.Item.FromString(stored.item)
+                self._registry.stored(_name_of(stored), stored.seq, item, to_nanoseconds(stored.received_at))
+            elif record.kind == LogKind.ITEMS_REJECTED:
+                refused = log_pb2.ItemsRejected.FromString(record.payload)
+                self._registry.rejected(_name_of(refused), list(refused.seqs), to_nanoseconds(refused.received_at))
+
+    def admit(self, batch: pb.Batch, received_at: float, stream: int, tenant: str = DEFAULT_TENANT) -> Admitted:
+        """Check a batch and say what it adds to the log.
+
+        Args:
+            batch: as it came; the tenant in it is ignored.
+            received_at: Unix seconds.
+            stream: identifies the stream that brought it; a later stream has a higher number.
+            tenant: who sends, by its credentials.
+        """
+        key = run_pb2.RunKey(tenant=tenant, group=batch.key.group, run=batch.key.run)
+        name = WriterName(RunName(tenant, key.group, key.run), batch.rank, batch.incarnation)
+        token = Token(name, round(received_at * 1e9))
+        entries = [(envelope.seq, envelope.item) for envelope in batch.items]
+        try:
+            self._check_batch(batch, entries)
+            writer = self._writer(batch, key, token)
+            self._fence(batch, token, stream)
+            self._check_gaps(entries, writer)
+        except _RefusedError as refused:
+            return Admitted(refusal(batch.id, refused.status, str(refused), refused.retry_after), [], None)
+        fresh, duplicates = self._judge(entries, writer, token)
+        ack = pb.Ack(
+            batch_id=batch.id,
+            status=pb.ACK_STATUS_STORED,
+            rejections=[pb.Rejection(seq=seq, reason=why.reason, detail=why.detail) for seq, why in token.rejected],
+            duplicates=duplicates,
+        )
+        records = _records(fresh, batch, key, token)
+        if not records:
+            return Admitted(ack, [], None)
+        if token.opened is not None:
+            run = self._registry.runs.setdefault(name.run, Run())
+            run.sketch = token.opened.sketch
+            run.opening += 1
+        return Admitted(ack, records, token)
+
+    def commit(self, token: Token) -> None:
+        """The token's records are durable."""
+        if token.opened is not None:
+            self._registry.opened(token.opened, token.received_at)
+            self._registry.runs[token.name.run].opening -= 1
+        if token.rejected:
+            self._registry.rejected(token.name, [seq for seq, _ in token.rejected], token.received_at)
+        for seq, item in token.stored:
+            self._registry.stored(token.name, seq, item, token.received_at)
+
+    def abandon(self, token: Token) -> None:
+        """The token's records could not be written: it is as if the batch had not come."""
+        if token.opened is not None:
+            run = self._registry.runs[token.name.run]
+            run.opening -= 1
+            if not run.writers and not run.opening:
+                del self._registry.runs[token.name.run]
+
+    def head(self) -> list[tuple[int, bytes]]:
+        """Return the records that open a segment, so that it can be restored from alone; only while no token is out."""
+        return [
+            (
+                LogKind.RUN_OPENED,
+                log_pb2.RunOpened(
+                    descriptor=writer.descriptor,
+                    received_at=to_timestamp(writer.opened_at),
+                    progress=writer.progress(),
+                ).SerializeToString(),
+            )
+            for run in self._registry.runs.values()
+            for writer in run.writers.values()
+        ]
+
+    def runs(self) -> list[RunSummary]:
+        """Return what is known of every run, in the order in which they were opened."""
+        return self._registry.summaries()
+
+    def _check_batch(self, batch: pb.Batch, entries: list[tuple[int, bytes]]) -> None:
+        """Refuse a batch that is malformed as a whole."""
+        problem = check_key(batch.key, self._limits)
+        if problem is not None:
+            raise _RefusedError(pb.ACK_STATUS_INVALID, problem)
+        if len(entries) > self._limits.max_items:
+            raise _RefusedError(
+                pb.ACK_STATUS_INVALID,
+                f"the batch has {len(entries)} items, at most {self._limits.max_items} are allowed",
+            )
+        previous = -1
+        for seq, _ in entries:
+            if not previous < seq < _SEQ_END:
+                raise _RefusedError(
+                    pb.ACK_STATUS_INVALID, f"seq {seq} follows {previous}; they must rise and stay below 2**63"
+                )
+            previous = seq
+
+    def _writer(self, batch: pb.Batch, key: run_pb2.RunKey, token: Token) -> Writer:
+        """Return the state to judge the batch against: the writer's own, or that of one who introduces itself."""
+        known = self._registry.find(token.name)
+        if known is not None and known.descriptor.writer_uuid != batch.writer_uuid:
+            raise _RefusedError(
+                pb.ACK_STATUS_WRITER_CONFLICT,
+                f"another process writes rank {batch.rank}, incarnation {batch.incarnation} of run {key.run!r}:"
+                " give this job another run name or let it begin a new incarnation",
+            )
+        if not batch.HasField("descriptor"):
+            if known is None:
+                raise _RefusedError(
+                    pb.ACK_STATUS_UNKNOWN_RUN, f"send the descriptor of run {key.run!r} first, then the batch again"
+                )
+            return known
+        descriptor = run_pb2.RunDescriptor()
+        descriptor.CopyFrom(batch.descriptor)
+        descriptor.key.tenant = key.tenant
+        if known is not None and descriptor == known.descriptor:
+            return known
+        self._check_opening(batch, key, descriptor, known)
+        token.opened = descriptor
+        if known is not None:
+            return replace(known, descriptor=descriptor)
+        return Writer(descriptor, token.received_at, SeqWindow(descriptor.first_seq))
+
+    def _check_opening(
+        self, batch: pb.Batch, key: run_pb2.RunKey, descriptor: run_pb2.RunDescriptor, known: Writer | None
+    ) -> None:
+        """Refuse a descriptor that is malformed, is not the batch's, contradicts the run, or is one too many."""
+        problem = check_descriptor(descriptor, self._limits)
+        names = (descriptor.key, descriptor.rank, descriptor.incarnation, descriptor.writer_uuid)
+        run = self._registry.runs.get(RunName(key.tenant, key.group, key.run))
+        if problem is None and names != (key, batch.rank, batch.incarnation, batch.writer_uuid):
+            problem = "the descriptor names another run, rank, incarnation or writer than its batch"
+        if problem is None and run is not None and run.sketch != descriptor.sketch:
+            problem = f"run {key.run!r} has sketches of another dimension or seed: give this job another run name"
+        if problem is None and known is not None:
+            before = known.descriptor
+            if (before.first_seq, before.start_step) != (descriptor.first_seq, descriptor.start_step):
+                problem = "first_seq and start_step of an incarnation cannot change"
+        if problem is not None:
+            raise _RefusedError(pb.ACK_STATUS_INVALID, problem)
+        if run is None and len(self._registry.runs) >= self._limits.max_runs:
+            raise _RefusedError(
+                pb.ACK_STATUS_RESOURCE_EXHAUSTED, f"the daemon keeps {self._limits.max_runs} runs at most", 60.0
+            )
+        if known is None and self._registry.writer_count >= self._limits.max_writers:
+            raise _RefusedError(
+                pb.ACK_STATUS_RESOURCE_EXHAUSTED, f"the daemon keeps {self._limits.max_writers} writers at most", 60.0
+            )
+
+    def _fence(self, batch: pb.Batch, token: Token, stream: int) -> None:
+        """Refuse what an older stream of the same spool brings."""
+        spool = (token.name.run, batch.rank, batch.writer_uuid)
+        if stream < self._streams.get(spool, stream):
+            raise _RefusedError(pb.ACK_STATUS_FENCED, "a newer stream of this writer took over")
+        self._streams[spool] = stream
+
+    def _check_gaps(self, entries: list[tuple[int, bytes]], writer: Writer) -> None:
+        """Refuse items from before the incarnation, and jumps that would leave more gaps than are kept."""
+        if entries and entries[0][0] < writer.descriptor.first_seq:
+            raise _RefusedError(
+                pb.ACK_STATUS_INVALID,
+                f"seq {entries[0][0]} lies before {writer.descriptor.first_seq}, the first of its incarnation",
+            )
+        expected = writer.window.next_seq
+        gaps = len(writer.window.missing)
+        for seq, _ in entries:
+            if seq >= expected:
+                gaps += seq > expected
+                expected = seq + 1
+        if gaps > max(len(writer.window.missing), self._limits.max_missing_ranges):
+            raise _RefusedError(
+                pb.ACK_STATUS_INVALID, f"the writer's sequence has over {self._limits.max_missing_ranges} gaps"
+            )
+
+    def _judge(
+        self, entries: list[tuple[int, bytes]], writer: Writer, token: Token
+    ) -> tuple[list[tuple[int, bytes]], int]:
+        """Sort the items into the token; return those to store and how many are known already."""
+        window, descriptor = writer.window, writer.descriptor
+        fresh: list[tuple[int, bytes]] = []
+        for seq, encoded in entries:
+            if seq in window:
+                continue
+            item = check_item(encoded, descriptor, self._limits)
+            if not isinstance(item, Reject) and item.HasField("dropped"):
+                item = self._check_dropped(seq, item, token.name) or item
+            if isinstance(item, Reject):
+                token.rejected.append((seq, item))
+            else:
+                token.stored.append((seq, item))
+                token.stored_bytes += len(encoded)
+                fresh.append((seq, encoded))
+        return fresh, len(entries) - len(fresh) - len(token.rejected)
+
+    def _check_dropped(self, seq: int, item: sample_pb2.Item, name: WriterName) -> Reject | None:
+        """Say what is wrong with a dropped range in view of what else is known of its spool."""
+        if item.dropped.last_seq >= seq:
+            return Reject(pb.REJECTION_REASON_MALFORMED, f"item {seq} reports item {item.dropped.last_seq} as dropped")
+        owner = self._registry.find(name._replace(incarnation=item.dropped.incarnation))
+        if owner is not None and len(owner.window.missing) > self._limits.max_missing_ranges:
+            return Reject(pb.REJECTION_REASON_MALFORMED, "the spool's sequence has too many gaps to drop more of it")
+        return None
+
+
+def _records(
+    fresh: list[tuple[int, bytes]], batch: pb.Batch, key: run_pb2.RunKey, token: Token
+) -> list[tuple[int, bytes]]:
+    """Return what the log keeps of a batch; `Registry` applies it in this order."""
+    received_at = to_timestamp(token.received_at)
+    records: list[tuple[int, bytes]] = []
+    if token.opened is not None:
+        opened = log_pb2.RunOpened(descriptor=token.opened, received_at=received_at)
+        records.append((LogKind.RUN_OPENED, opened.SerializeToString()))
+    if token.rejected:
+        refused = log_pb2.ItemsRejected(
+            key=key,
+            rank=batch.rank,
+            incarnation=batch.incarnation,
+            seqs=[seq for seq, _ in token.rejected],
+            received_at=received_at,
+        )
+        records.append((LogKind.ITEMS_REJECTED, refused.SerializeToString()))
+    if fresh:
+        # Encoded messages that are joined merge: what all items share is encoded once.
+        shared = log_pb2.StoredItem(
+            key=key, rank=batch.rank, incarnation=batch.incarnation, received_at=received_at
+        ).SerializeToString()
+        records += [
+            (LogKind.STORED_ITEM, shared + log_pb2.StoredItem(seq=seq, item=encoded).SerializeToString())
+            for seq, encoded in fresh
+        ]
+    return records
+
+
+def refusal(batch_id: int, status: pb.AckStatus, detail: str, retry_after: float = 0.0) -> pb.Ack:
+    """Return the ack of a batch of which nothing was stored; `retry_after` in seconds."""
+    ack = pb.Ack(batch_id=batch_id, status=status, detail=detail)
+    if retry_after:
+        ack.retry_after.FromMilliseconds(round(retry_after * 1000))
+    return ack
+
+
+def _name_of(record: log_pb2.StoredItem | log_pb2.ItemsRejected) -> WriterName:
+    key = record.key
+    return WriterName(RunName(key.tenant, key.group, key.run), record.rank, record.incarnation)

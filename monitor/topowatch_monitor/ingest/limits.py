@@ -1,0 +1,41 @@
+"""How much of what ingest takes, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that keep one client from harming the others.
+
+    Attributes:
+        max_message_bytes: one gRPC message; larger ones end the call with RESOURCE_EXHAUSTED.
+        max_pending_bytes: batches that are being handled, all together; beyond it ingest throttles.
+        max_items: items of one batch.
+        max_item_bytes: one encoded item.
+        max_runs: runs that are known.
+        max_writers: writers (a life of a rank of a run) that are known, over all runs.
+        max_labels: labels of one run.
+        max_text: characters of a name, label or label value.
+        max_series: scalar series, layers or results of one item.
+        max_missing_ranges: gaps in the sequence of one writer.
+        retry_after: seconds that a throttled client waits.
+        retry_unavailable: seconds that a client waits, and after which the daemon tries its disk again.
+    """
+
+    max_message_bytes: int = 16 << 20
+    max_pending_bytes: int = 128 << 20
+    max_items: int = 10_000
+    max_item_bytes: int = 8 << 20
+    max_runs: int = 20_000
+    max_writers: int = 200_000
+    max_labels: int = 64
+    max_text: int = 200
+    max_series: int = 1_000
+    max_missing_ranges: int = 1_024
+    retry_after: float = 0.5
+    retry_unavailable: float = 1.0
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,232 @@
+"""The daemon: composes log, ingest, engine and HTTP in one event loop, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from topowatch_monitor.detect.stalled_run import StalledRunThresholds
+from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.host import HostSettings
+from topowatch_monitor.engine.pool import InlinePool
+from topowatch_monitor.engine.shard import Shard
+from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
+from topowatch_monitor.engine.view import at
+from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
+from topowatch_monitor.export.http import create_app
+from topowatch_monitor.ingest.admission import Admission
+from topowatch_monitor.ingest.core import Ingest
+from topowatch_monitor.ingest.limits import Limits
+from topowatch_monitor.ingest.service import start_server
+from topowatch_monitor.store.commit import GroupCommit
+from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.log import Log
+from topowatch_monitor.store.reader import LogReader
+from topowatch_monitor.store.snapshots import SnapshotStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from topowatch_monitor.config import Address, Settings
+    from topowatch_monitor.engine.loop import EngineReport
+    from topowatch_monitor.engine.supervisor import Engine
+
+log = logging.getLogger("topowatch")
+
+SUMMARY_SECONDS = 0.5  # between two looks at ingest's counts
+CANNOT_START = 2
+
+
+class Daemon:
+    """Everything of one daemon that lives in its front process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the data directory and compose the parts; nothing listens yet.
+
+        Raises:
+            OSError: the data directory cannot be written, or another daemon holds it.
+        """
+        self._settings = settings
+        disk = OsDisk()
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.log = Log.open(settings.data_dir / "log", disk, segment_bytes=settings.segment_bytes)
+        if self.log.repaired_bytes:
+            log.warning("cut %d torn bytes, never acked, off the end of the log", self.log.repaired_bytes)
+        self._applied = 0
+        self._restarts = 0
+        self.limits = Limits(
+            max_message_bytes=settings.max_message_bytes,
+            max_pending_bytes=settings.max_pending_bytes,
+            max_runs=settings.max_runs,
+            max_labels=settings.max_labels,
+        )
+        silence = StalledRunThresholds(seconds=settings.stalled_seconds, lost_seconds=settings.lost_seconds)
+        self.fleet = Fleet(
+            partial(at, thresholds=silence),
+            lost_seconds=settings.lost_seconds,
+            ended_series_seconds=settings.ended_series_seconds,
+        )
+        self.engine = self._make_engine(disk)
+        admission = Admission(self.limits)
+        admission.restore(self.log.last_segment())
+        self.engine.advance(self.log.next_offset)
+        self.commit = GroupCommit(self.log, on_durable=self.engine.advance)
+        self.ingest = Ingest(admission, self.commit, limits=self.limits)
+
+    def _make_engine(self, disk: OsDisk) -> Engine:
+        settings = self._settings
+        told = HostSettings(
+            data_dir=str(settings.data_dir.absolute()),
+            shards=settings.shards,
+            ray_address=settings.ray_address,
+            snapshot_seconds=settings.snapshot_seconds,
+            path_window=settings.path_window,
+            h1_every=settings.h1_every,
+            h1_landmarks=settings.h1_landmarks,
+            history_window=settings.history_window,
+        )
+        if settings.engine == "ray":
+            return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
+        dispatcher = Dispatcher(
+            LogReader(settings.data_dir / "log", disk),
+            InlinePool(lambda: Shard(told.run_settings())),
+            SnapshotStore(settings.data_dir / "snapshots", disk),
+            snapshot_seconds=settings.snapshot_seconds,
+        )
+        return InlineEngine(dispatcher, self._take_report)
+
+    def _take_report(self, report: EngineReport) -> None:
+        self._applied, self._restarts = report["applied"], report["restarts"]
+        self.fleet.update(report["views"])
+
+    def stats(self) -> DaemonStats:
+        """The daemon's own figures now."""
+        counters = self.ingest.counters
+        return DaemonStats(
+            ingest_ready=self.ingest.ready,
+            samples_total=counters.samples_total,
+            rejected_total=dict(counters.rejected_total),
+            bytes_total=counters.bytes_total,
+            ack_seconds_buckets=tuple(counters.ack_seconds.cumulative()),
+            ack_seconds_sum=counters.ack_seconds.sum,
+            shard_lag_samples=max(0, self.log.next_offset - self._applied),
+            shard_restarts_total=self._restarts,
+            log_bytes=self.log.size_bytes,
+        )
+
+    def not_ready(self) -> list[str]:
+        """Why the daemon does not take samples, in words; empty while it does."""
+        return [] if self.ingest.ready else [self.ingest.reason]
+
+    async def run(self, grpc_at: Address, http_at: Address) -> None:
+        """Serve until SIGTERM or SIGINT, then stop taking samples, store what is under way and save the engine's state.
+
+        Raises:
+            OSError: an address cannot be listened on.
+        """
+        listener = listen(http_at)
+        version = importlib.metadata.version("topowatch")
+        app = create_app(self.fleet, stats=self.stats, not_ready=self.not_ready, version=version)
+        http = _Http(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3))
+        grpc_server, grpc_port = await start_server(self.ingest, str(grpc_at))
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        engine = asyncio.create_task(self.engine.run())
+        summaries = asyncio.create_task(self._summarise())
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        http_port = listener.getsockname()[1]
+        print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            # The engine, the summaries and HTTP never end by themselves unless they fail; then the daemon must not linger.
+            done, _ = await asyncio.wait({stopping, engine, summaries, serving}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+        finally:
+            await grpc_server.stop(grace=2.0)
+            await self.ingest.close()
+            for task in (engine, summaries):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            http.should_exit = True
+            await serving
+            self.log.close()
+
+    async def _summarise(self) -> None:
+        """Keep the fleet's knowledge of what ingest has counted fresh."""
+        while True:
+            self.fleet.update_ingest(
+                IngestSummary(
+                    tenant=run.key.tenant,
+                    group=run.key.group,
+                    run=run.key.run,
+                    labels=dict(run.descriptor.labels),
+                    samples=run.samples,
+                    rejected=run.rejected,
+                    dropped=run.dropped,
+                    step=run.last_step,
+                    started_at=run.opened_at,
+                    last_received_at=run.last_received_at,
+                    ended=run.ended,
+                )
+                for run in self.ingest.runs()
+            )
+            await asyncio.sleep(SUMMARY_SECONDS)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its signal handlers: the daemon has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def _at(address: Address, port: int) -> str:
+    return str(type(address)(address.host, port))
+
+
+def listen(address: Address) -> socket.socket:
+    """Bind a TCP socket; raises OSError with the address and what to do in its message."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address.host, address.port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {address} ({error.strerror}): choose another with --http") from None
+    return listener
+
+
+def run(settings: Settings) -> int:
+    """Run a daemon to its end; returns the exit status, 2 if it could not start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        daemon = Daemon(settings)
+    except OSError as error:
+        log.error("cannot open %s: %s", settings.data_dir, error)
+        return CANNOT_START
+    started = time.monotonic()
+    try:
+        asyncio.run(daemon.run(settings.grpc, settings.http))
+    except OSError as error:
+        log.error("%s", error)
+        return CANNOT_START
+    log.info("stopped after %.0f s", time.monotonic() - started)
+    return 0

@@ -1,0 +1,1 @@
+"""The durable log, snapshots and recordings: bytes on disk, nothing about what they mean."""

@@ -1,0 +1,52 @@
+"""Fixtures that tests of several kinds share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import Daemon, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def make_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons; flags as for `topowatch serve`. All are stopped at the end."""
+    started: list[Daemon] = []
+
+    def make(*flags: str, name: str = "daemon") -> Daemon:
+        directory = tmp_path / name
+        directory.mkdir()
+        daemon = Daemon(directory, *flags)
+        started.append(daemon)
+        return daemon.start()
+
+    yield make
+    for daemon in started:
+        daemon.stop()
+
+
+@pytest.fixture
+def inline_daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon without Ray."""
+    return make_daemon("--engine", "inline")
+
+
+@pytest.fixture
+def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Start training jobs: `start_job(endpoint, "--steps", "50", SETTING="value")`. All are ended at the end."""
+    started: list[Job] = []
+
+    def start(endpoint: str, *arguments: str, **settings: str) -> Job:
+        directory = tmp_path / f"job-{len(started)}"
+        directory.mkdir()
+        started.append(Job(directory, endpoint, arguments, settings))
+        return started[-1]
+
+    yield start
+    for job in started:
+        job.close()
