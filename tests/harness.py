@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,11 +82,18 @@ class Daemon:
     def run(self, name: str, group: str | None = None) -> dict[str, Any]:
         return self.get(f"/api/v1/runs/{name}" + (f"?group={group}" if group else ""))
 
-    def metrics(self) -> dict[str, float]:
-        """Series of the daemon's /metrics, by their text up to the value."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The one series of that name with these labels among its own; LookupError if there is not exactly one."""
         text = httpx.get(f"http://{self.http}/metrics", timeout=10.0).raise_for_status().text
-        lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
-        return {name: float(value) for name, value in lines}
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} series of {name} with {labels}")
+        return found[0]
 
     def kill(self) -> None:
         """SIGKILL to the daemon's front alone."""

@@ -265,7 +265,8 @@ def _keep(part: slice, per_example: int, examples: int, wanted: int) -> torch.Te
     """Return which of the part's positions belong to the thinned set of all positions."""
     chosen = _thin(examples * per_example, wanted)
     first, behind = part.start * per_example, part.stop * per_example
-    return chosen[(chosen >= first) & (chosen < behind)] - first
+    inside: torch.Tensor = chosen[(chosen >= first) & (chosen < behind)] - first
+    return inside
 
 
 def _positions(result: Any, kind: str) -> torch.Tensor:
@@ -295,7 +296,8 @@ def _standardise(outputs: torch.Tensor, targets: Any) -> torch.Tensor:
         rows = targets.reshape(-1, outputs.shape[1]) if targets.numel() % outputs.shape[1] == 0 else targets
         scale = rows.to(outputs.device).float() if rows.shape[:1] == outputs.shape[:1] else outputs
     deviation = scale.std(dim=0, unbiased=False)
-    return (outputs - scale.mean(dim=0)) / torch.where(deviation > 0, deviation, 1.0) / outputs.shape[1] ** 0.5
+    divisor: torch.Tensor = torch.where(deviation > 0, deviation, 1.0) * outputs.shape[1] ** 0.5
+    return (outputs - scale.mean(dim=0)) / divisor
 
 
 def _usual_loss(kind: str, targets: Any) -> Callable[[Any, Any], Any] | None:

@@ -85,7 +85,8 @@ async def write(stub: IngestServiceStub, number: int, options: argparse.Namespac
 
     receiver = asyncio.create_task(receive())
     identifier = 0
-    while time.perf_counter() < end:
+    receiver.add_done_callback(lambda _: room.release())
+    while time.perf_counter() < end and not receiver.done():
         await room.acquire()
         batch = pb.Batch(id=identifier, key=key, incarnation=1, writer_uuid=descriptor.writer_uuid)
         if identifier == 0:
@@ -95,7 +96,8 @@ async def write(stub: IngestServiceStub, number: int, options: argparse.Namespac
         sent[identifier] = time.perf_counter()
         await stream.write(pb.StreamBatchesRequest(batch=batch))
         identifier += 1
-    await stream.done_writing()
+    if not receiver.done():
+        await stream.done_writing()
     await receiver
     return stored
 

@@ -136,7 +136,7 @@ def test_a_killed_shard_is_rebuilt_and_equals_an_undisturbed_twin(make_daemon: C
             victim.kill()
         push(4)
         eventually(analysed, within=90)
-    eventually(lambda: daemon.metrics()["topowatch_shard_restarts_total"] >= 2)
+    eventually(lambda: daemon.metric("topowatch_shard_restarts_total") >= 2)
     for sender in senders:
         assert_same_state(daemon.run(sender.key.run), twin_view(daemon, sender))
         sender.close()
@@ -228,7 +228,7 @@ def test_ingest_goes_on_while_all_of_ray_is_gone_and_the_engine_catches_up(
     while time.monotonic() - gone_at < 120:
         sender.push_until_stored(sender.batch(5), within=5)
         assert httpx.get(f"http://{daemon.http}/-/ready").status_code == 200
-        largest_lag = max(largest_lag, daemon.metrics()["topowatch_shard_lag_samples"])
+        largest_lag = max(largest_lag, daemon.metric("topowatch_shard_lag_samples"))
         time.sleep(1.0)
     assert largest_lag >= 100
     assert daemon.run("run")["samples"] == len(sender.acked)
@@ -236,6 +236,6 @@ def test_ingest_goes_on_while_all_of_ray_is_gone_and_the_engine_catches_up(
 
     cluster.start()
     eventually(lambda: daemon.run("run")["step"] == max(sender.acked), within=120)
-    eventually(lambda: daemon.metrics()["topowatch_shard_lag_samples"] == 0)
+    eventually(lambda: daemon.metric("topowatch_shard_lag_samples") == 0)
     assert_same_state(daemon.run("run"), twin_view(daemon, sender))
     sender.close()

@@ -32,7 +32,7 @@ def test_every_sample_of_a_training_arrives_and_the_losses_are_bit_identical(
     job.finish()
     assert job.losses.read_text() == bare_losses
     run = eventually(lambda: (found := inline_daemon.run("job"))["state"] == "ended" and found)
-    assert run["samples"] == STEPS
+    assert run["samples"] == STEPS + 1  # the closing one brings the last loss
     assert run["step"] == STEPS - 1
     assert run["dropped"] == run["rejected"] == 0
     assert run["results"] == {"test_accuracy": 0.5}
@@ -40,9 +40,8 @@ def test_every_sample_of_a_training_arrives_and_the_losses_are_bit_identical(
     assert run["path"]["length"] > 0
     assert 0 < run["path"]["h0_total_persistence"] <= run["path"]["length"] * (1 + 1e-6)
     assert run["representation"]["length"] > 0
-    metrics = inline_daemon.metrics()
-    assert metrics['topowatch_run_step{tenant="default",group="tests",run="job"}'] == STEPS - 1
-    assert metrics["topowatch_ingest_samples_total"] == STEPS
+    assert inline_daemon.metric("topowatch_run_step", group="tests", run="job") == STEPS - 1
+    assert inline_daemon.metric("topowatch_ingest_samples_total") == STEPS + 1
 
 
 def test_the_losses_are_bit_identical_with_the_daemon_down(start_job: Callable[..., Job], bare_losses: str) -> None:
@@ -62,7 +61,7 @@ def test_the_losses_are_bit_identical_with_the_daemon_killed_in_mid_run_and_noth
     assert job.losses.read_text() == bare_losses
     inline_daemon.start()
     run = eventually(lambda: (found := inline_daemon.run("job"))["state"] == "ended" and found)
-    assert run["samples"] == STEPS
+    assert run["samples"] == STEPS + 1  # the closing one brings the last loss
     assert run["dropped"] == 0
 
 
@@ -74,9 +73,9 @@ def test_the_spool_of_a_killed_trainer_still_arrives(make_daemon: Callable[..., 
     job.wait_for_step(50)
     job.kill()
     daemon.start()
-    run = eventually(lambda: (found := daemon.run("job"))["samples"] >= 50 and found)
+    run = eventually(lambda: (found := daemon.run("job"))["step"] is not None and found["step"] >= 49 and found)
+    assert run["samples"] >= 50
     assert run["state"] == "live"
-    assert run["step"] >= 49
 
 
 def test_an_outage_of_the_daemon_loses_nothing(make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]) -> None:
@@ -91,7 +90,7 @@ def test_an_outage_of_the_daemon_loses_nothing(make_daemon: Callable[..., Daemon
     daemon.start()
     job.finish()
     run = eventually(lambda: (found := daemon.run("job"))["state"] == "ended" and found, within=90)
-    assert run["samples"] == steps
+    assert run["samples"] == steps + 1
     assert run["dropped"] == 0
 
 
@@ -107,5 +106,5 @@ def test_a_job_that_resumes_from_an_older_checkpoint_supersedes_what_came_after_
     second = start_job(inline_daemon.grpc, "--steps", "100", "--checkpoint", checkpoint)
     second.finish()
     run = eventually(lambda: (found := inline_daemon.run("job"))["step"] == 99 and found["state"] == "ended" and found)
-    assert run["samples"] == 90 + 40
+    assert run["samples"] >= 90 + 40
     assert run["path"]["points"] == 100

@@ -135,7 +135,9 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     if run["representation"]:
         parts += _section("Path of the representation", _path(run["representation"]))
     scalars: dict[str, str | Text] = {"loss": _loss(run), "probe loss": number(run["probe_loss"])}
-    scalars |= {name: number(value) for name, value in sorted(run["scalars"].items()) if name != "loss"}
+    scalars |= {
+        name: number(value) for name, value in sorted(run["scalars"].items()) if name not in {"loss", "probe_loss"}
+    }
     parts += _section("Scalars, latest", scalars)
     parts += _section(
         "Cost of watching",

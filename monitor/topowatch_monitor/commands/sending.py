@@ -57,20 +57,20 @@ class Totals:
 
 
 class RateLimit:
-    """Hands out turns at `per_second`, over all runs together; None is as fast as it goes."""
+    """Spreads items to `per_second` over all runs together; None is as fast as it goes."""
 
     def __init__(self, per_second: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._gap = 0.0 if per_second is None else 1.0 / per_second
         self._clock = clock
         self._next = clock()
 
-    async def take(self, count: int) -> None:
-        """Wait until `count` more items may be sent."""
-        self._next = max(self._next, self._clock() - 1.0)  # a late sender may catch up one second, not more
-        wait = self._next - self._clock()
+    def delay(self, count: int) -> float:
+        """Seconds to wait before `count` more items may be sent, which counts them as sent."""
+        now = self._clock()
+        self._next = max(self._next, now - 1.0)  # a late sender may catch up one second, not more
+        wait = max(0.0, self._next - now)
         self._next += self._gap * count
-        if wait > 0:
-            await asyncio.sleep(wait)
+        return wait
 
 
 async def send_fleet(
@@ -141,7 +141,7 @@ class _Sender:
         described = descriptor(plan, incarnation=incarnation, started_at=self._started_at)
         call = self._stub.StreamBatches()
         for number, items in enumerate(self._batches(plan)):
-            await self._limit.take(len(items))
+            await asyncio.sleep(self._limit.delay(len(items)))
             batch = ingest_pb2.Batch(
                 id=number,
                 key=described.key,

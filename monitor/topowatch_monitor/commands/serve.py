@@ -23,7 +23,19 @@ def serve(
     shards: Annotated[int | None, typer.Option(help="Ray actors that share the work.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")] = None,
 ) -> None:
-    """Start the daemon; it prints one line, `ready grpc=… http=…`, when it takes samples."""
+    """Start the daemon; it prints one line, `ready grpc=… http=…`, when it takes samples.
+
+    It keeps everything in its data directory and finds it there again. SIGTERM or Ctrl-C ends it in good order.
+    `topowatch config check` lists all settings; those without a flag here are keys of --config or variables.
+
+    For example:
+
+      topowatch serve
+
+      topowatch serve --data-dir /var/lib/topowatch --grpc 0.0.0.0:7070
+
+      topowatch serve --engine inline --config topowatch.toml
+    """
     flags = {
         "data_dir": data_dir,
         "grpc": grpc,

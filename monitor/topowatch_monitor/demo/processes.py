@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 READY = re.compile(r"ready grpc=(\S+) http=(\S+)")
 START_SECONDS = 60.0
+INTERVAL = "16"  # steps between samples: more than the governor would take of such short steps, for there to be much to see
 END_SECONDS = 40.0  # the daemon stores snapshots and takes Ray down
 
 
@@ -35,8 +36,8 @@ class Job:
 JOBS = (
     Job("healthy-a", 1, None, "clean data, seed 1"),
     Job("healthy-b", 2, None, "clean data, seed 2"),
-    Job("destabilised", 1, "destabilise", "learning rate climbs 100 × in mid-run"),
-    Job("random-labels", 1, "random-labels", "40 % of the labels are random"),
+    Job("unstable-lr", 1, "destabilise", "its learning rate climbs 100 × in mid-run"),
+    Job("noisy-labels", 1, "random-labels", "40 % of the labels are random"),
 )
 
 
@@ -83,7 +84,8 @@ class Processes:
         """Start one training job, attached to the daemon."""
         arguments = ["--run", job.run, "--seed", str(job.seed), "--steps", str(steps)]
         arguments += ["--spoil", job.spoil] if job.spoil else []
-        environment = os.environ | {"TOPOWATCH_ENDPOINT": self.grpc, "TOPOWATCH_SPOOL_DIR": str(self.spool)}
+        settings = {"ENDPOINT": self.grpc, "SPOOL_DIR": str(self.spool), "INTERVAL": INTERVAL}
+        environment = os.environ | {f"TOPOWATCH_{name}": value for name, value in settings.items()}
         with self.journal(job).open("wb") as journal:
             self.trainers[job.run] = subprocess.Popen(
                 [sys.executable, "-m", "topowatch_monitor.demo.trainer", *arguments],

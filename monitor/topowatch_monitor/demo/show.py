@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LIMIT_SECONDS = 240.0
+PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 SETTLE_SECONDS = 30.0  # for the last samples to reach the daemon's results
 
 
@@ -64,11 +65,15 @@ def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict
     """Show the live table until every run has ended and its last step is analysed."""
     deadline = time.monotonic() + LIMIT_SECONDS
     settled_by: float | None = None
+    next_line = 0.0
     with httpx.Client(base_url=processes.http, timeout=10.0) as client, Live(console=console, auto_refresh=False) as live:
         while time.monotonic() < deadline:
             processes.check()
             runs = {run["run"]: run for run in client.get("/api/v1/runs").raise_for_status().json()["runs"]}
-            live.update(live_table(JOBS, runs, steps), refresh=True)
+            live.update(live_table(JOBS, runs, steps), refresh=console.is_terminal)
+            if not console.is_terminal and time.monotonic() >= next_line:
+                next_line = time.monotonic() + PLAIN_SECONDS
+                console.print("  ".join(f"{name}: step {run['step']}" for name, run in runs.items()) or "training …")
             if len(runs) == len(JOBS) and all(run["state"] == "ended" for run in runs.values()):
                 return runs
             if settled_by is None and all(trainer.poll() == 0 for trainer in processes.trainers.values()):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Values in a level; 32 bring the noise of a level down to a fifth of that of a value.
 WIDTH = 32
+# Values that say enough of the noise of levels; after an early minimum, what follows it has to help.
+ENOUGH = 16 * WIDTH
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ class Lowest:
         level: mean of the 32 (or more) values at which it is lowest, in the unit of the loss.
         step: step of the last of them.
         noise: standard deviation of single values around the curve, robust, as it was up to that step.
+        level_noise: standard deviation of such means, likewise. It is above noise/√32 where neighbouring values go up
+            and down together or now and then one is very large.
     """
 
     level: float
     step: int
     noise: float
+    level_noise: float
 
 
 def curve_of(series: Series) -> Curve:
@@ -72,6 +77,15 @@ def noise_of(values: NDArray[np.float64]) -> float:
     return float(np.median(np.abs(np.diff(values)))) * 1.4826 / 2**0.5
 
 
+def noise_of_levels(values: NDArray[np.float64]) -> float:
+    """Robust standard deviation of means of 32 neighbours, put higher where there are few of them."""
+    blocks = len(values) // WIDTH
+    if blocks < 3:
+        return noise_of(values)
+    means = values[len(values) - blocks * WIDTH :].reshape(blocks, WIDTH).mean(axis=1)
+    return noise_of(means) * (1 + 4 / (blocks - 1))
+
+
 def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Series) -> Lowest | None:
     if len(values) < WIDTH:
         return None
@@ -85,8 +99,10 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     if len(old) and np.isfinite(old).any():
         place = int(np.nanargmin(old))
         if old[place] < level:
-            return Lowest(float(old[place]), int(series.old_steps[place]), noise_of(values[:256]))
-    return Lowest(level, int(steps[end - 1]), noise_of(values[max(0, end - 256) : end]))
+            level_noise = max(noise_of(old[np.isfinite(old)]), noise_of_levels(values))
+            return Lowest(float(old[place]), int(series.old_steps[place]), noise_of(values[:256]), level_noise)
+    until = values[:end] if end >= ENOUGH else values
+    return Lowest(level, int(steps[end - 1]), noise_of(values[max(0, end - 256) : end]), noise_of_levels(until))
 
 
 def was_low(history: History, share: float = 0.5, floor: float = 0.5) -> bool:

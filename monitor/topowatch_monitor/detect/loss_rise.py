@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 class LossRiseThresholds:
     """When a rise counts: a cumulative sum (CUSUM) of the excess over the lowest level.
 
-    One unit is the larger of the noise of single values and `share` of the way down from where the loss began.
+    One unit is the largest of: the noise of single values, `levels` times that of levels (means of 32 values), and
+    `share` of the way down from where the loss began.
 
     Attributes:
-        minimum_values: finite values of the loss before it may fire, so that there is a level to leave.
+        minimum_values: finite values of the loss before it may fire: three levels, so that there is one to leave and a
+            notion of its noise.
+        levels: standard deviations. The lowest of many levels lies 3 below the curve by chance, and the present one may
+            lie 2 above it.
         share: of the descent so far, 0 to 1. Rises within 5 % of it are the usual wandering at convergence.
-        allowance: units of excess that are free. The lowest of many levels lies about half a unit below the curve.
+        allowance: units of excess that are free, so that what wanders within the noise adds nothing.
         clip: units that one value can add at most, so that no single batch decides.
         alarm: units. With `allowance` and `clip`, a jump fires in 7 values and an excess of 2 units in 24.
     """
 
-    minimum_values: int = 64
+    minimum_values: int = 96
+    levels: float = 5.5
     share: float = 0.05
     allowance: float = 1.0
     clip: float = 4.0
@@ -47,7 +52,7 @@ def detect(history: History, active: bool, thresholds: LossRiseThresholds) -> st
     if not len(after):
         return None
     descent = max(curve.initial - lowest.level, abs(lowest.level))
-    unit = max(lowest.noise, thresholds.share * descent)
+    unit = max(lowest.noise, thresholds.levels * lowest.level_noise, thresholds.share * descent)
     if unit <= 0:
         unit = float(np.finfo(np.float64).tiny)
     level = float(after[-WIDTH:].mean())

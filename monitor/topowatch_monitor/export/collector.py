@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.export.registry import Metric
 
 MAX_LABEL_CHARACTERS = 200
+NO_TENANT = ("", "default")  # ingest calls it "default" where nobody has said who sends
 VERDICTS = ("healthy", "starting", "warning", "unstable", "lost")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -108,7 +109,7 @@ def _family(metric: Metric) -> Family:
 
 def _labels(run: Mapping[str, Any]) -> dict[str, str]:
     labels = {"group": clean(run["group"]), "run": clean(run["run"])}
-    return {"tenant": clean(run["tenant"]), **labels} if run["tenant"] else labels
+    return labels if run["tenant"] in NO_TENANT else {"tenant": clean(run["tenant"]), **labels}
 
 
 def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:

@@ -150,7 +150,7 @@ class Fleet:
 
     def _merged(self, view: RunView | None, summary: IngestSummary | None, now: float) -> FleetRun:
         """Put what ingest has seen since over what the engine has analysed, then apply the clock."""
-        merged = view.copy() if view is not None else _unseen(summary)
+        merged = view.copy() if view is not None else unseen(summary)
         analysed = merged["samples"]
         if summary is not None:
             merged["samples"], merged["rejected"] = summary.samples, summary.rejected
@@ -162,8 +162,8 @@ class Fleet:
         return cast("FleetRun", {**seen, "analysed": analysed, "verdict": verdict(seen)})
 
 
-def _unseen(summary: IngestSummary | None) -> RunView:
-    """Return the view of a run that the engine has not looked at yet."""
+def unseen(summary: IngestSummary | None) -> RunView:
+    """Return the view of a run that the engine has not looked at yet; everything in it that can be unknown is."""
     if summary is None:
         raise ValueError("a run has a view or a summary")
     why = "nothing of this run has been analysed yet"

@@ -19,7 +19,7 @@ class Metric:
     help: str
 
 
-# --- by run and group; a `tenant` label joins them where a run has a tenant ---
+# --- by run and group; a `tenant` label joins them where a run has a tenant of its own ---
 RUN_INFO = Metric(
     "topowatch_run_info",
     "gauge",

@@ -56,8 +56,8 @@ class RunTable:
         """Build the table, ordered by step.
 
         Columns: `step`; `received_at` (of the step's sample, UTC; null between samples); one float64 column a scalar;
-        `weights` and, where probes were sent, `representation`: float32 lists of the sketch dimension, null where there
-        is no sample or not every rank's part has come. A scalar named as one of these gets the prefix `scalar_`.
+        `weights` and, where probes were sent, `representation`: float32 lists of the sketch's numbers, null where
+        there is no sample or not every rank's part has come. A scalar named as one of these gets the prefix `scalar_`.
 
         Raises:
             ValueError: there is no run in the records.
@@ -84,10 +84,10 @@ class RunTable:
         for name in sorted(scalars):
             title = f"scalar_{name}" if name in FIXED else name
             columns[title] = pa.array([scalars[name].get(step) for step in steps], pa.float64())
-        columns["weights"] = self._vectors(steps, {step: self._sum(ranks) for step, ranks in samples.items()})
+        columns["weights"] = _vectors(steps, {step: self._sum(ranks) for step, ranks in samples.items()})
         representation = {step: _predictions(ranks.get(self._descriptor.rank)) for step, ranks in samples.items()}
         if any(vector is not None for vector in representation.values()):
-            columns["representation"] = self._vectors(steps, representation)
+            columns["representation"] = _vectors(steps, representation)
         return pa.table(columns, metadata={"topowatch": json.dumps(self._metadata())})
 
     def _span(self, rank: int, incarnation: int) -> Span:
@@ -103,15 +103,16 @@ class RunTable:
         total: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32)
         return total
 
-    def _vectors(self, steps: list[int], vectors: Mapping[int, NDArray[np.float32] | None]) -> pa.Array:
-        dimension = self._descriptor.sketch.dimension if self._descriptor else 0
-        return pa.array([vectors.get(step) for step in steps], pa.list_(pa.float32(), dimension))
-
     def _metadata(self) -> dict[str, Any]:
         if self._descriptor is None:
             return {}
         key = self._descriptor.key
         return {"tenant": key.tenant, "group": key.group, "run": key.run, "labels": dict(self._descriptor.labels)}
+
+
+def _vectors(steps: list[int], vectors: Mapping[int, NDArray[np.float32] | None]) -> pa.Array:
+    # Not a fixed-size list: pyarrow cannot read one with nulls back from Parquet ("Expected all lists to be of size").
+    return pa.array([vectors.get(step) for step in steps], pa.list_(pa.float32()))
 
 
 def _predictions(sample: sample_pb2.Sample | None) -> NDArray[np.float32] | None:

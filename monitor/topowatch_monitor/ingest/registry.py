@@ -47,7 +47,7 @@ class RunSummary:
         last_step: highest step of the ranks' newest lives; None before the first sample.
         last_received_at: Unix seconds of the last item; None before the first.
         opened_at: Unix seconds at which the first descriptor came.
-        ended: whether the run finished by itself and was not taken up again.
+        ended: whether the lowest rank's newest life finished by itself; a job that attaches again begins a newer one.
         descriptor: of the lowest rank's newest life.
     """
 
@@ -129,9 +129,6 @@ class Registry:
         place = (descriptor.rank, descriptor.incarnation)
         writer = run.writers.get(place)
         if writer is None:
-            if progress is None and all(descriptor.incarnation > incarnation for _, incarnation in run.writers):
-                for older in run.writers.values():
-                    older.ended = False
             writer = run.writers[place] = Writer(descriptor, received_at, SeqWindow(descriptor.first_seq))
             self.writer_count += 1
         writer.descriptor = descriptor
@@ -189,6 +186,7 @@ def _summary(name: RunName, run: Run) -> RunSummary:
     newest: dict[int, Writer] = {}
     for (rank, _), writer in sorted(run.writers.items(), key=lambda entry: entry[0]):
         newest[rank] = writer
+    leading = newest[min(newest)]
     writers = run.writers.values()
     received = max(writer.last_received_at for writer in writers)
     step = max(writer.last_step for writer in newest.values())
@@ -203,8 +201,8 @@ def _summary(name: RunName, run: Run) -> RunSummary:
         last_step=step if step != NO_STEP else None,
         last_received_at=received / 1e9 if received else None,
         opened_at=min(writer.opened_at for writer in writers) / 1e9,
-        ended=any(writer.ended for writer in writers),
-        descriptor=newest[min(newest)].descriptor,
+        ended=leading.ended,
+        descriptor=leading.descriptor,
     )
 
 

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from topowatch_protos.v1 import ingest_pb2 as pb
 
@@ -83,10 +83,10 @@ async def start_server(ingest: Ingest, address: str) -> tuple[grpc.aio.Server, i
                 SERVICE,
                 {
                     "StreamBatches": grpc.stream_stream_rpc_method_handler(
-                        service.stream_batches, response_serializer=Message.SerializeToString
+                        service.stream_batches, response_serializer=pb.StreamBatchesResponse.SerializeToString
                     ),
                     "PushBatch": grpc.unary_unary_rpc_method_handler(
-                        service.push_batch, response_serializer=Message.SerializeToString
+                        service.push_batch, response_serializer=pb.PushBatchResponse.SerializeToString
                     ),
                 },
             ),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 SEGMENT_NAME = re.compile(r"\d{20}\.seg")
 TEMPORARY = ".tmp"
-# A page that does not reach the device takes along the older bytes that share it; no page is expected to be larger.
-PAGE_BYTES = 65536
 
 
 class Record(NamedTuple):
@@ -72,7 +70,7 @@ class Log:
         self._head_end = 0  # bytes of the segment's head
         self._end = 0  # bytes of the segment that count
         self._sealed_bytes = 0  # of the segments before
-        self._suspect = False  # bytes behind `_end`, or pages before it, may be other than we think
+        self._suspect = False  # there may be bytes behind `_end`
         self._entry_suspect = False  # the segment's directory entry may not be on the device
         self.repaired_bytes = 0
 
@@ -198,19 +196,12 @@ class Log:
             raise LogUnavailable(f"cannot write the log: {error.strerror or error}") from error
 
     def _make_sound(self) -> None:
-        """After a failure, put the segment on the device as we know it.
-
-        A failed flush may leave pages that look clean in memory and never reach the device: those that hold bytes that
-        count are written again.
-        """
+        """After a failure, cut off what does not count and flush what was not flushed."""
         if self._entry_suspect:
             self._disk.sync_directory(self._directory)
             self._entry_suspect = False
         if self._suspect:
-            path = segment_path(self._directory, self._first)
             self._file.truncate(self._end)
-            start = self._end - self._end % PAGE_BYTES
-            self._file.overwrite(start, self._disk.read(path, start, self._end - start))
             self._file.sync()
             self._suspect = False
 

@@ -163,12 +163,11 @@ def sublevel_persistence(grid: ArrayLike) -> NDArray[np.float64]:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return np.empty((0, 3))
-    span = max(1.0, float(finite.max() - finite.min()))
-    never = float(finite.max()) + span
+    never = float(np.nextafter(finite.max(), np.inf))
     from gtda.homology import CubicalPersistence  # here for the same reason as giotto-ph
 
     cells = _cells(np.where(np.isinf(values), never, values))
-    cubical = CubicalPersistence(homology_dimensions=(0, 1), reduced_homology=False)
+    cubical = CubicalPersistence(homology_dimensions=(0, 1), reduced_homology=False, infinity_values=np.inf)
     bars: NDArray[np.float64] = np.asarray(cubical.fit_transform(cells[None])[0], dtype=np.float64)
     bars = bars[bars[:, 0] < never]
     bars[bars[:, 1] >= never, 1] = np.inf

@@ -1,0 +1,479 @@
+"""The command line: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+from topowatch_monitor.cli import main
+from topowatch_monitor.commands.compare import differences
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.view import at
+from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
+from topowatch_monitor.export.http import create_app
+from topowatch_monitor.export.run_table import RunTable
+from topowatch_monitor.simulate import RunPlan, descriptor, synthetic_run
+from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.log import Log, Record
+from topowatch_monitor.store.recording import write_recording
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2, sample_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMANDS = ("serve", "demo", "runs", "show", "simulate", "replay", "export", "sync", "forward", "doctor", "config")
+CLOSED = "http://127.0.0.1:1"
+Run = Callable[..., tuple[int, str, str]]  # arguments to (exit status, standard output, standard error)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process."""
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def records_of(plan: RunPlan, incarnation: int = 1, start_step: int = 0, first_seq: int = 0) -> list[Record]:
+    """What a daemon would log of the run."""
+    described = descriptor(plan, incarnation=incarnation, started_at=1000.0)
+    described.start_step = start_step
+    opened = log_pb2.RunOpened(descriptor=described)
+    opened.received_at.FromSeconds(1000)
+    records = [Record(0, LogKind.RUN_OPENED, opened.SerializeToString())]
+    for number, item in enumerate(synthetic_run(plan, started_at=1000.0)):
+        stored = log_pb2.StoredItem(key=described.key, incarnation=incarnation, seq=first_seq + number, item=item)
+        stored.received_at.FromSeconds(1001 + number)
+        records.append(Record(number + 1, LogKind.STORED_ITEM, stored.SerializeToString()))
+    return records
+
+
+def state_of(plan: RunPlan, records: list[Record]) -> RunState:
+    state = RunState(plan.tenant, plan.group, plan.run)
+    for record in records:
+        state.apply(record.kind, record.payload)
+    return state
+
+
+class Served:
+    """A real HTTP server over a fleet that the test fills."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet(at)
+        app = create_app(self.fleet, stats=DaemonStats, not_ready=list, now=lambda: 1100.0)
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.close()
+
+
+def view(run: str = "a", group: str = "g", **changes: Any) -> Any:
+    made = unseen(IngestSummary(tenant="", group=group, run=run, samples=0, last_received_at=1095.0))
+    return {**made, "step": 40, "samples": 10, "loss": 0.5, **changes}
+
+
+# Help
+
+
+def test_help_lists_every_command(run: Run):
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in COMMANDS:
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("command", ["serve", "runs", "show", "simulate", "replay", "export", "config check"])
+def test_each_commands_help_has_an_example(run: Run, command: str):
+    status, out, _ = run(*command.split(), "--help")
+    assert status == 0
+    assert f"topowatch {command}" in out.replace(f"Usage: topowatch {command}", "")
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["runs", "--bogus"], ["show"], ["serve", "--shards", "x"]])
+def test_wrong_usage_ends_with_2_and_no_traceback(run: Run, arguments: list[str]):
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert "Traceback" not in err
+
+
+def test_version(run: Run):
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith("topowatch ")
+
+
+# The base install
+
+
+def in_base_install(*arguments: str) -> subprocess.CompletedProcess[str]:
+    hidden = "import sys; sys.modules['typer'] = None; "
+    code = hidden + f"from topowatch_monitor.cli import main; sys.exit(main({list(arguments)!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_without_the_monitors_dependencies_a_command_says_what_to_install():
+    done = in_base_install("runs")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'topowatch[monitor]'" in done.stderr
+
+
+def test_without_them_help_still_shows_what_there_is():
+    done = in_base_install("--help")
+    assert done.returncode == 0
+    for command in ("sync", "forward", "doctor", "pip install 'topowatch[monitor]'"):
+        assert command in done.stdout
+
+
+def test_a_defect_of_our_own_is_not_taken_for_a_missing_dependency(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "topowatch_monitor.commands.app", None)
+    with pytest.raises(ModuleNotFoundError):
+        main(["runs"])
+
+
+@pytest.mark.parametrize("command", ["sync", "forward", "doctor"])
+def test_the_clients_commands_are_passed_on(monkeypatch: pytest.MonkeyPatch, command: str):
+    given: list[list[str]] = []
+    fake = types.ModuleType("topowatch_client.cli")
+    fake.main = lambda arguments: given.append(list(arguments)) or 7  # type: ignore[attr-defined] # a stand-in
+    monkeypatch.setitem(sys.modules, "topowatch_client.cli", fake)
+    assert main([command, "/spool", "--endpoint", "h:1"]) == 7
+    assert given == [[command, "/spool", "--endpoint", "h:1"]]
+
+
+# Reading from a daemon
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["show", "a"], ["runs", "--json"]])
+def test_a_daemon_that_is_not_there_gives_one_sentence(run: Run, arguments: list[str]):
+    status, out, err = run(*arguments, "--url", CLOSED)
+    assert (status, out) == (2, "")
+    assert (
+        err == f"error: no daemon answers at {CLOSED}: start one with `topowatch serve`, or name another with --url\n"
+    )
+
+
+def test_an_address_that_is_none_is_explained(run: Run):
+    status, _, err = run("runs", "--url", "localhost:7071")
+    assert status == 2
+    assert "http://127.0.0.1:7071" in err
+
+
+def test_runs_shows_a_table_and_json(run: Run, served: Served):
+    flag = {"detector": "loss_rise", "severity": "critical", "since_step": 3, "reason": "because"}
+    served.fleet.update([view("calm"), view("[bold]wild[/bold]", flags=[flag], loss=2.5)])
+    status, out, _ = run("runs", "--url", served.url)
+    assert status == 0
+    assert "group g" in out
+    assert "✓ healthy" in out
+    assert "▲ unstable" in out
+    assert "loss rise" in out
+    assert "[bold]wild[/bold]" in out
+    status, out, _ = run("runs", "--url", served.url, "--json")
+    assert [one["run"] for one in json.loads(out)["runs"]] == ["[bold]wild[/bold]", "calm"]
+
+
+def test_runs_of_an_empty_daemon_say_how_to_begin(run: Run, served: Served):
+    status, out, _ = run("runs", "--url", served.url)
+    assert status == 0
+    assert "attach" in out
+
+
+def test_show_lays_out_everything_with_reasons(run: Run, served: Served):
+    flag = {"detector": "loss_rise", "severity": "critical", "since_step": 1234, "reason": "0.5 above [its] minimum"}
+    served.fleet.update(
+        [view(flags=[flag], scalars={"lr": 0.001}, overhead_ratio=0.003, interval=8, results={"accuracy": 0.97})]
+    )
+    status, out, _ = run("show", "a", "--url", served.url)
+    assert status == 0
+    for words in ("since step 1,234: 0.5 above [its] minimum", "lr", "0.001", "0.30 %", "every 8 steps", "0.97"):
+        assert words in out
+    status, out, _ = run("show", "a", "--url", served.url, "--json")
+    assert json.loads(out)["flags"] == [flag]
+
+
+def test_show_passes_the_daemons_answer_on(run: Run, served: Served):
+    served.fleet.update([view("a", "g1"), view("a", "g2")])
+    status, _, err = run("show", "a", "--url", served.url)
+    assert status == 1
+    assert "g1, g2" in err
+    assert "--group" in err
+    assert run("show", "a", "--group", "g2", "--url", served.url)[0] == 0
+    status, _, err = run("show", "b", "--url", served.url)
+    assert status == 1
+    assert "no run 'b'" in err
+
+
+# Settings
+
+
+def test_config_check_shows_where_each_setting_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("TOPOWATCH_MONITOR_SHARDS", "5")
+    file = tmp_path / "t.toml"
+    file.write_text("lost_seconds = 60\n")
+    status, out, _ = run("config", "check", str(file), "--json")
+    assert status == 0
+    settings = json.loads(out)["settings"]
+    assert settings["shards"] == {"value": 5, "from": "environment TOPOWATCH_MONITOR_SHARDS"}
+    assert settings["lost_seconds"] == {"value": 60.0, "from": f"file {file}"}
+    assert settings["grpc"] == {"value": "127.0.0.1:7070", "from": "default"}
+    status, out, _ = run("config", "check", str(file))
+    assert status == 0
+    assert "TOPOWATCH_MONITOR_SHARDS" in out
+
+
+def test_config_check_and_serve_name_a_wrong_setting(run: Run, tmp_path: Path):
+    file = tmp_path / "t.toml"
+    file.write_text("shard = 60\n")
+    status, out, err = run("config", "check", str(file))
+    assert (status, out) == (1, "")
+    assert "did you mean shards" in err
+    status, out, _ = run("config", "check", str(file), "--json")
+    assert status == 1
+    assert "did you mean shards" in json.loads(out)["error"]
+    status, _, err = run("serve", "--config", str(file))
+    assert status == 2
+    assert "did you mean shards" in err
+
+
+def test_serve_hands_the_settings_to_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    given: list[Any] = []
+    fake = types.ModuleType("topowatch_monitor.serve")
+    fake.run = lambda settings: given.append(settings) or 3  # type: ignore[attr-defined] # a stand-in
+    monkeypatch.setitem(sys.modules, "topowatch_monitor.serve", fake)
+    flags = ("--data-dir", str(tmp_path), "--grpc", "[::1]:0", "--engine", "inline", "--shards", "4")
+    assert run("serve", *flags)[0] == 3
+    [settings] = given
+    assert (settings.data_dir, str(settings.grpc), settings.engine, settings.shards) == (
+        tmp_path,
+        "[::1]:0",
+        "inline",
+        4,
+    )
+
+
+# Simulation
+
+
+def test_simulate_without_a_daemon_gives_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("topowatch_monitor.commands.sending.CONNECT_SECONDS", 0.2)
+    status, _, err = run("simulate", "--endpoint", "127.0.0.1:1")
+    assert status == 2
+    assert "topowatch serve" in err
+    assert "Traceback" not in err
+
+
+# Recordings and exports
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    file = tmp_path / "a.twrun"
+    write_recording(file, records_of(RunPlan(run="a", group="g", samples=40, probes=4)))
+    return file
+
+
+def test_replay_shows_the_state_that_the_recording_implies(run: Run, recording: Path):
+    status, out, _ = run("replay", str(recording), "--json")
+    assert status == 0
+    replayed = json.loads(out)["view"]
+    assert (replayed["run"], replayed["step"], replayed["samples"], replayed["state"]) == ("a", 159, 40, "ended")
+    status, out, _ = run("replay", str(recording))
+    assert status == 0
+    assert "Path of the weights" in out
+
+
+def test_replay_verifies_against_a_restore_and_a_daemon(run: Run, recording: Path, served: Served):
+    plan = RunPlan(run="a", group="g", samples=40, probes=4)
+    served.fleet.update([state_of(plan, records_of(plan)).view()])
+    status, out, _ = run("replay", str(recording), "--verify", "--url", served.url)
+    assert status == 0, out
+    assert out.count("the same state from 42 records") == 2
+
+
+def test_replay_tells_what_differs_and_fails(run: Run, recording: Path, served: Served):
+    plan = RunPlan(run="a", group="g", samples=40, probes=4)
+    right = state_of(plan, records_of(plan)).view()
+    served.fleet.update([{**right, "step": 158, "path": {**right["path"], "length": right["path"]["length"] * 1.001}}])
+    status, out, _ = run("replay", str(recording), "--verify", "--url", served.url)
+    assert status == 1
+    assert "2 fields differ" in out
+    assert "path.length" in out
+    status, out, _ = run("replay", str(recording), "--verify", "--url", served.url, "--json")
+    assert status == 1
+    found = json.loads(out)["differences"]
+    assert [one["field"] for one in found[f"daemon at {served.url}"]] == ["path.length", "step"]
+    assert found["snapshot and restore half way"] == []
+
+
+def test_replay_of_several_runs_wants_to_know_which(run: Run, tmp_path: Path):
+    file = tmp_path / "two.twrun"
+    plans = [RunPlan(run=name, group="g", samples=3) for name in ("a", "b")]
+    write_recording(file, [record for plan in plans for record in records_of(plan)])
+    status, _, err = run("replay", str(file))
+    assert status == 2
+    assert "a, b" in err
+    status, out, _ = run("replay", str(file), "--run", "b", "--json")
+    assert json.loads(out)["view"]["samples"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"nonsense", "not a topowatch recording"), (b"TOPOSEG1", "no run")]
+)
+def test_a_file_that_is_no_recording_is_said_to_be(run: Run, tmp_path: Path, content: bytes | None, words: str):
+    file = tmp_path / "x.twrun"
+    if content is not None:
+        file.write_bytes(content)
+    status, _, err = run("replay", str(file))
+    assert status in {1, 2}
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory with runs a (in two groups) and b."""
+    log = Log.open(tmp_path / "data" / "log", OsDisk())
+    for name, group in (("a", "g1"), ("a", "g2"), ("b", "g1")):
+        records = records_of(RunPlan(run=name, group=group, samples=5))
+        log.append([(record.kind, record.payload) for record in records])
+    log.close()
+    return tmp_path / "data"
+
+
+def test_an_exported_recording_replays_to_the_same_state(run: Run, data_dir: Path, tmp_path: Path):
+    file = tmp_path / "b.twrun"
+    status, out, err = run("export", "b", str(file), "--data-dir", str(data_dir))
+    assert status == 0, err
+    assert "7 records" in out
+    status, out, _ = run("replay", str(file), "--json")
+    plan = RunPlan(run="b", group="g1", samples=5)
+    expected = state_of(plan, records_of(plan)).view()
+    assert differences(json.loads(out)["view"], json.loads(json.dumps(expected))) == []
+
+
+def test_an_exported_table_has_scalars_at_every_step_and_weights_at_samples(run: Run, data_dir: Path, tmp_path: Path):
+    file = tmp_path / "b.parquet"
+    assert run("export", "b", str(file), "--data-dir", str(data_dir))[0] == 0
+    table = pq.read_table(file)
+    assert table.column("step").to_pylist() == list(range(20))
+    assert table.column("loss").null_count == 0
+    weights = table.column("weights").to_pylist()
+    assert [step for step, value in enumerate(weights) if value is not None] == [3, 7, 11, 15, 19]
+    assert {len(value) for value in weights if value is not None} == {1021}
+    assert json.loads(table.schema.metadata[b"topowatch"])["run"] == "b"
+
+
+def test_export_explains_what_it_cannot_do(run: Run, data_dir: Path, tmp_path: Path):
+    where = ("--data-dir", str(data_dir))
+    status, _, err = run("export", "a", str(tmp_path / "a.twrun"), *where)
+    assert status == 1
+    assert "g1, g2" in err
+    assert run("export", "a", str(tmp_path / "a.twrun"), "--group", "g2", *where)[0] == 0
+    status, _, err = run("export", "zzz", str(tmp_path / "z.twrun"), *where)
+    assert status == 1
+    assert "no run 'zzz'" in err
+    status, _, err = run("export", "b", str(tmp_path / "b.csv"), *where)
+    assert status == 2
+    assert ".parquet" in err
+    status, _, err = run("export", "b", str(tmp_path / "missing" / "b.twrun"), *where)
+    assert status == 1
+    assert "cannot write" in err
+    status, _, err = run("export", "b", str(tmp_path / "b.twrun"), "--data-dir", str(tmp_path / "none"))
+    assert status == 2
+    assert "--data-dir" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.twrun", "data"]
+
+
+def test_a_table_leaves_out_what_a_later_life_superseded():
+    """A job that resumed at step 8 supersedes the first life's steps from there on."""
+    plan = RunPlan(run="a", group="g", samples=4, dimension=8)
+    first = records_of(plan, incarnation=1)
+    again = records_of(RunPlan(run="a", group="g", samples=4, dimension=8, seed=9), incarnation=2, start_step=8)
+    table = RunTable().add([*first, *again]).table()
+    steps = table.column("step").to_pylist()
+    assert steps == list(range(16))
+    loss = dict(zip(steps, table.column("loss").to_pylist(), strict=True))
+    one, two = (RunTable().add(records).table().column("loss").to_pylist() for records in (first, again))
+    assert [loss[step] for step in range(8)] == one[:8]
+    assert [loss[step] for step in range(8, 16)] == two[-8:]
+    assert one[8:] != two[-8:]
+
+
+def test_a_table_adds_up_the_parts_of_a_sharded_model():
+    """Ranks have incarnations of their own; a step at which a part is missing has no weights."""
+    records = []
+    for rank, steps in ((0, (3, 7)), (1, (3,))):
+        described = descriptor(RunPlan(run="a", group="g", dimension=2), incarnation=100 + rank)
+        described.rank, described.world_size, described.contributing_ranks = rank, 2, 2
+        records.append(Record(0, LogKind.RUN_OPENED, log_pb2.RunOpened(descriptor=described).SerializeToString()))
+        for step in steps:
+            sketch = sample_pb2.Sketch(values=np.array([1.0 + rank, step], "<f4").tobytes())
+            item = sample_pb2.Item(schema=1, sample=sample_pb2.Sample(step=step, weights=sketch))
+            stored = log_pb2.StoredItem(
+                key=described.key, rank=rank, incarnation=100 + rank, seq=step, item=item.SerializeToString()
+            )
+            records.append(Record(0, LogKind.STORED_ITEM, stored.SerializeToString()))
+    table = RunTable().add(records).table()
+    assert table.column("step").to_pylist() == [3, 7]
+    assert table.column("weights").to_pylist() == [[3.0, 6.0], None]
+
+
+# Comparing
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fields"),
+    [
+        ({"a": 1, "b": [1.0, {"c": "x"}]}, {"a": 1, "b": [1.0 + 1e-9, {"c": "x"}]}, []),
+        ({"a": 1.0}, {"a": 1.00001}, ["a"]),
+        ({"a": 1}, {"a": 2}, ["a"]),
+        ({"a": math.nan}, {"a": math.nan}, []),
+        ({"a": math.nan}, {"a": None}, ["a"]),
+        ({"a": True}, {"a": 1}, ["a"]),
+        ({"a": 1}, {"a": 1.0}, []),
+        ({"a": 1}, {}, ["a"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["a"]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ["a[0].b"]),
+        ({"a": "1"}, {"a": 1.0}, ["a"]),
+        ({"a": 0.0}, {"a": 1e-300}, ["a"]),
+    ],
+)
+def test_differences_are_exact_for_what_is_discrete(first: Any, second: Any, fields: list[str]):
+    assert [one.field for one in differences(first, second)] == fields

@@ -1,0 +1,199 @@
+"""Metrics made at scrape time, and their text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from topowatch_monitor.engine.view import at
+from topowatch_monitor.export import registry
+from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean
+from topowatch_monitor.export.exposition import render
+from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
+
+NOW = 1_000_000.0
+Scrape = Callable[..., dict[str, list[tuple[dict[str, str], float]]]]
+
+
+def view(run: str = "a", **changes: Any) -> Any:
+    made = unseen(IngestSummary(tenant="", group="g", run=run, samples=0, last_received_at=NOW))
+    return {**made, "step": 40, "samples": 10, "loss": 0.5, **changes}
+
+
+def flag(detector: str) -> dict[str, Any]:
+    return {"detector": detector, "severity": "warning", "since_step": 3, "reason": "because"}
+
+
+def collector_of(*views: Any, stats: DaemonStats | None = None) -> FleetCollector:
+    fleet = Fleet(at)
+    fleet.update(views)
+    return FleetCollector(fleet, lambda: stats or DaemonStats(), lambda: NOW, "1.2.3")
+
+
+def series(collector: FleetCollector) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """What Prometheus would read, by series name."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(render(collector.collect()).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def full(run: str = "a") -> Any:
+    path = {
+        "length": 3.0,
+        "h0_total_persistence": 2.0,
+        "h1_total_persistence": 0.25,
+        "dimension": 1.5,
+        "points": 9,
+        "resolution": 0.1,
+    }
+    return view(run, path=path, overhead_ratio=0.003, dropped=4)
+
+
+def test_a_run_has_every_metric_that_is_known():
+    found = series(collector_of(full()))
+    labels = {"group": "g", "run": "a"}
+    assert found["topowatch_run_step"] == [(labels, 40.0)]
+    assert found["topowatch_run_loss"] == [(labels, 0.5)]
+    assert found["topowatch_run_last_sample_timestamp_seconds"] == [(labels, NOW)]
+    assert found["topowatch_client_overhead_ratio"] == [(labels, 0.003)]
+    assert found["topowatch_client_dropped_samples_total"] == [(labels, 4.0)]
+    assert found["topowatch_path_length"] == [(labels, 3.0)]
+    assert found["topowatch_h0_total_persistence"] == [(labels, 2.0)]
+    assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
+    assert found["topowatch_ph_dimension"] == [(labels, 1.5)]
+    assert found["topowatch_minimum_unstable"] == [(labels, 0.0)]
+    assert found["topowatch_run_info"] == [({**labels, "state": "live", "verdict": "healthy"}, 1.0)]
+
+
+def test_what_is_unknown_has_no_series():
+    found = series(collector_of(view(loss=None, step=None)))
+    for name in ("run_step", "run_loss", "client_overhead_ratio", "path_length", "ph_dimension"):
+        assert f"topowatch_{name}" not in found
+
+
+def test_a_loss_that_is_not_a_number_is_shown_as_such():
+    [(_, value)] = series(collector_of(view(loss=math.nan)))["topowatch_run_loss"]
+    assert math.isnan(value)
+    [(_, value)] = series(collector_of(view(loss=math.inf)))["topowatch_run_loss"]
+    assert value == math.inf
+
+
+def test_detectors_have_series_only_while_they_are_active():
+    assert "topowatch_detector_active" not in series(collector_of(view()))
+    found = series(collector_of(view(flags=[flag("loss_rise"), flag("stalled_run")])))
+    assert [labels["detector"] for labels, _ in found["topowatch_detector_active"]] == ["loss_rise", "stalled_run"]
+
+
+def test_runs_are_counted_by_verdict_with_zeros():
+    found = series(collector_of(view("a"), view("b", minimum_unstable=True), view("c")))
+    counts = {labels["verdict"]: value for labels, value in found["topowatch_cluster_runs"]}
+    assert counts == {"healthy": 2, "unstable": 1, "warning": 0, "lost": 0, "starting": 0}
+
+
+def test_a_tenant_is_a_label_where_there_is_one():
+    found = series(collector_of(view(), view(tenant="physics")))
+    labels = [labels for labels, _ in found["topowatch_run_step"]]
+    assert {"group": "g", "run": "a"} in labels
+    assert {"tenant": "physics", "group": "g", "run": "a"} in labels
+
+
+def test_a_run_never_has_more_series_than_promised_and_what_is_left_out_is_counted():
+    collector = collector_of(view(flags=[flag(f"detector_{number:02d}") for number in range(50)]))
+    found = series(collector)
+    mine = [one for samples in found.values() for one in samples if one[0].get("run") == "a"]
+    assert len(mine) == registry.MAX_SERIES_PER_RUN
+    [(_, first)] = found["topowatch_series_dropped_total"]
+    assert first == 50 + 6 - registry.MAX_SERIES_PER_RUN
+    [(_, second)] = series(collector)["topowatch_series_dropped_total"]
+    assert second == 2 * first
+
+
+def test_names_that_fall_together_do_not_break_the_scrape():
+    """Two series with equal labels make Prometheus refuse a whole scrape; the second run is left out and counted."""
+    found = series(collector_of(view("a\x01"), view("a\x02")))
+    assert len(found["topowatch_run_step"]) == 1
+    assert found["topowatch_series_dropped_total"][0][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("plain", "plain"), ("tab\there", "tab�here"), ("\ud800", "�"), ("é ü 字", "é ü 字"), ("a\u2028b", "a�b")],
+)
+def test_label_values_are_cleaned(text: str, expected: str):
+    assert clean(text) == expected
+
+
+def test_long_label_values_are_cut():
+    assert len(clean("x" * 1000)) == MAX_LABEL_CHARACTERS
+
+
+def test_the_daemons_own_figures():
+    stats = DaemonStats(
+        ingest_ready=False,
+        samples_total=7,
+        rejected_total={"not_finite": 2, "malformed": 1},
+        bytes_total=9000,
+        ack_seconds_buckets=((0.1, 3), (1.0, 5), (math.inf, 6)),
+        ack_seconds_sum=4.5,
+        shard_lag_samples=11,
+        shard_restarts_total=1,
+        log_bytes=12345,
+        series_dropped_total=2,
+    )
+    found = series(collector_of(stats=stats))
+    assert found["topowatch_ingest_ready"] == [({}, 0.0)]
+    assert found["topowatch_ingest_samples_total"] == [({}, 7.0)]
+    assert found["topowatch_ingest_rejected_total"] == [({"reason": "malformed"}, 1.0), ({"reason": "not_finite"}, 2.0)]
+    assert found["topowatch_ingest_bytes_total"] == [({}, 9000.0)]
+    assert found["topowatch_shard_lag_samples"] == [({}, 11.0)]
+    assert found["topowatch_shard_restarts_total"] == [({}, 1.0)]
+    assert found["topowatch_log_bytes"] == [({}, 12345.0)]
+    assert found["topowatch_series_dropped_total"] == [({}, 2.0)]
+    assert found["topowatch_build_info"] == [({"version": "1.2.3"}, 1.0)]
+    assert found["topowatch_ack_seconds_bucket"] == [({"le": "0.1"}, 3), ({"le": "1.0"}, 5), ({"le": "+Inf"}, 6)]
+    assert found["topowatch_ack_seconds_count"] == [({}, 6.0)]
+    assert found["topowatch_ack_seconds_sum"] == [({}, 4.5)]
+
+
+def test_only_registered_metrics_are_exported_with_their_registered_labels():
+    stats = DaemonStats(rejected_total={"x": 1}, ack_seconds_buckets=((math.inf, 0),))
+    known = {metric.name: metric for metric in registry.METRICS}
+    exported = set()
+    for family in collector_of(full(), view("b", flags=[flag("loss_rise")]), stats=stats).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        metric = known[name]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels)
+            exported.add(name)
+    assert exported == set(known)
+
+
+def test_the_text_says_the_same_as_prometheus_clients_own():
+    """Our faster writer against prometheus_client's, on names that need escapes and numbers of every kind."""
+    stats = DaemonStats(ack_seconds_buckets=((0.5, 1), (math.inf, 2)), ack_seconds_sum=1e-9, log_bytes=10**17)
+    collector = collector_of(
+        full('quote " backslash \\ n'),
+        view("b", loss=math.nan, flags=[flag("x")]),
+        view("c", loss=-math.inf),
+        view("d", loss=1e300),
+        stats=stats,
+    )
+    theirs = CollectorRegistry(auto_describe=False)
+    theirs.register(collector)
+
+    def parsed(text: str) -> list[Any]:
+        families = text_string_to_metric_families(text)
+        return [
+            (family.name, family.type, family.documentation, sample.name, sample.labels, repr(sample.value))
+            for family in families
+            for sample in family.samples
+        ]
+
+    assert parsed(render(collector.collect()).decode()) == parsed(generate_latest(theirs).decode())

@@ -1,0 +1,165 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import httpx
+import pytest
+from topowatch_monitor.engine.view import at
+from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
+from topowatch_monitor.export.http import create_app, dumps
+
+NOW = 1_000_000.0
+
+
+def view(run: str = "a", group: str = "g", **changes: Any) -> Any:
+    made = unseen(IngestSummary(tenant="", group=group, run=run, samples=0, last_received_at=NOW))
+    return {**made, "step": 40, "samples": 10, "loss": 0.5, **changes}
+
+
+class Daemon:
+    """An application over a fleet that the test fills, asked in memory."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet(at)
+        self.reasons: list[str] = []
+        self._app = create_app(
+            self.fleet, stats=DaemonStats, not_ready=lambda: self.reasons, now=lambda: NOW, version="1.2.3"
+        )
+
+    def get(self, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
+                return await client.request(method, path, headers=headers)
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+def test_runs_are_listed_in_order_and_by_group(daemon: Daemon):
+    daemon.fleet.update([view("b", "g2"), view("a", "g1")])
+    answer = daemon.get("/api/v1/runs").json()
+    assert answer["now"] == NOW
+    assert [run["run"] for run in answer["runs"]] == ["a", "b"]
+    assert [run["run"] for run in daemon.get("/api/v1/runs?group=g2").json()["runs"]] == ["b"]
+
+
+def test_a_run_has_the_fields_that_others_depend_on(daemon: Daemon):
+    flag = {"detector": "loss_rise", "severity": "critical", "since_step": 3, "reason": "because"}
+    daemon.fleet.update([view(flags=[flag], minimum_unstable=True)])
+    run = daemon.get("/api/v1/runs/a").json()
+    for name in ("run", "group", "labels", "state", "step", "samples", "dropped", "minimum_unstable", "verdict"):
+        assert name in run
+    assert run["instability_score"] is None
+    assert run["flags"] == [flag]
+    assert {"length", "h0_total_persistence", "h1_total_persistence", "dimension"} <= run["path"].keys()
+    assert {"label", "p_value", "outlier", "abstained"} <= run["path_class"].keys()
+    assert {"metric", "value", "lower", "upper", "abstained", "reason"} <= run["forecast"].keys()
+
+
+def test_numbers_that_json_cannot_say_become_null(daemon: Daemon):
+    daemon.fleet.update([view(loss=math.nan, scalars={"loss": math.nan, "lr": math.inf, "x": 1.0})])
+    run = daemon.get("/api/v1/runs/a").json()
+    assert run["loss"] is None
+    assert run["scalars"] == {"loss": None, "lr": None, "x": 1.0}
+
+
+@pytest.mark.parametrize("name", ["with space", "40 % labels", "a?b#c&d=e", "字", "..", '"><script>', "a+b"])
+def test_any_allowed_name_can_be_asked_for(daemon: Daemon, name: str):
+    daemon.fleet.update([view(name)])
+    from urllib.parse import quote
+
+    path = quote(name, safe="").replace("..", "%2E%2E")
+    assert daemon.get(f"/api/v1/runs/{path}").json()["run"] == name
+
+
+def test_an_ambiguous_name_is_answered_with_its_groups(daemon: Daemon):
+    daemon.fleet.update([view("a", "g1"), view("a", "g2")])
+    answer = daemon.get("/api/v1/runs/a")
+    assert answer.status_code == 409
+    assert answer.json()["groups"] == ["g1", "g2"]
+    assert "?group=" in answer.json()["error"]
+    assert daemon.get("/api/v1/runs/a?group=g2").json()["group"] == "g2"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/api/v1/runs/nope", "'nope'"),
+        ("/api/v1/runs/a?group=nope", "in group 'nope'"),
+        ("/api/v1/groups/nope/classes", "'nope'"),
+        ("/api/v1/groups/nope/forecast", "'nope'"),
+        ("/nothing/here", "Not Found"),
+    ],
+)
+def test_what_is_not_there_is_answered_in_a_sentence(daemon: Daemon, path: str, words: str):
+    daemon.fleet.update([view()])
+    answer = daemon.get(path)
+    assert answer.status_code == 404
+    assert words in answer.json()["error"]
+
+
+def test_only_reading_is_allowed(daemon: Daemon):
+    answer = daemon.get("/api/v1/runs", method="POST")
+    assert answer.status_code == 405
+    assert "error" in answer.json()
+
+
+@pytest.mark.parametrize("part", ["classes", "forecast"])
+def test_groups_abstain_with_a_reason(daemon: Daemon, part: str):
+    daemon.fleet.update([view("a"), view("b")])
+    answer = daemon.get(f"/api/v1/groups/g/{part}").json()
+    assert answer["abstained"] is True
+    assert "this version" in answer["reason"]
+    assert [run["run"] for run in answer["runs"]] == ["a", "b"]
+    assert all(run["abstained"] for run in answer["runs"])
+
+
+def test_readiness_says_why_not_and_health_does_not_care(daemon: Daemon):
+    assert daemon.get("/-/ready").status_code == 200
+    daemon.reasons = ["the log cannot be written: No space left on device"]
+    answer = daemon.get("/-/ready")
+    assert answer.status_code == 503
+    assert "No space left on device" in answer.text
+    assert daemon.get("/-/healthy").status_code == 200
+
+
+def test_metrics_answer_in_the_text_format_while_not_ready(daemon: Daemon):
+    daemon.fleet.update([view()])
+    daemon.reasons = ["starting"]
+    answer = daemon.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert 'topowatch_run_loss{group="g",run="a"} 0.5\n' in answer.text
+    assert 'topowatch_build_info{version="1.2.3"} 1.0\n' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/runs", "/api/v1/runs/nope", "/-/ready", "/nothing"])
+def test_every_answer_has_security_headers(daemon: Daemon, path: str):
+    headers = daemon.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_an_internal_error_shows_no_traceback(daemon: Daemon):
+    broken = view()
+    del broken["path"]
+    daemon.fleet.update([broken])
+    answer = daemon.get("/metrics")
+    assert answer.status_code == 500
+    assert "Traceback" not in answer.text
+    assert "internal error" in answer.json()["error"]
+
+
+def test_text_that_is_no_unicode_does_not_break_json():
+    assert b"?" in dumps({"name": "\ud800"})

@@ -1,0 +1,255 @@
+"""The fold sketch: linear over any cut of the weights, the same everywhere, and faithful to distances."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from topowatch_client.sketch import DIMENSION, FoldSketch, canonical_name, signs, splitmix64
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TRIALS = 300
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Kernels this small only wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def slow_sketch(name: str, values: torch.Tensor, seed: int = 0, dim: int = DIMENSION) -> np.ndarray:
+    """The definition, element by element: every element of a one-hot tensor shows its sign and its bucket."""
+    fold = FoldSketch(seed, dim)
+    flat = values.reshape(-1)
+    total = np.zeros(dim)
+    for index, value in enumerate(flat.tolist()):
+        one = fold.slice(name, torch.ones(1), offset=index)
+        assert one.abs().sum() == 1
+        assert one[index % dim].abs() == 1
+        total[index % dim] += float(one[index % dim]) * value
+    return total
+
+
+def test_equals_its_definition_element_by_element() -> None:
+    values = torch.randn(37, 11)
+    np.testing.assert_allclose(
+        FoldSketch(dim=101).slice("w", values).numpy(), slow_sketch("w", values, dim=101), atol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), size=st.integers(1, 300_000))
+def test_slices_add_up_to_the_whole(data: st.DataObject, size: int) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), max_size=5)))
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    fold = FoldSketch()
+    parts = torch.zeros(DIMENSION)
+    for first, behind in zip([0, *cuts], [*cuts, size], strict=True):
+        parts += fold.slice("layer.weight", values[first:behind], offset=first)
+    torch.testing.assert_close(parts, fold.slice("layer.weight", values), atol=1e-3, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), shape=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_boxes_that_tile_a_parameter_add_up_to_the_whole(data: st.DataObject, shape: list[int]) -> None:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+    fold = FoldSketch(dim=31)
+    parts = torch.zeros(31)
+    edges = [sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=2))}) for size in shape]
+    counts = [len(edge) - 1 for edge in edges]
+    for number in np.ndindex(*counts):
+        starts = [edge[i] for edge, i in zip(edges, number, strict=True)]
+        ends = [edge[i + 1] for edge, i in zip(edges, number, strict=True)]
+        block = values[tuple(slice(s, e) for s, e in zip(starts, ends, strict=True))]
+        parts += fold.box("w", block, shape, starts)
+    torch.testing.assert_close(parts, fold.slice("w", values), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_boxes_of_a_large_tensor_add_up_along_any_dimension(dimension: int) -> None:
+    """Large enough that a box is pasted in several chunks and, along the last dimension, index by index."""
+    values = torch.randn(3, 1200, 1100)
+    fold = FoldSketch()
+    parts = torch.zeros(DIMENSION)
+    start = 0
+    for block in values.tensor_split(2, dimension):
+        starts = [0, 0, 0]
+        starts[dimension] = start
+        parts += fold.box("w", block, values.shape, starts)
+        start += block.shape[dimension]
+    torch.testing.assert_close(parts, fold.slice("w", values), atol=2e-2, rtol=1e-4)
+
+
+def test_is_linear() -> None:
+    fold = FoldSketch()
+    a, b = torch.randn(5000), torch.randn(5000)
+    torch.testing.assert_close(
+        fold.slice("w", 2 * a - b), 2 * fold.slice("w", a) - fold.slice("w", b), atol=1e-4, rtol=0
+    )
+
+
+def test_depends_on_name_and_seed_only() -> None:
+    values = torch.randn(4000)
+    same = FoldSketch(3).slice("w", values)
+    assert torch.equal(FoldSketch(3).slice("w", values), same)
+    assert not torch.allclose(FoldSketch(4).slice("w", values), same)
+    assert not torch.allclose(FoldSketch(3).slice("v", values), same)
+
+
+def test_known_numbers_never_change() -> None:
+    """Sketches of different client versions, platforms and torch versions are compared with one another."""
+    assert splitmix64(np.array([0, 1], dtype=np.uint64)).tolist() == [16294208416658607535, 10451216379200822465]
+    assert signs(7, 12).tolist() == [1, 1, 1, -1, 1, -1, 1, 1, 1, -1, 1, 1]
+    fold = FoldSketch(seed=5, dim=11).slice("layer.weight", torch.arange(2000, dtype=torch.float32))
+    assert fold.tolist() == [-5665, 11829, 27521, -8971, -30577, -7315, 16495, -6995, 15, -19099, -8946]
+
+
+@pytest.mark.parametrize(
+    "name", ["module.a.weight", "_orig_mod.a.weight", "module._orig_mod.a.weight", "a._orig_mod.weight"]
+)
+def test_wrappers_do_not_change_names(name: str) -> None:
+    values = torch.randn(300)
+    assert canonical_name(name) == "a.weight"
+    assert torch.equal(FoldSketch().slice(name, values), FoldSketch().slice("a.weight", values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_are_read_as_they_are(dtype: torch.dtype) -> None:
+    values = torch.randn(200_000).to(dtype)
+    torch.testing.assert_close(
+        FoldSketch().slice("w", values), FoldSketch().slice("w", values.float()), atol=1e-3, rtol=1e-5
+    )
+
+
+def test_memory_layout_does_not_matter() -> None:
+    values = torch.randn(64, 96, 15, 15)
+    changed = values.to(memory_format=torch.channels_last)
+    assert not changed.is_contiguous()
+    torch.testing.assert_close(FoldSketch().slice("w", changed), FoldSketch().slice("w", values), atol=1e-2, rtol=1e-5)
+
+
+def test_rows_of_the_matrix_add_up_to_the_model() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(300, 700), torch.nn.BatchNorm1d(700), torch.nn.Linear(700, 3))
+    fold = FoldSketch()
+    parameters = list(model.named_parameters())
+    rows = fold.matrix(parameters)
+    assert rows.shape == (len(parameters), DIMENSION)
+    torch.testing.assert_close(rows.sum(0), fold.model(model.named_parameters()), atol=1e-4, rtol=1e-5)
+    for row, (name, values) in zip(rows, parameters, strict=True):
+        torch.testing.assert_close(row, fold.slice(name, values), atol=1e-5, rtol=1e-5)
+        if values.numel() <= DIMENSION:
+            torch.testing.assert_close(row.norm(), values.norm())
+
+
+def test_the_kernel_of_accelerators_agrees_with_that_of_the_cpu() -> None:
+    fold = FoldSketch()
+    values = torch.randn(fold._block * 3)
+    result = torch.zeros(DIMENSION)
+    fold._gather(fold._windows("w", 3), values, result)
+    torch.testing.assert_close(result, fold.slice("w", values), atol=1e-2, rtol=1e-4)
+
+
+def test_an_empty_tensor_is_zero_and_gradients_are_not_recorded() -> None:
+    assert not FoldSketch().slice("w", torch.zeros(0)).any()
+    assert not FoldSketch().slice("w", torch.randn(5, requires_grad=True)).requires_grad
+    assert FoldSketch().slice("w", torch.tensor(2.0)).abs().sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "starts"), [((4, 4), (3, 0)), ((4, 4), (-1, 0)), ((4,), (0,)), ((2, 2, 2), (0, 0, 0))]
+)
+def test_a_box_outside_its_parameter_is_refused(shape: tuple[int, ...], starts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"lie within|differ in dimensions"):
+        FoldSketch().box("w", torch.ones(2, 2), shape, starts)
+    with pytest.raises(ValueError, match="element 0"):
+        FoldSketch().slice("w", torch.ones(2), offset=-1)
+
+
+def differences(kind: str, random: torch.Generator) -> torch.Tensor:
+    """One structured difference of a 384 × 512 matrix, whose width has a factor in common with powers of two."""
+    rows, columns = 384, 512
+    u, v = torch.randn(rows, 1, generator=random), torch.randn(1, columns, generator=random)
+    if kind == "gaussian":
+        return torch.randn(rows, columns, generator=random)
+    if kind == "rank-one":
+        return u @ v
+    if kind == "relu rank-one":
+        return u.relu() @ v.relu()
+    if kind == "sign of rank-one":
+        return (u @ v).sign()
+    if kind == "constant":
+        return torch.ones(rows, columns)
+    delta = torch.zeros(rows, columns)
+    if kind == "heavy row":
+        delta[int(torch.randint(rows, (1,), generator=random))] = 1 + v[0].abs()
+    elif kind == "heavy column":
+        delta[:, int(torch.randint(columns, (1,), generator=random))] = 1 + u[:, 0].abs()
+    elif "sparse" in kind:
+        chosen = torch.randperm(rows * columns, generator=random)[:20]
+        sizes = torch.randn(20, generator=random)
+        delta.view(-1)[chosen] = sizes if kind == "uneven 20-sparse" else sizes.sign()
+    else:
+        inputs = torch.randn(64, columns, generator=random)
+        weights = torch.randn(rows, columns, generator=random) / columns**0.5
+        activity = inputs @ weights.T
+        gradient = ((activity.relu() - 1) * (activity > 0)).T @ inputs / 64
+        delta = gradient if kind == "relu gradient" else gradient / (gradient.abs() + 1e-8)
+    return delta
+
+
+@pytest.mark.parametrize(
+    ("kind", "bar"),
+    [
+        ("gaussian", 0.08),
+        ("rank-one", 0.08),
+        ("relu rank-one", 0.08),
+        ("sign of rank-one", 0.08),
+        ("heavy row", 0.08),
+        ("heavy column", 0.08),
+        ("20-sparse", 0.08),
+        ("uneven 20-sparse", 0.12),  # two large elements that share a bucket: the limit of one bucket an element
+        ("relu gradient", 0.08),
+        ("first adam step", 0.08),
+        ("constant", 0.12),
+    ],
+)
+def test_distances_survive_whatever_the_difference_looks_like(kind: str, bar: float) -> None:
+    """The 99th percentile of the relative error of ‖Δ‖, over differences and names, stays within the bar."""
+    random = torch.Generator().manual_seed(1)
+    fold = FoldSketch()
+    errors = []
+    for trial in range(TRIALS):
+        delta = differences(kind, random)
+        errors.append(abs(float(fold.slice(f"block.{trial}.weight", delta).norm() / delta.norm()) - 1))
+    assert np.quantile(errors, 0.99) <= bar
+
+
+def test_distances_along_a_real_path_survive() -> None:
+    """Consecutive weights of a small network in training, all parameters together, under 40 seeds."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    inputs, targets = torch.randn(512, 64), torch.randint(0, 10, (512,))
+    path = []
+    for _ in range(11):
+        path.append({name: values.detach().clone() for name, values in model.named_parameters()})
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    errors = []
+    for seed in range(40):
+        fold = FoldSketch(seed)
+        points = [fold.model(weights.items()) for weights in path]
+        for step in range(10):
+            true = torch.sqrt(sum((path[step + 1][name] - path[step][name]).square().sum() for name in path[0]))
+            errors.append(abs(float((points[step + 1] - points[step]).norm() / true) - 1))
+    assert np.quantile(errors, 0.99) <= 0.08
