@@ -78,7 +78,7 @@ UserPath = Annotated[Path, BeforeValidator(_expand)]
 
 
 class Settings(BaseSettings):
-    """Everything that the daemon can be told. Each field is a flag, a variable and a key of the file."""
+    """Everything that the daemon can be told: each field is a key of the file and a variable, the usual ones flags."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True

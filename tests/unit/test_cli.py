@@ -342,6 +342,15 @@ def test_replay_tells_what_differs_and_fails(run: Run, recording: Path, served: 
     assert found["snapshot and restore half way"] == []
 
 
+def test_replay_looks_as_far_as_the_daemon_was_told_to(run: Run, recording: Path, tmp_path: Path):
+    file = tmp_path / "t.toml"
+    file.write_text("path_window = 8\n")
+    _, out, _ = run("replay", str(recording), "--config", str(file), "--verify", "--json")
+    answer = json.loads(out)
+    assert answer["view"]["path"]["points"] == 8
+    assert answer["differences"] == {"snapshot and restore half way": []}
+
+
 def test_replay_of_several_runs_wants_to_know_which(run: Run, tmp_path: Path):
     file = tmp_path / "two.twrun"
     plans = [RunPlan(run=name, group="g", samples=3) for name in ("a", "b")]

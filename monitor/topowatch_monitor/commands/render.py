@@ -68,11 +68,8 @@ def runs_table(runs: Sequence[Mapping[str, Any]], now: float, width: int = 120) 
     tables: list[RenderableType] = []
     for group in sorted({run["group"] for run in runs}):
         members = [run for run in runs if run["group"] == group]
-        tables.append(
-            Text.assemble(
-                ("group ", "dim"), (group, "bold"), (f"  {len(members)} runs" if len(members) > 1 else "", "dim")
-            )
-        )
+        count = f"  {len(members)} runs" if len(members) > 1 else ""
+        tables.append(Text.assemble(("group ", "dim"), (group, "bold"), (count, "dim")))
         tables.append(Padding(_group_table(members, now, wide=width >= 100), (0, 0, 1, 0)))
     return Group(*tables)
 
@@ -135,9 +132,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     if run["representation"]:
         parts += _section("Path of the representation", _path(run["representation"]))
     scalars: dict[str, str | Text] = {"loss": _loss(run), "probe loss": number(run["probe_loss"])}
-    scalars |= {
-        name: number(value) for name, value in sorted(run["scalars"].items()) if name not in {"loss", "probe_loss"}
-    }
+    others = run["scalars"].keys() - {"loss", "probe_loss"}
+    scalars |= {name: number(run["scalars"][name]) for name in sorted(others)}
     parts += _section("Scalars, latest", scalars)
     parts += _section(
         "Cost of watching",

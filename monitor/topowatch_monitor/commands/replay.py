@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from topowatch_monitor import config
 from topowatch_monitor.commands.compare import Difference, differences
 from topowatch_monitor.commands.daemon import fetch_run
 from topowatch_monitor.commands.output import CommandError, console, print_json
@@ -22,6 +23,7 @@ from topowatch_monitor.export.http import dumps
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from topowatch_monitor.engine.run_state import RunSettings
     from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.store.log import Record
 
@@ -41,6 +43,12 @@ def replay(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="With --verify: compare with this daemon's state of the run too.")
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="The daemon's TOML file, where its windows are not the defaults."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Compute a run's state from a recording, without a daemon, and show it as `topowatch show` does.
@@ -56,11 +64,12 @@ def replay(
     """
     if url is not None and not verify:
         raise CommandError("--url is for --verify: add it, or use `topowatch show`", status=2)
+    settings = _run_settings(config_file)
     key, records = _read(file, run, group)
-    view = _view_of(key, records)
+    view = _view_of(key, records, settings)
     checks: dict[str, list[Difference]] = {}
     if verify:
-        restored = _view_of(key, records, restore_at=len(records) // 2)
+        restored = _view_of(key, records, settings, restore_at=len(records) // 2)
         checks["snapshot and restore half way"] = differences(view, restored)
     if url is not None:
         served = fetch_run(url, view["run"], view["group"])
@@ -112,15 +121,28 @@ def _read(file: Path, run: str | None, group: str | None) -> tuple[Key, list[Rec
     return key, list(of_run(records, key))
 
 
-def _view_of(key: Key, records: Sequence[Record], restore_at: int | None = None) -> RunView:
+def _run_settings(file: Path | None) -> RunSettings:
+    """Return how much of a run a daemon with this config file looks at."""
+    from topowatch_monitor.engine.path_state import PathSettings
+    from topowatch_monitor.engine.run_state import RunSettings
+
+    try:
+        told = config.load(file=file).settings
+    except config.ConfigError as error:
+        raise CommandError(str(error), status=2) from None
+    path = PathSettings(window=told.path_window, h1_every=told.h1_every, h1_landmarks=told.h1_landmarks)
+    return RunSettings(path=path, history=told.history_window)
+
+
+def _view_of(key: Key, records: Sequence[Record], settings: RunSettings, restore_at: int | None = None) -> RunView:
     """Apply `records` to a new state and return its view; replaced by its own snapshot before record `restore_at`."""
     from topowatch_monitor.engine import codec
     from topowatch_monitor.engine.run_state import RunState
 
-    state = RunState(*key)
+    state = RunState(*key, settings)
     for number, record in enumerate(records):
         if number == restore_at:
-            state = RunState.from_state(codec.decode(codec.encode(state.state_dict())))
+            state = RunState.from_state(codec.decode(codec.encode(state.state_dict())), settings)
         state.apply(record.kind, record.payload)
     return state.view()
 

@@ -82,8 +82,14 @@ def noise_of_levels(values: NDArray[np.float64]) -> float:
     blocks = len(values) // WIDTH
     if blocks < 3:
         return noise_of(values)
-    means = values[len(values) - blocks * WIDTH :].reshape(blocks, WIDTH).mean(axis=1)
-    return noise_of(means) * (1 + 4 / (blocks - 1))
+    return _bend(values[len(values) - blocks * WIDTH :].reshape(blocks, WIDTH).mean(axis=1))
+
+
+def _bend(means: NDArray[np.float64]) -> float:
+    """Noise of levels from their second differences: those of a steady descent or rise are zero."""
+    if len(means) < 3:
+        return 0.0
+    return float(np.median(np.abs(np.diff(means, 2)))) * 1.4826 / 6**0.5 * (1 + 4 / (len(means) - 2))
 
 
 def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Series) -> Lowest | None:
@@ -99,7 +105,7 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     if len(old) and np.isfinite(old).any():
         place = int(np.nanargmin(old))
         if old[place] < level:
-            level_noise = max(noise_of(old[np.isfinite(old)]), noise_of_levels(values))
+            level_noise = max(_bend(old[np.isfinite(old)]), noise_of_levels(values))
             return Lowest(float(old[place]), int(series.old_steps[place]), noise_of(values[:256]), level_noise)
     until = values[:end] if end >= ENOUGH else values
     return Lowest(level, int(steps[end - 1]), noise_of(values[max(0, end - 256) : end]), noise_of_levels(until))

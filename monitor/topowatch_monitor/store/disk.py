@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING, Protocol
@@ -135,6 +136,8 @@ class OsDisk:
         if path.is_dir():
             return
         self.make_directory(path.parent)
+        if path.exists():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.mkdir(mode=0o750, exist_ok=True)
         self.sync_directory(path.parent)
 
