@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -93,7 +94,11 @@ def _sync(directory: Path, endpoint: str | None, timeout: float) -> int:
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     watcher = _Patience(timeout)
     plan = Plan(
-        grace_seconds=0.0, include_offline=True, wait_for_writers=False, endpoint=endpoint or _chosen_endpoint()
+        grace_seconds=0.0,
+        orphan_seconds=math.inf,
+        include_offline=True,
+        wait_for_writers=False,
+        endpoint=endpoint or _chosen_endpoint(),
     )
     forwarder = asyncio.run(serve(directory, plan, watcher.look))
     if forwarder is None:

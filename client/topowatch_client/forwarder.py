@@ -104,10 +104,10 @@ class Forwarder:
                 now = time.monotonic()
                 alive = self._plan.wait_for_writers and any(spool.writer_alive(path) for path in self._open())
                 alive_at = now if alive else alive_at
-                busy_at = now if alive or not self._drained() else busy_at
-                if not self._plan.stay and (
-                    now - busy_at >= self._plan.grace_seconds or now - alive_at >= self._plan.orphan_seconds
-                ):
+                busy = alive or not self._drained()
+                busy_at = now if busy else busy_at
+                done = not busy and now - busy_at >= self._plan.grace_seconds
+                if not self._plan.stay and (done or now - alive_at >= self._plan.orphan_seconds):
                     return
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), _SCAN_SECONDS)

@@ -20,9 +20,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import run_pb2, sample_pb2
-from topowatch_protos.v1.ingest_pb2_grpc import IngestServiceStub
 
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
@@ -30,6 +27,9 @@ from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import run_pb2, sample_pb2
+from topowatch_protos.v1.ingest_pb2_grpc import IngestServiceStub
 
 DIMENSION = 1021
 BAR_RATE = 20_000
@@ -137,8 +137,12 @@ def main() -> int:
         output, _ = daemon.communicate()
         report = json.loads(output)
     p50, p99 = np.quantile(latencies, [0.5, 0.99])
-    print(f"machine    {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {platform.python_version()}")
-    print(f"load       {options.writers} writers x {options.window} unacked batches of {options.batch} samples of 4 KiB")
+    print(
+        f"machine    {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {platform.python_version()}"
+    )
+    print(
+        f"load       {options.writers} writers x {options.window} unacked batches of {options.batch} samples of 4 KiB"
+    )
     print(f"rate       {rate:,.0f} samples/s acked and on disk (bar: {BAR_RATE:,})")
     print(f"ack        p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms (bar: {BAR_P99 * 1e3:.0f} ms)")
     print(f"daemon CPU {report['cpu'] / report['samples'] * 1e6:.1f} µs a sample")

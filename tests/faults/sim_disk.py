@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECTOR = 64  # bytes that reach the device together; small, so that short writes tear too
 
@@ -180,7 +183,7 @@ class SimDisk:
 
     # Disk
 
-    def make_directory(self, path: Path) -> None:
+    def make_directory(self, path: Path) -> None:  # noqa: ARG002 (there is one directory)
         self.operate("make_directory")
 
     def create(self, path: Path) -> SimFile:
@@ -218,7 +221,7 @@ class SimDisk:
         self._find(path)
         self._change(path, None)
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: Path) -> None:  # noqa: ARG002 (there is one directory)
         self.operate("sync_directory")
         for entry, inode in self._pending:
             _apply(self._stored_entries, entry, inode)

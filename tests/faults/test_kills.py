@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
+import secrets
 import socket
 import subprocess
 import sys
@@ -205,7 +205,9 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # Ray asks for this where an address is named
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     one = Cluster(tmp_path)
     one.start()
     yield one

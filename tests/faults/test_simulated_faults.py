@@ -1,4 +1,4 @@
-"""Writers, a bad network, a bad disk and a daemon that dies at any point, simulated from a seed without clock or threads.
+"""Writers, a bad network, a bad disk and a daemon that dies anywhere: simulated from a seed, without clock or threads.
 
 What has to hold afterwards: every acked item is in the log exactly once and as it was sent, in order for writers that
 wait for each ack, and nothing else is there.
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.store.log import Log, LogUnavailable
 from topowatch_monitor.store.reader import LogReader
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +112,9 @@ class Writer:
         """Put one more batch on the stream, if the window and the spool allow."""
         if self.stream is None or len(self.in_flight) >= self.window:
             return
-        seqs = [seq for seq in range(self.next_seq, len(self.items)) if seq not in self.dropped][: self.rng.randint(1, 6)]
+        seqs = [seq for seq in range(self.next_seq, len(self.items)) if seq not in self.dropped][
+            : self.rng.randint(1, 6)
+        ]
         if not seqs:
             return
         incarnation, first_seq = self._incarnation(seqs[0])
@@ -125,12 +127,12 @@ class Writer:
         )  # fmt: skip
         if self.introduced != incarnation:
             self.introduced = incarnation
-            batch.descriptor.CopyFrom(
-                run_pb2.RunDescriptor(
-                    key=key, rank=self.rank, world_size=2, incarnation=incarnation, writer_uuid=self.uuid,
-                    first_seq=first_seq,
-                )  # fmt: skip
-            )
+            batch.descriptor.key.CopyFrom(key)
+            batch.descriptor.rank = self.rank
+            batch.descriptor.world_size = 2
+            batch.descriptor.incarnation = incarnation
+            batch.descriptor.writer_uuid = self.uuid
+            batch.descriptor.first_seq = first_seq
         self.next_seq = seqs[-1] + 1
         self.in_flight.append(batch)
         self.stream.up.append(batch)
@@ -340,5 +342,7 @@ def test_every_acked_item_is_in_the_log_exactly_once(seed: int) -> None:
 def test_enough_faults_were_injected(capsys: pytest.CaptureFixture[str]) -> None:
     """The runs above are worth something: they met at least 10,000 faults."""
     with capsys.disabled():
-        print(f"\nsimulated faults: {injected.total():,} ({', '.join(f'{n:,} {what}' for what, n in injected.items())})")
+        print(
+            f"\nsimulated faults: {injected.total():,} ({', '.join(f'{n:,} {what}' for what, n in injected.items())})"
+        )
     assert injected.total() >= FAULTS

@@ -7,104 +7,25 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from concurrent import futures
 from typing import TYPE_CHECKING
 
-import grpc
 import pytest
-from topowatch_client import messages, spool
+
+from client_daemon import RecordingDaemon, eventually
+from topowatch_client import messages, spawn, spool
 from topowatch_client.cli import main
 from topowatch_client.spool_reader import SpoolReader
-from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc, sample_pb2
+from topowatch_protos import framing
+from topowatch_protos.v1 import ingest_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
-class Daemon(ingest_pb2_grpc.IngestServiceServicer):
-    """Records batches and answers as told; a run has to be described first, as with the real one."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, dict[int, bytes]] = {}
-        self.lives: dict[tuple[str, int], tuple[int, int]] = {}  # (writer, seq) -> (incarnation, start step)
-        self.known: dict[tuple[str, int], int] = {}
-        self.tokens: set[str | None] = set()
-        self.script: list[ingest_pb2.Ack] = []
-        self.batches = 0
-        self.forget = False
-        self.silent = threading.Event()
-        self.port = 0
-        self._lock = threading.Lock()
-        self._server: grpc.Server | None = None
-
-    def start(self, options: tuple[tuple[str, int], ...] = ()) -> Daemon:
-        self._server = grpc.server(futures.ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 0), *options))
-        ingest_pb2_grpc.add_IngestServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        self._server.start()
-        return self
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop(0).wait()
-            self._server = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def seqs(self) -> list[int]:
-        with self._lock:
-            return sorted(seq for items in self.items.values() for seq in items)
-
-    def bodies(self) -> list[sample_pb2.Item]:
-        with self._lock:
-            return [
-                sample_pb2.Item.FromString(item) for items in self.items.values() for _, item in sorted(items.items())
-            ]
-
-    def StreamBatches(self, request_iterator, context):  # noqa: N802, ANN001, ANN201 -- the generated name
-        metadata = dict(context.invocation_metadata())
-        for request in request_iterator:
-            with self._lock:
-                self.tokens.add(metadata.get("authorization"))
-                ack = self._answer(request.batch)
-            if not self.silent.is_set():
-                yield ingest_pb2.StreamBatchesResponse(ack=ack)
-
-    def _answer(self, batch: ingest_pb2.Batch) -> ingest_pb2.Ack:
-        self.batches += 1
-        if self.forget:
-            self.known.clear()
-            self.forget = False
-        if batch.HasField("descriptor"):
-            self.known[batch.writer_uuid, batch.incarnation] = batch.descriptor.start_step
-        if (batch.writer_uuid, batch.incarnation) not in self.known:
-            return ingest_pb2.Ack(batch_id=batch.id, status=ingest_pb2.ACK_STATUS_UNKNOWN_RUN)
-        if self.script:
-            ack = self.script.pop(0)
-            ack.batch_id = batch.id
-            if ack.status != ingest_pb2.ACK_STATUS_STORED:
-                return ack
-        else:
-            ack = ingest_pb2.Ack(batch_id=batch.id, status=ingest_pb2.ACK_STATUS_STORED)
-        refused = {rejection.seq for rejection in ack.rejections}
-        items = self.items.setdefault(batch.writer_uuid, {})
-        for envelope in batch.items:
-            if envelope.seq not in refused:
-                items[envelope.seq] = envelope.item
-                start = self.known[batch.writer_uuid, batch.incarnation]
-                self.lives[batch.writer_uuid, envelope.seq] = (batch.incarnation, start)
-        return ack
-
-
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    server = Daemon().start()
+def daemon() -> Iterator[RecordingDaemon]:
+    server = RecordingDaemon().start()
     yield server
     server.stop()
 
@@ -112,13 +33,6 @@ def daemon() -> Iterator[Daemon]:
 @pytest.fixture
 def spool_dir(tmp_path: Path) -> Path:
     return tmp_path / "spool"
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def writer(spool_dir: Path, endpoint: str, name: str = "w", mode: str = "online", **changes: int) -> spool.SpoolWriter:
@@ -167,3 +81,238 @@ def test_ships_a_closed_spool_and_leaves_nothing_behind(daemon, spool_dir, forwa
     assert process.wait(20) == 0
     assert daemon.seqs == list(range(50))
     assert not spooled.directory.exists()
+
+
+def test_a_killed_forwarder_is_followed_by_another_that_goes_on(daemon, spool_dir, forwarder) -> None:
+    """SIGKILL in mid-stream: the next one starts from the cursor, and nothing is missing."""
+    spooled = writer(spool_dir, daemon.endpoint)
+    first = forwarder()
+    for step in range(30):
+        spooled.append(sample(step))
+    eventually(lambda: daemon.seqs == list(range(30)))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    for step in range(30, 60):
+        spooled.append(sample(step))
+    batches = daemon.batches
+    forwarder()
+    eventually(lambda: daemon.seqs == list(range(60)))
+    assert daemon.batches - batches <= 2  # what was acked is not sent again
+    spooled.close(ended=True)
+    eventually(lambda: not spooled.directory.exists())
+
+
+def test_an_answer_that_never_came_is_asked_for_again(daemon, spool_dir, forwarder) -> None:
+    """Stored but not answered for when the forwarder dies: sent again, and it is for the daemon to count it once."""
+    spooled = writer(spool_dir, daemon.endpoint)
+    daemon.silent.set()
+    first = forwarder()
+    spooled.append(sample(0))
+    eventually(lambda: daemon.seqs == [0])
+    assert spool.read_cursor(spooled.directory).get("next_seq", 0) == 0
+    first.kill()
+    first.wait()
+    daemon.silent.clear()
+    forwarder()
+    eventually(lambda: spooled.acked() == 1)
+    assert daemon.batches == 2
+    spooled.close(ended=True)
+
+
+def test_an_outage_is_waited_out(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    process = forwarder()
+    spooled.append(sample(0))
+    eventually(lambda: spooled.acked() == 1)
+    daemon.stop()
+    for step in range(1, 20):
+        spooled.append(sample(step))
+    eventually(lambda: spool.read_cursor(spooled.directory)["message"])
+    assert "127.0.0.1" in spool.read_cursor(spooled.directory)["message"]
+    daemon.known.clear()
+    daemon.start()
+    eventually(lambda: daemon.seqs == list(range(20)), 40)
+    eventually(lambda: spool.read_cursor(spooled.directory)["message"] == "")
+    spooled.close(ended=True)
+    assert process.wait(20) == 0
+
+
+def test_a_daemon_that_forgot_the_run_is_told_again(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    forwarder()
+    spooled.append(sample(0))
+    eventually(lambda: spooled.acked() == 1)
+    daemon.forget = True
+    spooled.append(sample(1))
+    eventually(lambda: daemon.seqs == [0, 1])
+    spooled.close(ended=True)
+
+
+def test_each_item_goes_under_the_incarnation_that_governs_it(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    for step in range(5):
+        spooled.append(sample(step))
+    spooled.begin(2, descriptor("w", incarnation=2, start_step=3, first_seq=5))
+    for step in range(3, 6):
+        spooled.append(sample(step))
+    spooled.close(ended=True)
+    assert forwarder().wait(20) == 0
+    assert [daemon.lives["w", seq] for seq in range(8)] == [(1, 0)] * 5 + [(2, 3)] * 3
+
+
+def test_refused_items_are_written_down_and_the_rest_arrives(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    for step in range(3):
+        spooled.append(sample(step))
+    refusal = ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_STORED)
+    refusal.rejections.add(seq=1, reason=ingest_pb2.REJECTION_REASON_NOT_FINITE, detail="weights")
+    daemon.script.append(refusal)
+    spooled.close(ended=True)
+    assert forwarder().wait(20) == 0
+    assert daemon.seqs == [0, 2]
+    (line,) = (spooled.directory / "rejected.log").read_text().splitlines()
+    assert json.loads(line)["seqs"] == [1]
+    assert json.loads(line)["reason"] == "not_finite: weights"
+    assert [path.name for path in spooled.directory.iterdir()] == ["rejected.log"]
+
+
+def test_a_malformed_batch_is_put_aside_and_can_be_read_later(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    spooled.append(sample(0))
+    daemon.script.append(ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_INVALID, detail="no such thing"))
+    forwarder()
+    eventually(lambda: spooled.acked() == 1)
+    spooled.append(sample(1))
+    spooled.close(ended=True)
+    eventually(lambda: daemon.seqs == [1])
+    (kept,) = spooled.directory.glob("quarantine-*.bin")
+    frames = list(framing.scan(kept.read_bytes()))
+    assert [frame.kind for frame in frames] == [framing.SpoolKind.DESCRIPTOR, framing.SpoolKind.ENVELOPE]
+    assert ingest_pb2.Envelope.FromString(frames[1].payload).item == sample(0)
+
+
+def test_a_fenced_stream_leaves_the_spool_alone(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    spooled.append(sample(0))
+    daemon.script.append(ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_FENCED))
+    process = forwarder()
+    assert process.wait(20) == 0
+    assert daemon.seqs == []
+    assert "another forwarder" in spool.read_cursor(spooled.directory)["message"]
+    assert [entry.seq for entry in SpoolReader(spooled.directory).read(1 << 20, 9)] == [0]
+
+
+def test_a_server_with_a_small_limit_gets_smaller_batches(spool_dir, forwarder) -> None:
+    server = RecordingDaemon().start((("grpc.max_receive_message_length", 30_000),))
+    try:
+        spooled = writer(spool_dir, server.endpoint)
+        for step in range(20):
+            spooled.append(sample(step, 50_000 if step == 7 else 5_000))
+        spooled.close(ended=True)
+        assert forwarder().wait(60) == 0
+        assert server.seqs == [step for step in range(20) if step != 7]
+        assert json.loads((spooled.directory / "rejected.log").read_text())["seqs"] == [7]
+    finally:
+        server.stop()
+
+
+def test_dropped_ranges_reach_the_daemon(daemon, spool_dir, forwarder) -> None:
+    """What overflowed before anything could be sent is known to the daemon afterwards, to the last number."""
+    spooled = writer(spool_dir, daemon.endpoint, max_bytes=1 << 16)
+    for step in range(100):
+        spooled.append(sample(step, 2000))
+    spooled.close(ended=True)
+    assert forwarder().wait(20) == 0
+    told: set[int] = set()
+    for item in daemon.bodies():
+        if item.HasField("dropped"):
+            told |= set(range(item.dropped.first_seq, item.dropped.last_seq + 1))
+    assert set(daemon.seqs) | told == set(range(spooled.next_seq))
+    assert spooled.dropped == len(told)
+
+
+def test_one_forwarder_a_directory_and_sigterm_ends_it(daemon, spool_dir, forwarder) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    first = forwarder()
+    eventually(lambda: spawn.forwarder_pid(spool_dir) == first.pid)
+    assert forwarder().wait(20) == 0
+    assert not spawn.ensure_forwarder(spool_dir)
+    assert first.poll() is None
+    first.terminate()
+    assert first.wait(20) == 0
+    assert spawn.forwarder_pid(spool_dir) is None
+    spooled.close(ended=True)
+
+
+def test_several_writers_are_shipped_at_once_and_new_ones_are_found(daemon, spool_dir, forwarder) -> None:
+    writers = [writer(spool_dir, daemon.endpoint, "a"), writer(spool_dir, daemon.endpoint, "b")]
+    process = forwarder()
+    for made in writers:
+        made.append(sample(0))
+    eventually(lambda: sorted(daemon.items) == ["a", "b"])
+    writers.append(writer(spool_dir, daemon.endpoint, "c"))
+    writers[-1].append(sample(0))
+    eventually(lambda: sorted(daemon.items) == ["a", "b", "c"])
+    for made in writers:
+        made.close(ended=True)
+    assert process.wait(20) == 0
+    assert spool.writer_directories(spool_dir) == []
+
+
+def test_the_token_travels_with_the_stream(daemon, spool_dir, forwarder, tmp_path) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    spooled.append(sample(0))
+    spooled.close(ended=True)
+    forwarder(TOPOWATCH_TOKEN="s3cret").wait(20)  # noqa: S106 -- a made-up one
+    (tmp_path / "token").write_text("from-a-file\n")
+    spooled = writer(spool_dir, daemon.endpoint, "v")
+    spooled.append(sample(0))
+    spooled.close(ended=True)
+    forwarder(TOPOWATCH_TOKEN_FILE=str(tmp_path / "token")).wait(20)
+    assert daemon.tokens == {"Bearer s3cret", "Bearer from-a-file"}
+
+
+def test_offline_spools_wait_for_sync(daemon, spool_dir, forwarder, capsys) -> None:
+    spooled = writer(spool_dir, "127.0.0.1:1", mode="offline")
+    for step in range(10):
+        spooled.append(sample(step))
+    spooled.close(ended=True)
+    assert forwarder(grace=0.1).wait(20) == 0
+    assert daemon.seqs == []
+    assert main(["sync", str(spool_dir), "--endpoint", daemon.endpoint]) == 0
+    assert daemon.seqs == list(range(10))
+    assert "10 items acknowledged" in capsys.readouterr().err
+    assert not spooled.directory.exists()
+    assert main(["sync", str(spool_dir), "--endpoint", daemon.endpoint]) == 0
+
+
+def test_sync_gives_up_on_a_daemon_that_is_not_there(spool_dir, capsys) -> None:
+    spooled = writer(spool_dir, "127.0.0.1:1", mode="offline")
+    spooled.append(sample(0))
+    spooled.close(ended=True)
+    assert main(["sync", str(spool_dir), "--endpoint", "127.0.0.1:1", "--timeout", "1"]) == 1
+    assert "UNAVAILABLE" in capsys.readouterr().err
+    assert [entry.seq for entry in SpoolReader(spooled.directory).read(1 << 20, 9)] == [0]
+
+
+def test_sync_of_a_directory_that_is_not_there_says_so(tmp_path, capsys) -> None:
+    assert main(["sync", str(tmp_path / "nowhere")]) == 1
+    assert "is no directory" in capsys.readouterr().err
+
+
+def test_forward_ships_for_as_long_as_it_runs(daemon, spool_dir) -> None:
+    """As a sidecar, offline spools included; SIGTERM ends it."""
+    code = f"from topowatch_client.cli import main; raise SystemExit(main(['forward', {str(spool_dir)!r}]))"
+    sidecar = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        for name in ("a", "b"):
+            spooled = writer(spool_dir, daemon.endpoint, name, mode="offline")
+            spooled.append(sample(0))
+            spooled.close(ended=True)
+            eventually(lambda made=spooled: not made.directory.exists())
+        assert sorted(daemon.items) == ["a", "b"]
+        sidecar.terminate()
+        assert sidecar.wait(20) == 0
+    finally:
+        sidecar.kill()
+        sidecar.wait()

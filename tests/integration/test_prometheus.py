@@ -25,7 +25,7 @@ class Prometheus:
     def __init__(self, directory: Path, target: str) -> None:
         config = (DEPLOY / "prometheus.yml").read_text()
         assert "127.0.0.1:7071" in config
-        config = config.replace("127.0.0.1:7071", target).replace("15s", "1s").replace("10s", "1s")
+        config = config.replace("127.0.0.1:7071", target).replace(": 10s", ": 1s").replace(": 5s", ": 1s")
         (directory / "prometheus.yml").write_text(config)
         shutil.copy(DEPLOY / "topowatch.rules.yml", directory)
         with socket.socket() as free:

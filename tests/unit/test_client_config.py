@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 from typing import TYPE_CHECKING
 
 import pytest
+
 from topowatch_client import config, identity
 from topowatch_client.config import Config, ConfigError, load
 

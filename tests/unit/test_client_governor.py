@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from topowatch_client.governor import Budget, Governor, power_of_two_above
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from topowatch_client.probes import Probe, ProbeError, ProbeSettings
 from topowatch_client.sketch import FoldSketch
-from torch import nn
 
 
 class Restless(nn.Module):
@@ -72,6 +73,7 @@ def test_leaves_no_trace() -> None:
 def test_leaves_no_trace_when_the_model_fails() -> None:
     model = Restless().train()
     modes = [module.training for module in model.modules()]
+    inputs = torch.randn(5, 6)
     state = torch.get_rng_state()
 
     def fail(_model: nn.Module, _inputs: torch.Tensor) -> None:
@@ -79,7 +81,7 @@ def test_leaves_no_trace_when_the_model_fails() -> None:
         raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError, match="out of luck"):
-        make(model, torch.randn(5, 6), forward=fail).run(frames=True)
+        make(model, inputs, forward=fail).run(frames=True)
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.inner[3]._forward_pre_hooks
@@ -116,7 +118,8 @@ def test_a_scalar_loss_gives_a_mean_and_no_losses_a_probe() -> None:
     inputs, targets = torch.randn(100, 6), torch.randint(4, (100,))
     result = make(model, inputs, targets, loss=nn.functional.cross_entropy).run()
     assert result.losses is None
-    assert result.mean_loss == pytest.approx(float(nn.functional.cross_entropy(model(inputs), targets)), abs=1e-5)
+    expected = nn.functional.cross_entropy(model(inputs), targets).item()
+    assert result.mean_loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_targets_there_are_predictions_and_no_losses() -> None:
@@ -126,7 +129,7 @@ def test_without_targets_there_are_predictions_and_no_losses() -> None:
 
 
 def test_language_models_are_seen_at_a_bounded_number_of_positions() -> None:
-    """130 sequences of 7 tokens have 910 positions; 256 of them are looked at, with mapping inputs, in micro-batches."""
+    """130 sequences of 7 tokens have 910 positions; 256 of them are looked at, in micro-batches of a mapping."""
     model = Languages()
     inputs = {"input_ids": torch.randint(11, (130, 7)), "attention_mask": torch.ones(130, 7)}
     probe = make(model, inputs, torch.randint(11, (130, 7)))

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+
 from topowatch_client.shipper import Backoff, Limits, Progress, Shipper
 from topowatch_client.spool_reader import Entry
 from topowatch_protos.v1 import ingest_pb2, run_pb2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from topowatch_protos import framing
 
 frames = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=60)), max_size=8)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from topowatch_client.sketch import DIMENSION, FoldSketch, canonical_name, signs, splitmix64
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from topowatch_client import messages, spool
 from topowatch_client.spool_reader import SpoolReader, segments_of
 from topowatch_protos import framing
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
     from topowatch_client.spool_reader import Entry
 
 

@@ -49,7 +49,7 @@ def learning_rate(step: int, steps: int, *, destabilise: bool) -> float:
     """0.02, and in a destabilised run climbing exponentially to `RAMP_FACTOR` times that."""
     first, last = (share * steps for share in RAMP)
     climbed = min(max((step - first) / (last - first), 0.0), 1.0) if destabilise else 0.0
-    return 0.02 * RAMP_FACTOR**climbed
+    return 0.02 * float(RAMP_FACTOR**climbed)
 
 
 def train(run: str, seed: int, steps: int, spoil: str | None) -> None:

@@ -24,7 +24,8 @@ class ExplodingUpdateThresholds:
         floor: ratio below which a jump does no harm; 1e-3 is usual, 0.05 moves the weights by a twentieth in one step.
         always: ratio that is too large for any run, whatever it did before: half of the weights in one step.
         persist: samples of which the median has to be over the threshold, so that one odd batch does not count.
-        release: ratio under which the last `release_samples` have to be (or under twice the run's median).
+        release: ratio under which the last `release_samples` have to be (or under twice the run's median, if that is
+            below half of `always`).
         release_samples: samples that have to be calm before it lets go.
     """
 
@@ -63,7 +64,7 @@ def detect(history: History, active: bool, thresholds: ExplodingUpdateThresholds
         return "the last update is not finite"
     known = ratios[np.isfinite(ratios)]
     if active:
-        calm = max(thresholds.release, 2 * float(np.median(known)))
+        calm = max(thresholds.release, min(2 * float(np.median(known)), thresholds.always / 2))
         largest = float(ratios[-thresholds.release_samples :].max())
         return None if largest <= calm else f"updates are {newest:.2g} of the weights"
     return _jump(known, thresholds) if len(known) >= max(thresholds.minimum_samples, thresholds.persist + 1) else None

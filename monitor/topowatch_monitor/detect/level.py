@@ -70,6 +70,14 @@ def curve_of(series: Series) -> Curve:
     return Curve(steps, values, len(values) + series.old_count, initial, first, _lowest(steps, values, series))
 
 
+def rolling_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of every 32 neighbours, by the first of them; none of fewer than 32 values."""
+    totals = np.cumsum(values)
+    sums: NDArray[np.float64] = totals[WIDTH - 1 :].copy()
+    sums[1:] -= totals[:-WIDTH]
+    return sums
+
+
 def noise_of(values: NDArray[np.float64]) -> float:
     """Robust standard deviation of the noise on a slowly moving curve, from the differences of neighbours."""
     if len(values) < 3:
@@ -95,10 +103,7 @@ def _bend(means: NDArray[np.float64]) -> float:
 def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Series) -> Lowest | None:
     if len(values) < WIDTH:
         return None
-    sums = np.cumsum(values)
-    levels = sums[WIDTH - 1 :].copy()
-    levels[1:] -= sums[:-WIDTH]
-    best = int(np.argmin(levels))
+    best = int(np.argmin(rolling_sums(values)))
     end = best + WIDTH
     level = float(values[best:end].mean())
     old = series.old

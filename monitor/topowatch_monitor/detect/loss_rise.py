@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.detect.level import WIDTH
+from topowatch_monitor.detect.level import WIDTH, rolling_sums
 
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
@@ -62,6 +62,9 @@ def detect(history: History, active: bool, thresholds: LossRiseThresholds) -> st
     )
     if active:
         return reason if level > lowest.level + thresholds.allowance * unit else None
+    # What was before the loss last came back is over: it must not count a second time.
+    calm = np.flatnonzero(rolling_sums(after) <= WIDTH * (lowest.level + thresholds.allowance * unit))
+    after = after[calm[-1] if len(calm) else 0 :]
     excess = np.clip((after - lowest.level) / unit - thresholds.allowance, -thresholds.clip, thresholds.clip)
     total = np.cumsum(excess)
     return reason if total[-1] - min(0.0, float(total.min())) >= thresholds.alarm else None

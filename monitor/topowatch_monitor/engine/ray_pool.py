@@ -35,23 +35,20 @@ class RayPool:
     def __init__(
         self, size: int, settings: RunSettings, address: str | None = None, *, processors: float = 1.0
     ) -> None:
-        own = (
-            {"num_cpus": max(1, round(size * processors)), "object_store_memory": OBJECT_STORE_BYTES}
-            if address is None
-            else {}
-        )
+        own = address is None
         ray.init(
             address=address or "local",
-            include_dashboard=False if address is None else None,
+            num_cpus=max(1, round(size * processors)) if own else None,
+            object_store_memory=OBJECT_STORE_BYTES if own else None,
+            include_dashboard=False if own else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
-            **own,
         )
         # An actor that Ray revived by itself would be empty, so Ray revives none.
         self._settings = settings
         self._actor_class = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0)(Shard)
-        self._actors = [self._actor_class.remote(self._settings) for _ in range(size)]
+        self._actors: list[Any] = [self._actor_class.remote(self._settings) for _ in range(size)]
 
     @property
     def size(self) -> int:

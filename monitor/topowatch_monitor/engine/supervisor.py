@@ -151,16 +151,16 @@ class InlineEngine:
 
     async def run(self) -> None:
         """Run the engine in a thread until cancelled; a failure in it ends the daemon with its traceback."""
-        self._loop = asyncio.get_running_loop()
-        ended = self._loop.create_future()
+        loop = self._loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
 
         def body() -> None:
-            error: BaseException | None = None
             try:
                 run_engine(self._dispatcher, self._link, time.monotonic)
-            except Exception as failure:  # noqa: BLE001 - handed to the event loop, which raises it
-                error = failure
-            self._loop.call_soon_threadsafe(ended.set_result if error is None else ended.set_exception, error)
+            except Exception as error:  # noqa: BLE001 - handed to the event loop, which raises it
+                loop.call_soon_threadsafe(ended.set_exception, error)
+            else:
+                loop.call_soon_threadsafe(ended.set_result, None)
 
         thread = threading.Thread(target=body, name="engine", daemon=True)
         thread.start()

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
-
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
 from topowatch_monitor.ingest.registry import (
     Registry,
@@ -22,6 +18,9 @@ from topowatch_monitor.ingest.registry import (
 )
 from topowatch_monitor.ingest.validation import Reject, check_descriptor, check_item, check_key
 from topowatch_monitor.ingest.window import SeqWindow
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

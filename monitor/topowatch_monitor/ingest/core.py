@@ -8,16 +8,15 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import log_pb2
-
 from topowatch_monitor.ingest.admission import DEFAULT_TENANT, Admission, Admitted, Token, refusal
 from topowatch_monitor.ingest.counters import Counters
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
 from topowatch_monitor.ingest.registry import to_timestamp
 from topowatch_monitor.store.commit import CommitClosedError, QueueFullError
 from topowatch_monitor.store.log import LogUnavailable
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

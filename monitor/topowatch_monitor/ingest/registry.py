@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 from topowatch_monitor.ingest.window import SeqWindow
+from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 NO_STEP = -1
 

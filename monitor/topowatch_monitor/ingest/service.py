@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from topowatch_protos.v1 import ingest_pb2 as pb
 
 from topowatch_monitor.ingest.admission import refusal
+from topowatch_protos.v1 import ingest_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,6 +96,7 @@ async def start_server(ingest: Ingest, address: str) -> tuple[grpc.aio.Server, i
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
+        await server.stop(None)
         raise AddressUnusableError(f"cannot listen on {address}: {_why_unusable(address)}") from error
     await server.start()
     return server, port

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import run_pb2, sample_pb2
 
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
+from topowatch_protos.v1 import ingest_pb2 as pb
+from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp

@@ -138,7 +138,7 @@ class OsDisk:
         self.make_directory(path.parent)
         if path.exists():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-        path.mkdir(mode=0o750, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         self.sync_directory(path.parent)
 
     def create(self, path: Path) -> DiskFile:

@@ -6,9 +6,8 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from topowatch_protos import framing
-
 from topowatch_monitor.store.log import Record, segment_path, segment_starts
+from topowatch_protos import framing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

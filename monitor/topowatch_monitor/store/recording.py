@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from topowatch_protos import framing
-
 from topowatch_monitor.store.log import Record
+from topowatch_protos import framing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,0 +1,526 @@
+"""attach() on plain loops: what reaches the spool, what a resumed job looks like, and that nothing ever raises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from topowatch_client import Watch, attach, session
+from topowatch_client.config import Config
+from topowatch_client.sketch import FoldSketch
+from topowatch_client.spool_reader import SpoolReader
+from topowatch_protos.v1 import sample_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from topowatch_client.spool_reader import Entry
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("TOPOWATCH_") or name in {"RANK", "WORLD_SIZE", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def watch_of(tmp_path: Path) -> Callable[..., Watch]:
+    """Attach offline, with a sample at every second step unless told otherwise."""
+
+    def start(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **changes: Any) -> Watch:
+        settings = {"mode": "offline", "spool_dir": tmp_path / "spool", "interval": 2, **changes.pop("config", {})}
+        return attach(model, optimizer, config=settings, run="r", **changes)
+
+    return start
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    after: Callable[[torch.Tensor], object] | None = None,
+) -> None:
+    inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        optimizer.step()
+        if after is not None:
+            after(loss)
+
+
+def entries(watch: Watch) -> list[Entry]:
+    reader, found = SpoolReader(Path(watch.status["spool"])), []
+    while part := reader.read(1 << 30, 1 << 30):
+        found += part
+    return found
+
+
+def items(watch: Watch) -> list[sample_pb2.Item]:
+    return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries(watch)]
+
+
+def samples(watch: Watch) -> list[sample_pb2.Sample]:
+    return [item.sample for item in items(watch) if item.HasField("sample")]
+
+
+def scalars(sample: sample_pb2.Sample) -> dict[str, dict[int, float]]:
+    return {series.name: dict(zip(series.steps, series.values, strict=True)) for series in sample.scalars}
+
+
+def merged(found: list[sample_pb2.Sample], name: str) -> dict[int, float]:
+    values: dict[int, float] = {}
+    for sample in found:
+        values |= scalars(sample).get(name, {})
+    return values
+
+
+def numbers(sketch: sample_pb2.Sketch) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.frombuffer(sketch.values, "<f4")
+
+
+def test_samples_carry_sketches_of_weights_and_of_the_last_update(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    path = [{name: values.detach().clone() for name, values in model.named_parameters()}]
+    train(
+        model,
+        optimizer,
+        7,
+        lambda _: path.append({name: values.detach().clone() for name, values in model.named_parameters()}),
+    )
+    found = samples(watch)
+    assert [sample.step for sample in found] == [0, 2, 4, 6]
+    fold = FoldSketch()
+    for sample in found:
+        now, before = path[sample.step + 1], path[sample.step]
+        np.testing.assert_allclose(numbers(sample.weights), fold.model(now.items()).numpy(), atol=1e-5)
+        if sample.step:
+            change = {name: now[name] - before[name] for name in now}
+            np.testing.assert_allclose(numbers(sample.update), fold.model(change.items()).numpy(), atol=1e-5)
+            true = torch.cat([values.flatten() for values in change.values()]).norm()
+            assert scalars(sample)["update_norm"][sample.step] == pytest.approx(float(true), rel=1e-3)
+        weight_norm = torch.cat([values.flatten() for values in now.values()]).norm()
+        assert scalars(sample)["weight_norm"][sample.step] == pytest.approx(float(weight_norm), rel=1e-3)
+        assert scalars(sample)["learning_rate"] == {sample.step: pytest.approx(0.1)}
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    assert scalars(found[-1])["gradient_norm"][6] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    ratios = [
+        float((path[7][name] - path[6][name]).norm() / path[7][name].norm()) for name in path[0] if "weight" in name
+    ]
+    assert scalars(found[-1])["update_ratio_max"][6] == pytest.approx(max(ratios), rel=1e-3)
+    assert scalars(found[-1])["update_ratio_median"][6] == pytest.approx(float(np.median(ratios)), rel=1e-3)
+    assert found[-1].client.interval == 2
+    assert found[-1].client.coverage == 1.0
+
+
+def test_scalars_of_every_step_arrive_under_the_step_that_just_ended(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, config={"interval": 4})
+    losses: list[float] = []
+
+    def log(loss: torch.Tensor) -> None:
+        watch.log(loss=loss, number=len(losses), late=loss.detach().reshape(1))
+        losses.append(loss.item())
+
+    train(model, optimizer, 10, log)
+    watch.finish(accuracy=0.5)
+    found = samples(watch)
+    assert merged(found, "loss") == pytest.approx(dict(enumerate(losses)))
+    assert merged(found, "number") == {step: float(step) for step in range(10)}
+    assert merged(found, "late") == merged(found, "loss")
+    for sample in found:
+        for series in sample.scalars:
+            assert max(series.steps) <= sample.step
+
+
+def test_a_scalar_that_is_changed_in_place_later_keeps_its_value(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    total = torch.zeros(())
+    train(model, optimizer, 3, lambda _: watch.log(total=total.add_(1)))
+    watch.finish()
+    assert merged(samples(watch), "total") == {0: 1.0, 1: 2.0, 2: 3.0}
+
+
+def test_finish_adds_the_last_point_and_the_results(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch_of(model, optimizer, config={"interval": 64}) as watch:
+        train(model, optimizer, 11, lambda loss: watch.log(loss=loss))
+        watch.finish(accuracy=torch.tensor(0.75))
+    found = items(watch)
+    assert [item.WhichOneof("body") for item in found] == ["sample", "sample", "end"]
+    assert found[1].sample.step == found[2].end.step == 10
+    assert len(found[1].sample.weights.values) == 4 * 1021
+    assert dict(found[2].end.results) == {"accuracy": 0.75}
+    assert watch.status["mode"] == "finished"
+    train(model, optimizer, 3)
+    watch.log(loss=1.0)
+    watch.finish()
+    assert len(items(watch)) == 3
+
+
+def test_a_block_that_fails_does_not_say_that_the_run_ended(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def fail() -> None:
+        with watch_of(model, optimizer) as watch:
+            watches.append(watch)
+            train(model, optimizer, 4, lambda loss: watch.log(loss=loss))
+            raise KeyError
+
+    watches: list[Watch] = []
+    with pytest.raises(KeyError):
+        fail()
+    assert [item.WhichOneof("body") for item in items(watches[0])] == ["sample"] * 3
+    assert set(merged(samples(watches[0]), "loss")) == {0, 1, 2, 3}
+
+
+def test_a_loop_without_an_optimiser_says_its_steps(watch_of: Callable[..., Watch]) -> None:
+    watch = watch_of(network())
+    for _ in range(5):
+        watch.step()
+    assert [sample.step for sample in samples(watch)] == [0, 2, 4]
+    assert watch.status["step"] == 4
+
+
+def test_the_descriptor_says_who_sends(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    watch = watch_of(
+        model,
+        group="g",
+        labels={"lr": "0.1"},
+        config={"start_step": 5, "incarnation": 7, "sketch_seed": 3, "sketch_dim": 31},
+        probe=(torch.randn(20, 6), None),
+    )
+    watch.step()
+    descriptor = entries(watch)[0].descriptor
+    assert (descriptor.key.group, descriptor.key.run, dict(descriptor.labels)) == ("g", "r", {"lr": "0.1"})
+    assert (descriptor.rank, descriptor.world_size, descriptor.contributing_ranks) == (0, 1, 1)
+    assert (descriptor.incarnation, descriptor.start_step, descriptor.first_seq) == (7, 5, 0)
+    assert (descriptor.sketch.dimension, descriptor.sketch.seed) == (31, 3)
+    assert (descriptor.probe.positions, descriptor.probe.outputs) == (20, 3)
+    assert descriptor.parameter_count == sum(parameter.numel() for parameter in model.parameters())
+    assert len(descriptor.writer_uuid) == 32
+    assert samples(watch)[0].step == 5
+
+
+def test_predictions_travel_with_the_first_sample_and_the_last(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(
+        model,
+        optimizer,
+        config={"probe_interval": 4},
+        probe=(torch.randn(20, 6), torch.randint(3, (20,))),
+        loss=nn.CrossEntropyLoss(reduction="none"),
+    )
+    train(model, optimizer, 8)
+    watch.finish()
+    found = samples(watch)
+    assert [sample.step for sample in found if sample.HasField("predictions")] == [0, 4, 7]
+    for sample in found:
+        if sample.HasField("predictions"):
+            assert len(sample.predictions.sketch.values) == 4 * 1021
+            assert (len(sample.predictions.argmax), len(sample.predictions.confidence)) == (80, 40)
+            losses = np.frombuffer(sample.probe_losses, "<f4")
+            assert scalars(sample)["probe_loss"][sample.step] == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert (found[0].frames.rows, found[0].frames.columns, found[0].frames.layer) == (20, 8, "2:input")
+
+
+def test_a_failing_probe_is_switched_off_and_said(
+    watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, probe=(torch.randn(20, 5), None))
+    train(model, optimizer, 5)
+    assert "the probe pass failed" in watch.status["error"]
+    assert [sample.step for sample in samples(watch)] == [0, 2, 4]
+    assert len([record for record in caplog.records if "probe pass failed" in record.message]) == 1
+
+
+def test_weights_that_are_not_finite_are_left_out_and_said(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+
+    def spoil(_loss: torch.Tensor) -> None:
+        with torch.no_grad():
+            model[0].weight[0, 0] = float("inf")
+
+    train(model, optimizer, 3, spoil)
+    last = samples(watch)[-1]
+    assert last.step == 2
+    assert not last.weights.values
+    assert not last.update.values
+    assert scalars(last)["nonfinite_weights"] == {2: 1.0}
+    assert not np.isfinite(scalars(last)["weight_norm"][2])
+    assert "nonfinite_weights" not in scalars(samples(watch)[0])
+
+
+def test_a_job_that_resumes_starts_where_its_optimiser_stands(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, 6)
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 2)
+    assert [sample.step for sample in samples(watch)] == [6]
+    assert entries(watch)[0].descriptor.start_step == 6
+
+
+def test_rolling_back_to_a_checkpoint_begins_a_new_incarnation(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 5, lambda loss: watch.log(loss=loss))
+    checkpoint = torch.load(_saved(optimizer.state_dict()), weights_only=False)
+    train(model, optimizer, 4, lambda loss: watch.log(loss=loss))
+    optimizer.load_state_dict(checkpoint)
+    train(model, optimizer, 4, lambda loss: watch.log(loss=loss))
+    watch.finish()
+    lives: dict[int, list[int]] = {}
+    for entry in entries(watch):
+        item = sample_pb2.Item.FromString(entry.envelope.item)
+        if item.HasField("sample"):
+            lives.setdefault(entry.descriptor.incarnation, []).append(item.sample.step)
+    old, new = sorted(lives)
+    assert lives[old] == [0, 2, 4, 6, 8, 8]  # the last one carries the scalar that was still waiting
+    assert lives[new] == [5, 6, 8, 8]
+    starts = {entry.descriptor.incarnation: entry.descriptor.start_step for entry in entries(watch)}
+    assert starts == {old: 0, new: 5}
+    assert watch.status["incarnation"] == new
+
+
+def _saved(state: Mapping[str, Any]) -> Any:
+    import io
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
+
+
+def test_loading_a_state_of_the_same_step_changes_nothing(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 3)
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, 2)
+    assert len({entry.descriptor.incarnation for entry in entries(watch)}) == 1
+    assert [sample.step for sample in samples(watch)] == [0, 2, 4]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports parts of torch that warn
+def test_compiled_and_wrapped_models_give_the_same_sketches(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    plain, compiled, wrapped = (watch_of(made) for made in (model, torch.compile(model), nn.DataParallel(model)))
+    for watch in (plain, compiled, wrapped):
+        watch.step()
+    first = samples(plain)[0].weights.values
+    assert samples(compiled)[0].weights.values == samples(wrapped)[0].weights.values == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"config": {"mode": "sideways"}}, "mode"),
+        ({"config": {"colour": "red"}}, "unknown key 'colour'"),
+        ({"config": 3}, "int"),
+        ({"endpoint": "nowhere"}, "HOST:PORT"),
+        ({"labels": {"lr": 0.1}}, "labels are text"),
+        ({"labels": 5}, "int"),
+        ({"probe": 7}, "int"),
+        ({"probe": (torch.ones(2, 6), None), "layer": "nowhere"}, "no module named"),
+        ({"probe": (torch.ones(2, 6), None), "output": "guess"}, "output must be"),
+        ({"run": 12}, "run must be"),
+    ],
+)
+def test_attach_never_raises_and_says_what_is_wrong(
+    arguments: dict[str, Any], complaint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    arguments = dict(arguments)
+    settings = arguments.pop("config", {})
+    if isinstance(settings, dict):
+        settings = {"mode": "offline", "spool_dir": tmp_path, **settings}
+    watch = attach(model, optimizer, config=settings, **arguments)
+    assert watch.status["mode"] == "disabled"
+    assert complaint in watch.status["error"]
+    assert len([record for record in caplog.records if record.name == "topowatch"]) == 1
+    train(model, optimizer, 2, lambda loss: watch.log(loss=loss))
+    watch.step()
+    watch.finish(accuracy=1.0)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("arguments", [(None, None), ("model", None), (network(), "optimiser")])
+def test_wrong_types_disable_and_do_not_raise(arguments: tuple[Any, Any], tmp_path: Path) -> None:
+    watch = attach(*arguments, config={"mode": "offline", "spool_dir": tmp_path})
+    assert watch.status["mode"] == "disabled"
+    assert watch.status["error"]
+
+
+def test_a_spool_directory_that_cannot_be_made_disables(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    watch = attach(network(), config={"mode": "offline", "spool_dir": tmp_path / "file"})
+    assert watch.status["mode"] == "disabled"
+
+
+def test_disabled_does_nothing_at_all(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = attach(model, optimizer, config=Config(mode="disabled", spool_dir=tmp_path / "spool"))
+    train(model, optimizer, 2, lambda loss: watch.log(loss=loss))
+    assert watch.status["mode"] == "disabled"
+    assert watch.status["error"] is None
+    assert not (tmp_path / "spool").exists()
+
+
+def test_only_rank_0_of_a_replicated_model_sends(watch_of: Callable[..., Watch], monkeypatch: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "1")
+    assert watch_of(network()).status["mode"] == "disabled"
+    monkeypatch.setenv("RANK", "0")
+    watch = watch_of(network())
+    watch.step()
+    descriptor = entries(watch)[0].descriptor
+    assert (descriptor.rank, descriptor.world_size, descriptor.contributing_ranks) == (0, 4, 1)
+
+
+def test_errors_are_kept_from_training_counted_and_end_watching(
+    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken sketch")
+
+    monkeypatch.setattr(FoldSketch, "matrix", fail)
+    train(model, optimizer, 10)
+    assert watch.status["mode"] == "disabled"
+    assert watch.status["failures"] == 3
+    assert "broken sketch" in watch.status["error"]
+    assert len([record for record in caplog.records if record.name == "topowatch"]) == 2
+
+
+def test_log_refuses_nonsense_without_raising(watch_of: Callable[..., Watch]) -> None:
+    watch = watch_of(network())
+    watch.log(loss=torch.ones(3))
+    watch.log(loss="high")
+    assert watch.status["failures"] == 2
+    watch.step()
+    assert watch.status["mode"] == "offline"
+
+
+def test_hooks_do_nothing_in_a_forked_child(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 1)
+    before = len(items(watch))
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover -- runs in the child
+        watch.step()
+        watch.log(loss=1.0)
+        watch.finish()
+        os.write(write, b"1" if watch._live() is None else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    os.close(write)
+    assert len(items(watch)) == before
+    assert watch.status["mode"] == "offline"
+
+
+def test_an_interval_that_is_no_power_of_two_is_rounded_up_and_said(
+    watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert watch_of(network(), config={"interval": 5}).status["interval"] == 8
+    assert "every 8 steps instead of 5" in caplog.text
+
+
+def test_status_has_what_the_contract_names(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 5)
+    status = watch.status
+    assert (status["mode"], status["run"], status["group"], status["samples"]) == ("offline", "r", "default", 3)
+    assert (status["dropped"], status["coverage"], status["error"]) == (0, 1.0, None)
+    assert status["spooled_bytes"] > 3 * 4 * 1021
+    assert 0 < status["overhead_ratio"] < 1
+    assert status["incarnation"] > 0
+
+
+def test_parameters_that_cannot_be_sketched_lower_the_coverage(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    model.register_parameter("codes", nn.Parameter(torch.zeros(75, dtype=torch.int8), requires_grad=False))
+    watch = watch_of(model)
+    watch.step()
+    floats = sum(parameter.numel() for parameter in network().parameters())
+    assert watch.status["coverage"] == pytest.approx(floats / (floats + 75))
+
+
+def test_the_forwarder_is_looked_after_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Online, the forwarder is asked for at attach and not at every sample; trouble in starting it is survived."""
+    calls: list[Path] = []
+
+    def ensure(spool_dir: Path, _token: str | None) -> bool:
+        calls.append(spool_dir)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("topowatch_client.spawn.ensure_forwarder", ensure)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = attach(model, optimizer, config={"spool_dir": tmp_path, "interval": 1})
+    train(model, optimizer, 20)
+    assert calls == [tmp_path]
+    assert watch.status["mode"] == "online"
+    assert watch.status["samples"] == 20
+    assert "no more processes" in watch.status["error"]
+    watch._close(ended=False)
+
+
+def test_a_watch_does_not_keep_a_model_alive(watch_of: Callable[..., Watch]) -> None:
+    import gc
+    import weakref
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 2)
+    reference = weakref.ref(model)
+    del model, optimizer, watch
+    gc.collect()
+    assert reference() is None
+
+
+def test_the_notes_beside_a_spool_hold_no_secret() -> None:
+    meta = session._meta(Config(token="secret", token_file=Path("/t")), "r")  # noqa: S106 -- a made-up one
+    assert "secret" not in repr(meta)
+    assert (meta["token_file"], meta["endpoint"], meta["mode"]) == ("/t", "127.0.0.1:7070", "online")

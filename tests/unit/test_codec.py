@@ -1,0 +1,105 @@
+"""State to bytes and back, without pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from topowatch_monitor.engine.codec import CodecError, decode, encode
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=True)
+    | st.text()
+    | st.sampled_from([np.float32, np.float64, np.int64, np.int32, np.bool_, np.uint8]).flatmap(
+        lambda dtype: arrays(dtype, array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    )
+)
+states = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray):
+        return (
+            isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        )
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+@settings(max_examples=200, deadline=None)
+@given(states)
+def test_every_state_comes_back_as_it_was(state):
+    assert same(decode(encode(state)), state)
+
+
+def test_nan_and_infinities_survive_and_tuples_become_lists():
+    found = decode(encode({"a": (np.nan, np.inf, -np.inf), "b": np.array([np.nan, np.inf])}))
+    assert np.isnan(found["a"][0])
+    assert found["a"][1:] == [np.inf, -np.inf]
+    np.testing.assert_array_equal(found["b"], [np.nan, np.inf])
+
+
+def test_restored_arrays_can_be_written_to_and_share_nothing():
+    original = np.zeros(3)
+    [first, second] = decode(encode([original, original]))
+    first[0] = 1
+    assert second[0] == original[0] == 0
+
+
+@pytest.mark.parametrize(
+    "state", [object(), {1: 2}, b"bytes", {"__array__": 1}, np.float64(1), np.array(["text"]), np.array([None])]
+)
+def test_what_is_no_plain_state_is_refused(state):
+    with pytest.raises(TypeError, match="state"):
+        encode(state)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:40], lambda b: b[: len(b) // 2], lambda b: b"x" * 99])
+def test_damaged_bytes_raise_one_kind_of_error(damage):
+    with pytest.raises(CodecError):
+        decode(damage(encode({"a": np.arange(100)})))
+
+
+def archive(header: bytes, data: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.frombuffer(header, dtype=np.uint8), data=data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"no json",
+        b"{}",
+        json.dumps({"format": 1, "state": {"__array__": ["<f8", [9], 0]}}).encode(),
+        json.dumps({"format": 1, "state": {"__array__": ["O", [1], 0]}}).encode(),
+        json.dumps({"format": 1, "state": {"__array__": 3}}).encode(),
+    ],
+)
+def test_headers_that_lie_raise_the_same_error(header):
+    with pytest.raises(CodecError):
+        decode(archive(header, np.zeros(8, dtype=np.uint8)))
+
+
+def test_a_newer_format_says_so():
+    with pytest.raises(CodecError, match="format 2"):
+        decode(archive(json.dumps({"format": 2, "state": 0}).encode(), np.zeros(0, dtype=np.uint8)))
+
+
+def test_objects_inside_the_archive_are_never_unpickled():
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.array([{"a": 1}], dtype=object), data=np.zeros(1))
+    with pytest.raises(CodecError):
+        decode(buffer.getvalue())

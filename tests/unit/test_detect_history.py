@@ -1,0 +1,97 @@
+"""Series and History: bounded, truncated by rewinds, exact where they say so."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from topowatch_monitor.detect import History
+from topowatch_monitor.detect.series import MAX_MEANS, Series
+
+
+def test_recent_values_are_exact_and_older_ones_are_means_of_all_of_them():
+    series = Series(capacity=256)
+    values = np.random.default_rng(0).standard_normal(100_000)
+    for start in range(0, 100_000, 50):
+        series.extend(np.arange(start, start + 50), values[start : start + 50])
+    assert 128 <= len(series) <= 256
+    np.testing.assert_array_equal(series.values, values[-len(series) :])
+    np.testing.assert_array_equal(series.head, values[:32])
+    assert len(series.old) <= MAX_MEANS
+    assert series.old_count == 100_000 - len(series)
+    assert series.old_steps[-1] == series.steps[0] - 1
+    # Every mean is that of the values between two of its neighbours' last steps.
+    bounds = np.concatenate([[0], series.old_steps + 1])
+    means = [values[a:b].mean() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    np.testing.assert_allclose(series.old, means, atol=1e-12)
+
+
+def test_means_leave_values_out_that_are_not_finite():
+    series = Series(capacity=64)
+    series.extend(np.arange(96), np.tile([1.0, np.nan, 3.0, np.inf], 24))
+    assert series.old.tolist() == [2.0] * len(series.old)
+    series.extend(np.arange(96, 300), np.full(204, np.nan))
+    assert np.isnan(series.old[-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=8, unique=True).map(sorted), max_size=12),
+    cut=st.integers(0, 60),
+    stop=st.none() | st.integers(0, 60),
+)
+def test_late_batches_and_discards_leave_what_a_dict_would(batches, cut, stop):
+    series, kept = Series(), {}
+    for number, steps in enumerate(batches):
+        series.extend(steps, [float(number)] * len(steps))
+        kept = {step: float(number) for step in steps} | kept
+    series.discard(cut, stop)
+    kept = {step: value for step, value in kept.items() if step < cut or (stop is not None and step >= stop)}
+    assert series.steps.tolist() == sorted(kept)
+    assert series.values.tolist() == [kept[step] for step in sorted(kept)]
+
+
+def test_discarding_reaches_into_old_means_and_the_head():
+    series = Series(capacity=64)
+    series.extend(np.arange(500), np.arange(500.0))
+    series.discard(100)
+    assert len(series) == 0
+    assert series.old_steps.max() < 100
+    series.discard(10)
+    assert series.head.tolist() == list(range(10))
+    series.extend([10, 11], [1.0, 2.0])
+    assert series.steps.tolist() == [10, 11]
+
+
+def test_a_history_is_bounded_in_names_but_always_takes_those_that_detectors_read():
+    history = History(names=10)
+    for number in range(100):
+        history.extend(f"user/{number}", [1], [1.0])
+    history.extend("loss", [1], [0.5])
+    assert len(history.latest) == 4
+    assert history.latest["loss"] == 0.5
+
+
+def test_loss_falls_back_to_the_probes_and_the_curve_follows_every_change():
+    history = History()
+    history.extend("probe_loss", range(40), np.full(40, 2.0))
+    assert history.loss.values[0] == 2.0
+    assert history.curve.lowest.level == 2.0
+    history.extend("loss", range(40), np.full(40, 1.0))
+    assert history.curve.lowest.level == 1.0
+    history.discard(20)
+    assert history.curve.lowest is None
+    history.forget("loss")
+    assert history.loss.values[0] == 2.0
+
+
+def test_a_restored_history_goes_on_as_the_original():
+    first = History(capacity=64)
+    first.chance_loss, first.resumed, first.fresh_from = 2.3, True, 7
+    values = np.random.default_rng(1).standard_normal(700)
+    first.extend("loss", range(500), values[:500])
+    second = History.from_state(first.state_dict())
+    for history in (first, second):
+        history.extend("loss", range(500, 700), values[500:])
+    assert repr(first.state_dict()) == repr(second.state_dict())

@@ -1,0 +1,173 @@
+"""The path of one run against its slow twin: a sorted list of points from which everything is computed anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist
+
+from topowatch_monitor.engine.codec import decode, encode
+from topowatch_monitor.engine.path_state import LENGTHS_KEPT, PathSettings, PathState
+from topowatch_monitor.topology import h1_diagram, total_persistence
+
+
+def walk(count: int, seed: int = 0, dimension: int = 5) -> np.ndarray:
+    return np.cumsum(np.random.default_rng(seed).standard_normal((count, dimension)), axis=0).astype(np.float32)
+
+
+def length_of(points: list[np.ndarray]) -> float:
+    wide = np.array(points, dtype=np.float64)
+    return float(np.linalg.norm(np.diff(wide, axis=0), axis=1).sum())
+
+
+def check(path: PathState, held: dict[int, np.ndarray]) -> None:
+    """Compare with a path of these points that never lost any."""
+    steps = sorted(held)
+    points = [held[step] for step in steps]
+    assert path.steps == steps
+    if not steps:
+        assert path.length is None
+        return
+    assert path.length == pytest.approx(length_of(points), rel=1e-5, abs=1e-6)
+    expected = np.sort(linkage(pdist(np.array(points, dtype=float)), "single")[:, 2]) if len(points) > 1 else []
+    np.testing.assert_allclose(path.h0_lengths, expected, rtol=1e-5)
+    assert path.view()["h0_total_persistence"] == pytest.approx(np.sum(expected), rel=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_late_points_duplicates_and_rewinds_within_the_window_are_exact(data):
+    points = walk(40)
+    path, held = PathState(PathSettings(window=64)), {}
+    for _ in range(data.draw(st.integers(1, 40))):
+        if data.draw(st.integers(0, 9)) < 8:
+            step = data.draw(st.integers(0, 39))
+            assert path.add(step, points[step]) is (step not in held)
+            held.setdefault(step, points[step])
+        else:
+            start = data.draw(st.integers(0, 39))
+            stop = data.draw(st.none() | st.integers(start, 40))
+            path.discard(start, stop)
+            held = {s: p for s, p in held.items() if s < start or (stop is not None and s >= stop)}
+        check(path, held)
+    assert path.unbridged == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(window=st.integers(2, 12), back=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_length_goes_on_over_evictions_and_a_rewind_restores_it_exactly(window, back, seed):
+    points = walk(60, seed)
+    path = PathState(PathSettings(window=window))
+    for step in range(40):
+        path.add(step, points[step])
+    whole = path.length
+    assert whole == pytest.approx(length_of(list(points[:40])), rel=1e-5)
+    start = 40 - back
+    path.discard(start)
+    kept = length_of(list(points[:start])) if start else None
+    assert path.length == (pytest.approx(kept, rel=1e-5, abs=1e-9) if start else None)
+    assert path.steps == list(range(max(0, 40 - window), start))
+    for step in range(start, 40):
+        path.add(step, points[step])
+    if back < window:
+        assert path.unbridged == 0
+        assert path.length == pytest.approx(whole, rel=1e-12)
+    elif start:
+        # The point before the rewind had left the window: one stretch is unknown, and said to be.
+        assert path.unbridged == 1
+        missing = np.linalg.norm(points[start].astype(float) - points[start - 1])
+        assert path.length == pytest.approx(whole - missing, rel=1e-5)
+
+
+def test_a_second_point_at_a_step_changes_nothing_and_is_counted():
+    points = walk(20)
+    path = PathState(PathSettings(window=8))
+    for step in range(20):
+        path.add(step, points[step])
+    before = repr(path.state_dict())
+    assert not path.add(15, points[0])
+    assert not path.add(3, points[0])
+    assert path.ignored == 2
+    path.ignored = 0
+    assert repr(path.state_dict()) == before
+
+
+def test_a_late_point_between_evicted_ones_is_left_out_and_counted():
+    points = walk(30)
+    path = PathState(PathSettings(window=4))
+    for step in range(0, 30, 2):
+        path.add(step, points[step])
+    length = path.length
+    assert not path.add(7, points[7])
+    assert path.length == length
+    assert path.ignored == 1
+    assert path.add(27, points[27])
+    detour = length_of([points[26], points[27], points[28]]) - length_of([points[26], points[28]])
+    assert path.length == pytest.approx(length + detour, rel=1e-6)
+    assert path.steps == [24, 26, 27, 28]
+
+
+def test_the_history_of_lengths_is_exact_up_to_its_size_and_then_thinned():
+    path = PathState(PathSettings(window=2, h1_every=10**9))
+    for step in range(20_000):
+        path.add(step, np.array([float(step)], dtype=np.float32))
+        if step == LENGTHS_KEPT - 1:
+            early = PathState.from_state(decode(encode(path.state_dict())))
+    early.discard(17)
+    assert early.length == 16.0
+    assert len(path.state_dict()["lengths"]) <= LENGTHS_KEPT
+    path.discard(19_000)
+    assert path.length == 18_999.0
+    path.discard(100)
+    assert 0 <= path.length <= 99.0
+
+
+def test_h1_is_that_of_the_window_at_every_kth_sample():
+    angle = np.linspace(0, 6, 48)
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    path = PathState(PathSettings(window=40, h1_every=16, h1_landmarks=24))
+    for step, point in enumerate(points):
+        path.add(step, point)
+        if step == 14:
+            assert path.view()["h1_total_persistence"] is None
+    diagram, radius = h1_diagram(points[8:48], 24)
+    assert path.view()["h1_total_persistence"] == pytest.approx(total_persistence(diagram), rel=1e-5)
+    assert path.view()["resolution"] == pytest.approx(radius, rel=1e-5)
+    assert total_persistence(diagram) > 0.5
+    path.discard(30)
+    assert path.view()["h1_total_persistence"] is None
+    path.add(30, points[30])
+    again, _ = h1_diagram(points[8:31], 24)
+    assert path.view()["h1_total_persistence"] == pytest.approx(total_persistence(again), rel=1e-5, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cut=st.integers(0, 59), seed=st.integers(0, 1000))
+def test_a_restored_path_goes_on_exactly_as_the_original(cut, seed):
+    rng = np.random.default_rng(seed)
+    points = rng.integers(0, 4, (60, 3)).astype(np.float32)  # ties and duplicates
+    steps = rng.permutation(60)
+    first = PathState(PathSettings(window=10, h1_every=4, h1_landmarks=8))
+    second = first
+    for index, step in enumerate(steps.tolist()):
+        if index == cut:
+            second = PathState.from_state(decode(encode(first.state_dict())))
+        if index % 17 == 16:
+            first.discard(step)
+            if second is not first:
+                second.discard(step)
+        first.add(step, points[step])
+        if second is not first:
+            second.add(step, points[step])
+        assert first.view() == second.view()
+        assert first.steps == second.steps
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="at least 2 points"):
+        PathSettings(window=1)
+    with pytest.raises(ValueError, match="landmarks"):
+        PathSettings(h1_landmarks=301)
