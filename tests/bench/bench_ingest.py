@@ -137,11 +137,9 @@ def main() -> int:
         output, _ = daemon.communicate()
         report = json.loads(output)
     p50, p99 = np.quantile(latencies, [0.5, 0.99])
+    print(f"machine    {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}")
     print(
-        f"machine    {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {platform.python_version()}"
-    )
-    print(
-        f"load       {options.writers} writers x {options.window} unacked batches of {options.batch} samples of 4 KiB"
+        f"load       {options.writers} writers with {options.window} unacked batches of {options.batch} 4 KiB samples"
     )
     print(f"rate       {rate:,.0f} samples/s acked and on disk (bar: {BAR_RATE:,})")
     print(f"ack        p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms (bar: {BAR_P99 * 1e3:.0f} ms)")

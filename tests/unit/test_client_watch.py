@@ -426,6 +426,33 @@ def test_errors_are_kept_from_training_counted_and_end_watching(
     assert len([record for record in caplog.records if record.name == "topowatch"]) == 2
 
 
+def test_an_error_now_and_then_does_not_end_watching(
+    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer)
+    real, calls = FoldSketch.matrix, [0]
+
+    def sometimes(self: FoldSketch, parameters: Any) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] % 3 == 0:
+            raise RuntimeError("hiccup")
+        return real(self, parameters)
+
+    monkeypatch.setattr(FoldSketch, "matrix", sometimes)
+    train(model, optimizer, 60)
+    assert watch.status["mode"] == "offline"
+    assert watch.status["failures"] > 3
+
+
+def test_results_that_are_no_numbers_do_not_keep_the_run_from_ending(watch_of: Callable[..., Watch]) -> None:
+    watch = watch_of(network())
+    watch.step()
+    watch.finish(accuracy=0.5, note="good", loss=torch.ones((), requires_grad=True))  # type: ignore[arg-type]
+    assert dict(items(watch)[-1].end.results) == {"accuracy": 0.5, "loss": 1.0}
+
+
 def test_log_refuses_nonsense_without_raising(watch_of: Callable[..., Watch]) -> None:
     watch = watch_of(network())
     watch.log(loss=torch.ones(3))

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from topowatch_monitor.ingest.admission import Admission
@@ -254,7 +255,14 @@ def test_rotation_under_load_loses_nothing_and_the_last_segment_suffices(tmp_pat
             await asyncio.wait_for(asyncio.gather(*map(write, range(6))), DEADLINE)
             end = commit.log.next_offset
             live = ingest.runs()
-        assert len(segments(tmp_path)) > 3
+        starts = [int(path.stem) for path in segments(tmp_path)]
+        assert len(starts) > 3
+        reader = LogReader(tmp_path, OsDisk())
+        for start, following in pairwise(starts):
+            admission = Admission()
+            admission.restore(reader.read(start, following))
+            head = admission.head()
+            assert [record[1:] for record in reader.read(following, following + len(head))] == head
         entries = stored(tmp_path, end)
         assert sorted(entries) == [(rank, seq) for rank in range(6) for seq in range(40)]
         async with running(tmp_path) as (ingest, _):
@@ -308,6 +316,32 @@ def test_closing_answers_what_is_under_way_and_refuses_the_rest(tmp_path: Path) 
             await closing
 
     asyncio.run(scenario())
+
+
+def test_closing_on_a_full_disk_ends(tmp_path: Path) -> None:
+    """Whether the disk fails before or during the shutdown, nothing waits for it to heal."""
+    disk = ControlledDisk()
+
+    async def scenario(*, before: bool) -> None:
+        disk.full = False
+        async with running(tmp_path, disk=disk) as (ingest, commit):
+            if before:
+                disk.full = True
+                await ingest.handle(batch(0), 1)
+                assert not ingest.ready
+            else:
+                held = Held(commit)
+                task = asyncio.ensure_future(ingest.handle(batch(0), 1))
+                await until(lambda: commit.pending_bytes > 0)
+                closing = asyncio.ensure_future(ingest.close())
+                await until(lambda: not ingest.ready)
+                disk.full = True
+                held.release()
+                assert (await task).status == pb.ACK_STATUS_UNAVAILABLE
+                await closing
+
+    for before in (True, False):
+        asyncio.run(asyncio.wait_for(scenario(before=before), DEADLINE))
 
 
 def test_rejections_are_counted_by_reason(tmp_path: Path) -> None:
