@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench protos install system clean
+.PHONY: help demo test lint unit bench soak protos install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ system: # Debian packages that the integration tests use; without them those tes
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
 	      apt-get install -yqq --no-install-recommends prometheus >/dev/null; \
 	  else echo "prometheus is not installed: the tests that need it will be skipped"; fi; fi
+
+bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, ingest, shards (10 minutes).
+	@status=0; for file in sketch topology ingest shards; do echo "== $$file"; \
+	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
+
+soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).
+	@TOPOWATCH_TEST_KILLS=200 $(BIN)/python -m pytest tests/faults/test_kills.py -k again_and_again --timeout 3600
 
 protos: $(PROTOS_VENV)/.installed ## Generate the Python code of the .proto files anew.
 	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --python_out=$(abspath $(PROTOS_OUT)) \

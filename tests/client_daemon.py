@@ -31,10 +31,15 @@ class RecordingDaemon(ingest_pb2_grpc.IngestServiceServicer):
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
 
-    def start(self, options: tuple[tuple[str, int], ...] = ()) -> RecordingDaemon:
+    def start(
+        self, options: tuple[tuple[str, int], ...] = (), credentials: grpc.ServerCredentials | None = None
+    ) -> RecordingDaemon:
         self._server = grpc.server(futures.ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 0), *options))
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        if credentials is None:
+            self.port = self._server.add_insecure_port(self.endpoint)
+        else:
+            self.port = self._server.add_secure_port(self.endpoint, credentials)
         self._server.start()
         return self
 

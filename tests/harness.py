@@ -25,7 +25,7 @@ READY = re.compile(r"ready grpc=(\S+) http=(\S+)")
 
 
 def eventually(look: Callable[[], T], *, within: float = 60.0, every: float = 0.1) -> T:
-    """Call `look` until it returns something true; fail with its last answer or error when `within` seconds are over."""
+    """Call `look` until it returns something true; fail with its last answer or error after `within` seconds."""
     deadline = time.monotonic() + within
     last: object = None
     while True:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
-from topowatch_protos import framing
-from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 
 from topowatch_client import spool
 from topowatch_client.shipper import Limits, Progress, Refused, Shipper
 from topowatch_client.spool_reader import SpoolReader
 from topowatch_client.transport import Access, is_too_large
+from topowatch_protos import framing
+from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from topowatch_protos.v1 import run_pb2, sample_pb2
-
 from topowatch_client.spool import SCHEMA
+from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

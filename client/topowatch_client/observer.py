@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _BUFFERED_VALUES = 4096  # scalars that may wait for the next sample; beyond that they travel alone
 _FRAMES_EVERY = 4  # probe passes
-_FINISH_SECONDS = 2.0  # a last look that usually takes longer is left out
+_FINISH_SECONDS = 1.0  # a last look that usually takes longer is left out
 _log = logging.getLogger("topowatch")
 
 

@@ -1,7 +1,7 @@
 """The fold sketch: a linear map of all weights to 1021 numbers that keeps distances.
 
 A flattened tensor is multiplied by pseudo-random signs, cut into rows of `dim` numbers (the last one padded with
-zeros) and summed over the rows. Signs come from one table of ±1 that all parameters share: every block of 128 rows
+zeros) and summed over the rows. Signs come from one table of ±1 that all parameters share: every block of 256 rows
 reads its own window of the table, shifted and negated by a hash of (seed, parameter name, global block number). They
 depend on nothing else, so the sketch of a shard lands where the same elements of the whole tensor would, and sketches
 of disjoint parts add up. One pass over the weights is all it costs.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DIMENSION = 1021
 # Rows that share one window: long enough that the kernel runs at memory speed, short enough to stay in cache.
-_BLOCK_ROWS = 128
+_BLOCK_ROWS = 256
 # Positions that a window can start at. Two windows that meet at a multiple of `dim` repeat signs; 2^18 keeps that rare.
 _WINDOW_STARTS = 1 << 18
 # Elements folded in one kernel where launching kernels is what costs (accelerators), and pasted at once by `box`.

@@ -248,7 +248,10 @@ def read_meta(directory: Path) -> dict[str, Any] | None:
 
 
 def writer_alive(directory: Path) -> bool:
-    """Say whether the process that writes here still lives (it holds the lock until it ends)."""
+    """Say whether the process that writes here still lives: it holds the lock until it ends.
+
+    Not for use within that process, whose lock it would release: POSIX record locks belong to processes.
+    """
     try:
         fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

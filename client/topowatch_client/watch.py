@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import time
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from topowatch_client.observer import Observer
     from topowatch_client.spool import SpoolWriter
 
-_FAILURES = 3  # in a row, until watching stops
+_FAILURES = 3  # without a sample between them, until watching stops
 _RESPAWN_SECONDS = 10.0
-_FINISH_SECONDS = 4.0  # that `finish` waits for the last acks
+_FINISH_SECONDS = 4.0  # when `finish` stops waiting for the last acks
 _FINISH_UNREACHED_SECONDS = 1.0  # the same, where the daemon did not answer before
 _log = logging.getLogger("topowatch")
 
@@ -103,7 +104,7 @@ class Watch:
         """Keep numbers or tensors of one element for the optimiser step that just ended; nothing waits for a device."""
         observer = self._live()
         if observer is not None:
-            self._guarded(lambda: observer.log(scalars))
+            self._guarded(lambda: observer.log(scalars), fatal=False)
 
     def step(self) -> None:
         """Say that an optimiser step ended, in loops where no optimiser was given to `attach`."""
@@ -114,9 +115,13 @@ class Watch:
         observer, spool = self._live(), self._spool
         if observer is None or spool is None:
             return
-        self._guarded(lambda: observer.finish({name: float(value) for name, value in results.items()}))
+        began = time.monotonic()
+        numbers: dict[str, float] = {}
+        for name, value in results.items():
+            self._guarded(functools.partial(_put_number, numbers, name, value), fatal=False)
+        self._guarded(lambda: observer.finish(numbers))
         self._close(ended=True)
-        self._guarded(self._wait_for_acks)
+        self._guarded(lambda: self._wait_for_acks(began), fatal=False)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -130,6 +135,8 @@ class Watch:
             from topowatch_client.spool import read_cursor
 
             cursor = read_cursor(spool.directory)
+            if not spool.directory.exists():  # the forwarder removes a spool when all of it is acked
+                cursor = {"acked": spool.next_seq}
         return {
             "mode": self._mode,
             "run": self._run,
@@ -188,7 +195,7 @@ class Watch:
             self._handles.append(optimizer.register_load_state_dict_post_hook(lambda *_: self._on_load()))
         self._at_exit = _flush_of(weakref.ref(self))
         atexit.register(self._at_exit)
-        self._guarded(self._check_forwarder)
+        self._guarded(self._check_forwarder, fatal=False)
 
     def _on_step(self) -> None:
         observer = self._live()
@@ -196,7 +203,8 @@ class Watch:
             return
         samples = observer.samples
         if self._guarded(observer.on_step) and observer.samples != samples:
-            self._guarded(self._check_forwarder)
+            self._failures = 0
+            self._guarded(self._check_forwarder, fatal=False)
 
     def _on_load(self) -> None:
         observer = self._live()
@@ -207,21 +215,23 @@ class Watch:
         """Return the observer, None when watching is off or this is a forked child (a DataLoader's worker)."""
         return self._observer if self._mode in ("online", "offline") and os.getpid() == self._pid else None
 
-    def _guarded(self, action: Callable[[], None]) -> bool:
-        """Run something of ours; training never sees what goes wrong in it."""
+    def _guarded(self, action: Callable[[], None], *, fatal: bool = True) -> bool:
+        """Run something of ours; training never sees what goes wrong in it.
+
+        Fatal errors end watching when several come without a sample between them.
+        """
         try:
             action()
         except Exception as error:  # noqa: BLE001 -- the same boundary, for everything after attach
             self._failed += 1
-            self._failures += 1
+            self._failures += fatal
             if self._error is None:
                 _log.warning("topowatch: an error was kept from training", exc_info=True)
             self._error = repr(error)
-            if self._failures >= _FAILURES:
+            if fatal and self._failures >= _FAILURES:
                 self._disable(f"watching stopped after {_FAILURES} errors in a row, the last: {error!r}")
                 _log.error("topowatch: %s", self._error)
             return False
-        self._failures = 0
         return True
 
     def _check_forwarder(self) -> None:
@@ -239,7 +249,7 @@ class Watch:
 
         ensure_forwarder(config.spool_dir, config.token)
 
-    def _wait_for_acks(self) -> None:
+    def _wait_for_acks(self, began: float) -> None:
         """Give the last samples a moment to arrive: in a container nothing outlives the job."""
         spool, config = self._spool, self._config
         if spool is None or config is None or config.mode != "online":
@@ -248,7 +258,6 @@ class Watch:
 
         self._checked_at = 0.0
         self._check_forwarder()
-        began = time.monotonic()
         while spool.directory.exists():
             cursor = read_cursor(spool.directory)
             if cursor.get("next_seq", 0) >= spool.next_seq:
@@ -296,6 +305,10 @@ def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:
             watch._flush()
 
     return flush
+
+
+def _put_number(numbers: dict[str, float], name: str, value: Any) -> None:
+    numbers[name] = float(value.detach() if hasattr(value, "detach") else value)
 
 
 def _probe_arguments(

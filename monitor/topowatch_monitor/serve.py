@@ -58,7 +58,7 @@ class Daemon:
         """
         self._settings = settings
         disk = OsDisk()
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        disk.make_directory(settings.data_dir)
         self.log = Log.open(settings.data_dir / "log", disk, segment_bytes=settings.segment_bytes)
         if self.log.repaired_bytes:
             log.warning("cut %d torn bytes, never acked, off the end of the log", self.log.repaired_bytes)
@@ -137,7 +137,9 @@ class Daemon:
         listener = listen(http_at)
         version = importlib.metadata.version("topowatch")
         app = create_app(self.fleet, stats=self.stats, not_ready=self.not_ready, version=version)
-        http = _Http(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3))
+        http = _Http(
+            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
+        )
         grpc_server, grpc_port = await start_server(self.ingest, str(grpc_at))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -150,7 +152,7 @@ class Daemon:
         print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
         stopping = asyncio.create_task(stop.wait())
         try:
-            # The engine, the summaries and HTTP never end by themselves unless they fail; then the daemon must not linger.
+            # None of these ends by itself unless it fails, and then the daemon must not linger.
             done, _ = await asyncio.wait({stopping, engine, summaries, serving}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()

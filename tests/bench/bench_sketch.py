@@ -1,6 +1,6 @@
 """What a weight sketch costs beside one read of the weights, and how well it keeps distances.
 
-Run it with `python tests/bench/bench_sketch.py`. Both sides of each ratio are timed in turn in one process, by CPU time.
+Run it with `python tests/bench/bench_sketch.py`. Both sides of a ratio are timed in turn in one process, by CPU time.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def ratios(size: int, dtype: torch.dtype, rounds: int) -> list[float]:
     sketch = FoldSketch()
     sketch.slice("weight", values)
     values.sum()
-    return [
-        cpu_seconds(lambda: sketch.slice("weight", values)) / cpu_seconds(lambda: values.sum()) for _ in range(rounds)
-    ]
+    return [cpu_seconds(lambda: sketch.slice("weight", values)) / cpu_seconds(values.sum) for _ in range(rounds)]
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """One more sample of a full window against computing H₀ anew with giotto-ph, and what a sample costs a run's state.
 
-Run it with `python tests/bench/bench_topology.py`. Both sides are timed in turn in one process, by wall time on one thread.
+Run it with `python tests/bench/bench_topology.py`. Both sides are timed in turn in one process, on one thread.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ import pytest
 from harness import Daemon, eventually
 from sender import Sender
 from topowatch_monitor.engine.routing import shard_of_key, shards_of
-from topowatch_monitor.engine.shard import Part, Shard
 from topowatch_monitor.engine.session import kill_session
+from topowatch_monitor.engine.shard import Part, Shard
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_protos.framing import LogKind

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from client_daemon import RecordingDaemon, eventually
@@ -316,3 +318,32 @@ def test_forward_ships_for_as_long_as_it_runs(daemon, spool_dir) -> None:
     finally:
         sidecar.kill()
         sidecar.wait()
+
+
+def test_mutual_tls_and_what_a_stranger_gets(spool_dir, forwarder, tmp_path) -> None:
+    """The certificates that the job names are used; without one nothing arrives and the reason is written down."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificates")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *request.split(), *names], check=True, capture_output=True)
+    pair = (key.read_bytes(), certificate.read_bytes())
+    server = RecordingDaemon().start(
+        credentials=grpc.ssl_server_credentials([pair], certificate.read_bytes(), require_client_auth=True)
+    )
+    files = {"tls_ca": str(certificate), "tls_cert": str(certificate), "tls_key": str(key)}
+    try:
+        stranger = writer(spool_dir, server.endpoint, "stranger")
+        known = spool.SpoolWriter(spool_dir, "known", {"endpoint": server.endpoint, **files}, 1 << 20)
+        known.begin(1, descriptor("known"))
+        for made in (stranger, known):
+            made.append(sample(0))
+            made.close(ended=True)
+        forwarder()
+        eventually(lambda: not known.directory.exists())
+        eventually(lambda: spool.read_cursor(stranger.directory).get("message"))
+        assert list(server.items) == ["known"]
+    finally:
+        server.stop()

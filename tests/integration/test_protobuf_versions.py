@@ -41,7 +41,6 @@ def test_the_wire_format_works_with_protobuf(version: str, tmp_path: Path) -> No
     if done.returncode:
         pytest.skip(f"{wanted} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ROUND_TRIP, version], capture_output=True, text=True, check=False, env=environment
-    )
+    command = [sys.executable, "-W", "error", "-c", ROUND_TRIP, version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

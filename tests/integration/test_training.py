@@ -36,7 +36,7 @@ def test_every_sample_of_a_training_arrives_and_the_losses_are_bit_identical(
     assert run["step"] == STEPS - 1
     assert run["dropped"] == run["rejected"] == 0
     assert run["results"] == {"test_accuracy": 0.5}
-    assert run["loss"] == pytest.approx(float.fromhex(bare_losses.split()[-1]))
+    assert run["loss"] == pytest.approx(float.fromhex(bare_losses.splitlines()[-1]))
     assert run["path"]["length"] > 0
     assert 0 < run["path"]["h0_total_persistence"] <= run["path"]["length"] * (1 + 1e-6)
     assert run["representation"]["length"] > 0
@@ -65,7 +65,9 @@ def test_the_losses_are_bit_identical_with_the_daemon_killed_in_mid_run_and_noth
     assert run["dropped"] == 0
 
 
-def test_the_spool_of_a_killed_trainer_still_arrives(make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]) -> None:
+def test_the_spool_of_a_killed_trainer_still_arrives(
+    make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]
+) -> None:
     """The daemon is stopped meanwhile, so the samples are in the spool alone when the trainer dies."""
     daemon = make_daemon("--engine", "inline")
     daemon.stop()
@@ -78,7 +80,9 @@ def test_the_spool_of_a_killed_trainer_still_arrives(make_daemon: Callable[..., 
     assert run["state"] == "live"
 
 
-def test_an_outage_of_the_daemon_loses_nothing(make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]) -> None:
+def test_an_outage_of_the_daemon_loses_nothing(
+    make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]
+) -> None:
     """The daemon is stopped for 30 s; training goes on."""
     daemon = make_daemon("--engine", "inline")
     steps = 400

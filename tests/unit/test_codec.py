@@ -28,14 +28,12 @@ states = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st
 
 def same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray):
-        return (
-            isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-        )
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list):
         return isinstance(b, list) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and (a == b or (a != a and b != b))
+    return type(a) is type(b) and (a == b or (isinstance(a, float) and np.isnan(a) and np.isnan(b)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,7 +64,9 @@ def test_what_is_no_plain_state_is_refused(state):
         encode(state)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:40], lambda b: b[: len(b) // 2], lambda b: b"x" * 99])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:0], lambda b: b[:40], lambda b: b[: len(b) // 2], lambda b: b"x" * len(b)]
+)
 def test_damaged_bytes_raise_one_kind_of_error(damage):
     with pytest.raises(CodecError):
         decode(damage(encode({"a": np.arange(100)})))

@@ -30,7 +30,7 @@ def drive(loss=None, every=16, **others):
     return changes, history
 
 
-def descent(rng, steps=3000, chance=2.3, floor=0.2, rate=200.0, noise=0.15):
+def descent(rng, steps=3000, *, chance=2.3, floor=0.2, rate=200.0, noise=0.15):
     curve = floor + (chance - floor) * np.exp(-np.arange(steps) / rate)
     return curve * (1 + noise * rng.standard_normal(steps))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_recent_values_are_exact_and_older_ones_are_means_of_all_of_them():
     assert series.old_steps[-1] == series.steps[0] - 1
     # Every mean is that of the values between two of its neighbours' last steps.
     bounds = np.concatenate([[0], series.old_steps + 1])
-    means = [values[a:b].mean() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    means = [values[a:b].mean() for a, b in itertools.pairwise(bounds)]
     np.testing.assert_allclose(series.old, means, atol=1e-12)
 
 

@@ -154,7 +154,7 @@ def test_every_record_reaches_its_shard_once_and_in_order_whatever_dies(seed: in
     log = MemoryLog([decision() if dice.random() < 0.01 else item(dice.randrange(20), seq) for seq in range(3000)])
     pool = FlakyPool(size, dice, deaths=0)
     dispatcher = Dispatcher(log, pool, MemorySnapshots())
-    dispatcher.restore()
+    dispatcher.restore(durable=0)
     pool.deaths = deaths
     durable = 0
     while dispatcher.position < len(log.records):
@@ -174,7 +174,7 @@ def test_a_restarted_engine_reads_only_what_its_snapshots_lack() -> None:
     log = MemoryLog([item(seq % 7, seq) for seq in range(2500)])
     snapshots = MemorySnapshots()
     first = Dispatcher(log, FlakyPool(2, random.Random(0), 0), snapshots)
-    first.restore()
+    first.restore(durable=0)
     while first.pump(2000):
         pass
     first.settle()
@@ -183,7 +183,7 @@ def test_a_restarted_engine_reads_only_what_its_snapshots_lack() -> None:
     log.reads.clear()
     pool = FlakyPool(2, random.Random(1), 0)
     second = Dispatcher(log, pool, snapshots)
-    second.restore()
+    second.restore(durable=2000)
     assert second.position == 2000
     while second.pump(2500):
         pass
@@ -196,7 +196,7 @@ def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() 
     log = MemoryLog([item(seq % 7, seq) for seq in range(1500)])
     snapshots = MemorySnapshots()
     dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), snapshots)
-    dispatcher.restore()
+    dispatcher.restore(durable=0)
     while dispatcher.pump(700):
         pass
     dispatcher.settle()
@@ -211,7 +211,7 @@ def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() 
 
     pool = FlakyPool(1, random.Random(0), 0)
     again = Dispatcher(log, pool, snapshots)
-    again.restore()
+    again.restore(durable=1500)
     assert again.position == 700
     while again.pump(1500):
         pass
@@ -219,11 +219,42 @@ def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() 
     check(pool, log)
 
 
+def test_a_snapshot_from_beyond_the_end_of_a_log_that_lost_its_tail_is_left_out() -> None:
+    log = MemoryLog([item(1, seq) for seq in range(100)])
+    snapshots = MemorySnapshots()
+    dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), snapshots)
+    dispatcher.restore(durable=0)
+    dispatcher.pump(100)
+    dispatcher.settle()
+    dispatcher.save()
+    log.records[60:] = MemoryLog([item(2, seq) for seq in range(100)]).records[60:]  # lost, then written anew
+
+    pool = FlakyPool(1, random.Random(0), 0)
+    again = Dispatcher(log, pool, snapshots)
+    again.restore(durable=60)
+    while again.pump(100):
+        pass
+    again.settle()
+    check(pool, log)
+
+
+def test_a_stretch_of_the_log_that_cannot_be_read_is_passed_over() -> None:
+    log = MemoryLog([item(1, seq) for seq in range(5000)])
+    log.read = lambda start, end: iter(r for r in log.records[start:end] if not 500 <= r.offset < 3500)  # type: ignore[method-assign] - damage
+    pool = FlakyPool(1, random.Random(0), 0)
+    dispatcher = Dispatcher(log, pool, MemorySnapshots())
+    dispatcher.restore(durable=5000)
+    while dispatcher.pump(5000):
+        pass
+    dispatcher.settle()
+    assert pool.shards[0].seen[shard_of_key(key(1))] == [*range(500), *range(3500, 5000)]
+
+
 def test_a_carrier_that_cannot_be_rebuilt_ends_the_engine() -> None:
     """The supervisor then starts it anew; carrying on would drop records."""
     pool = FlakyPool(1, random.Random(0), 0)
     dispatcher = Dispatcher(MemoryLog([item(1, seq) for seq in range(10)]), pool, MemorySnapshots())
-    dispatcher.restore()
+    dispatcher.restore(durable=0)
     pool.alive[0] = False
     pool.replace = lambda carrier: None  # type: ignore[method-assign] - the replacement is dead as well
     with pytest.raises(ShardLostError):

@@ -149,7 +149,7 @@ def test_moving_every_point_by_at_most_epsilon_moves_every_sorted_death_by_at_mo
 @settings(max_examples=100, deadline=None)
 @given(kind=st.sampled_from(KINDS), count=st.integers(3, 40), seed=st.integers(0, 10**6))
 def test_one_more_point_adds_at_most_its_nearest_distance_and_never_raises_the_old_merge_heights(kind, count, seed):
-    """Old points only merge earlier; the new one costs its nearest distance. (The total weight itself may fall.)"""
+    """Old points only merge earlier, and the new one costs its nearest distance; the total weight itself may fall."""
     points = cloud(kind, count, 4, seed)
     tree = tree_of(points[:-1])
     before = tree.lengths

@@ -27,7 +27,7 @@ def test_importing_the_client_loads_nothing_of_the_monitor_and_no_framework() ->
 
 
 def test_attaching_loads_neither_grpc_nor_the_monitor(tmp_path: Path) -> None:
-    """gRPC channels do not survive the fork of DataLoader workers, so the trainer must not even import it."""
+    """Channels of gRPC do not survive the fork of DataLoader workers, so the trainer must not even import it."""
     code = (
         "import os, torch, topowatch_client\n"
         f"os.environ.update(TOPOWATCH_SPOOL_DIR={str(tmp_path)!r}, TOPOWATCH_MODE='offline')\n"

@@ -86,7 +86,9 @@ def test_the_same_part_twice_in_one_call_is_applied_once():
 @pytest.mark.parametrize("cut", [0, 1, 7, 20, 40])
 def test_a_shard_restored_from_a_snapshot_and_the_log_behind_it_equals_one_that_never_died(cut):
     first, second = records_of("a", 39), records_of("bb", 39)
-    records = [(index, kind, payload) for index, (_, kind, payload) in enumerate(sum(zip(first, second, strict=True), ()))]
+    records = [
+        (index, kind, payload) for index, (_, kind, payload) in enumerate(sum(zip(first, second, strict=True), ()))
+    ]
     steady = loaded(3)
     steady.apply([Part(3, 1, 0, 80, records)])
     mortal = loaded(3)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 READY = re.compile(r"ready grpc=(\S+) http=(\S+)")
 START_SECONDS = 60.0
-INTERVAL = "16"  # steps between samples: more than the governor would take of such short steps, for there to be much to see
+INTERVAL = "16"  # steps between samples; of such short steps the governor would take fewer
 END_SECONDS = 40.0  # the daemon stores snapshots and takes Ray down
 
 
@@ -72,6 +72,7 @@ class Processes:
             self._daemon = subprocess.Popen(
                 [sys.executable, "-m", "topowatch_monitor", *arguments, "--http", "127.0.0.1:0"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
+                cwd=self._directory, env=_clean_environment(),
             )  # fmt: skip
         assert self._daemon.stdout is not None  # noqa: S101 - tells mypy what PIPE above means
         for line in self._daemon.stdout:
@@ -85,12 +86,12 @@ class Processes:
         arguments = ["--run", job.run, "--seed", str(job.seed), "--steps", str(steps)]
         arguments += ["--spoil", job.spoil] if job.spoil else []
         settings = {"ENDPOINT": self.grpc, "SPOOL_DIR": str(self.spool), "INTERVAL": INTERVAL}
-        environment = os.environ | {f"TOPOWATCH_{name}": value for name, value in settings.items()}
+        environment = _clean_environment() | {f"TOPOWATCH_{name}": value for name, value in settings.items()}
         with self.journal(job).open("wb") as journal:
             self.trainers[job.run] = subprocess.Popen(
                 [sys.executable, "-m", "topowatch_monitor.demo.trainer", *arguments],
                 stdin=subprocess.DEVNULL, stdout=journal, stderr=journal, start_new_session=True,
-                env=environment | {"OMP_NUM_THREADS": "1"},
+                cwd=self._directory, env=environment | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
     def journal(self, job: Job) -> Path:
@@ -125,6 +126,11 @@ class Processes:
                 os.kill(process, 0)  # raises ProcessLookupError once it is gone
                 time.sleep(0.05)
             os.kill(process, signal.SIGKILL)
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without settings of topowatch that are meant for real jobs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
 
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes], how: signal.Signals) -> None:

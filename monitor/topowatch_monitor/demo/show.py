@@ -66,10 +66,11 @@ def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict
     deadline = time.monotonic() + LIMIT_SECONDS
     settled_by: float | None = None
     next_line = 0.0
-    with httpx.Client(base_url=processes.http, timeout=10.0) as client, Live(console=console, auto_refresh=False) as live:
+    daemon = httpx.Client(base_url=processes.http, timeout=10.0, trust_env=False)
+    with daemon, Live(console=console, auto_refresh=False) as live:
         while time.monotonic() < deadline:
             processes.check()
-            runs = {run["run"]: run for run in client.get("/api/v1/runs").raise_for_status().json()["runs"]}
+            runs = {run["run"]: run for run in daemon.get("/api/v1/runs").raise_for_status().json()["runs"]}
             live.update(live_table(JOBS, runs, steps), refresh=console.is_terminal)
             if not console.is_terminal and time.monotonic() >= next_line:
                 next_line = time.monotonic() + PLAIN_SECONDS

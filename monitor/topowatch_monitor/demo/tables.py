@@ -47,7 +47,8 @@ def _table(title: str, left: str, right: Sequence[str], last: str) -> Table:
 
 def live_table(jobs: Sequence[Job], runs: Mapping[str, Mapping[str, Any]], steps: int) -> Table:
     """One row a job: how far it is and what the daemon says of it now."""
-    table = _table("Four trainings, as the daemon sees them", "run", ("", "step", "loss", "length", "H₀", "H₁"), "verdict")
+    headings = ("", "step", "loss", "length", "H₀", "H₁")
+    table = _table("Four trainings, as the daemon sees them", "run", headings, "verdict")
     for job in jobs:
         run = runs.get(job.run)
         step = 0 if run is None or run["step"] is None else run["step"] + 1

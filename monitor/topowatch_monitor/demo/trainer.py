@@ -1,7 +1,7 @@
 """One of the demo's training jobs: a small network on scikit-learn's digits, as a user would write it.
 
-Run as `python -m topowatch_monitor.demo.trainer --run NAME --seed N [--spoil destabilise|random-labels]`. All that topowatch
-needs are the lines with `watch`.
+Run as `python -m topowatch_monitor.demo.trainer --run NAME --seed N [--spoil destabilise|random-labels]`.
+All that topowatch needs are the lines with `watch`.
 """
 
 from __future__ import annotations

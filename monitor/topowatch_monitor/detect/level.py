@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WIDTH = 32
 # Values that say enough of the noise of levels; after an early minimum, what follows it has to help.
 ENOUGH = 16 * WIDTH
+# Times the noise of single values: what levels differ by beyond that is a steep descent, not noise.
+MOST = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,12 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     if len(old) and np.isfinite(old).any():
         place = int(np.nanargmin(old))
         if old[place] < level:
-            level_noise = max(_bend(old[np.isfinite(old)]), noise_of_levels(values))
-            return Lowest(float(old[place]), int(series.old_steps[place]), noise_of(values[:256]), level_noise)
-    until = values[:end] if end >= ENOUGH else values
-    return Lowest(level, int(steps[end - 1]), noise_of(values[max(0, end - 256) : end]), noise_of_levels(until))
+            noise = noise_of(values[:256])
+            wander = max(_bend(old[np.isfinite(old)]), noise_of_levels(values))
+            return Lowest(float(old[place]), int(series.old_steps[place]), noise, min(wander, MOST * noise))
+    noise = noise_of(values[max(0, end - 256) : end])
+    wander = noise_of_levels(values[:end] if end >= ENOUGH else values)
+    return Lowest(level, int(steps[end - 1]), noise, min(wander, MOST * noise))
 
 
 def was_low(history: History, share: float = 0.5, floor: float = 0.5) -> bool:

@@ -50,6 +50,14 @@ class _Flight:
     first_offset: int
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Records of the log below offset `end`, in order."""
+
+    records: list[Record]
+    end: int
+
+
 class Dispatcher:
     """Drives a pool of shards along the log.
 
@@ -79,6 +87,7 @@ class Dispatcher:
         self._flights: list[deque[_Flight]] = [deque() for _ in range(pool.size)]
         self._views: dict[tuple[str, str, str], RunView] = {}
         self._next_snapshot_at = 0.0
+        self._durable = 0
         self.position = 0
         self.restarts = 0
 
@@ -92,8 +101,13 @@ class Dispatcher:
         views, self._views = list(self._views.values()), {}
         return views
 
-    def restore(self) -> None:
-        """Fill all carriers from their snapshots and go to the first record that any of them lacks."""
+    def restore(self, durable: int) -> None:
+        """Fill all carriers from their snapshots and go to the first record that any of them lacks.
+
+        Args:
+            durable: the log's end. A snapshot from beyond it is of a log that lost its tail, and is left out.
+        """
+        self._durable = durable
         for carrier in range(self._pool.size):
             self._load(carrier)
         self.position = min(virtual.next_offset for virtual in self._virtual)
@@ -101,14 +115,15 @@ class Dispatcher:
     def pump(self, durable: int) -> bool:
         """Deliver the next records below offset `durable`; return whether anything moved."""
         moved = self._collect(timeout=0.0)
-        chunk = self._chunk(self.position, durable)
-        if not chunk:
+        self._durable = max(self._durable, durable)
+        if self.position >= durable:
             return moved
+        chunk = self._chunk(self.position, durable)
         for carrier in range(self._pool.size):
             self._wait_for_room(carrier)  # before grouping: a carrier that is rebuilt here changes epoch
+        first, self.position = self.position, chunk.end
         for carrier, parts in self._parts(chunk).items():
-            self._deliver(carrier, parts, chunk[0].offset)
-        self.position = chunk[-1].offset + 1
+            self._deliver(carrier, parts, first)
         return True
 
     def settle(self) -> None:
@@ -138,31 +153,32 @@ class Dispatcher:
 
     # Delivery
 
-    def _chunk(self, start: int, end: int) -> list[Record]:
-        chunk: list[Record] = []
+    def _chunk(self, start: int, end: int) -> _Chunk:
+        """Read on from `start`; what the log cannot read any more is passed over."""
+        end = min(end, start + CHUNK_RECORDS)
+        records: list[Record] = []
         size = 0
-        for record in self._reader.read(start, min(end, start + CHUNK_RECORDS)):
-            chunk.append(record)
+        for record in self._reader.read(start, end):
+            records.append(record)
             size += len(record.payload)
             if size >= CHUNK_BYTES:
-                break
-        return chunk
+                return _Chunk(records, record.offset + 1)
+        return _Chunk(records, end)
 
-    def _parts(self, chunk: list[Record], only: int | None = None) -> dict[int, list[Part]]:
+    def _parts(self, chunk: _Chunk, only: int | None = None) -> dict[int, list[Part]]:
         """Group records by carrier and virtual shard, leaving out what a shard already has; moves `next_offset`."""
         records: dict[int, list[tuple[int, int, bytes]]] = {}
-        for offset, kind, payload in chunk:
+        for offset, kind, payload in chunk.records:
             for number in shards_of(kind, payload):
                 virtual = self._virtual[number]
                 if offset >= virtual.next_offset and only in (None, virtual.carrier):
                     records.setdefault(number, []).append((offset, kind, payload))
         parts: dict[int, list[Part]] = {}
-        end = chunk[-1].offset + 1
         for number, found in records.items():
             virtual = self._virtual[number]
-            part = Part(number, virtual.epoch, virtual.next_offset, end, found)
+            part = Part(number, virtual.epoch, virtual.next_offset, chunk.end, found)
             parts.setdefault(virtual.carrier, []).append(part)
-            virtual.next_offset = end
+            virtual.next_offset = chunk.end
             virtual.unsaved = True
         return parts
 
@@ -170,7 +186,7 @@ class Dispatcher:
         try:
             self._flights[carrier].append(_Flight(self._pool.call(carrier, "apply", parts), first_offset))
         except ShardLostError as error:
-            self._rebuild(error, upto=parts[0].next_offset)
+            self._rebuild(error)
 
     def _wait_for_room(self, carrier: int) -> None:
         while len(self._flights[carrier]) >= IN_FLIGHT:
@@ -191,7 +207,7 @@ class Dispatcher:
         try:
             self._accept(carrier, self._pool.result(flight.call, timeout))
         except ShardLostError as error:
-            self._rebuild(error, upto=self.position)
+            self._rebuild(error)
             return
         self._flights[carrier].popleft()
 
@@ -213,6 +229,8 @@ class Dispatcher:
         calls = []
         for number, virtual in self._carried(carrier):
             offset, state = self._snapshots.load(number) or (0, None)
+            if offset > self._durable:
+                offset, state = 0, None
             first, last = clean.get(number, (0, 0))
             virtual.epoch += 1
             virtual.saved_offset = offset
@@ -224,8 +242,8 @@ class Dispatcher:
             self._pool.result(call, self._timeout)
         self._remember(self._pool.result(self._pool.call(carrier, "views"), self._timeout))
 
-    def _rebuild(self, error: ShardLostError, upto: int) -> None:
-        """Put a new shard in place of a lost carrier's and bring it to offset `upto`."""
+    def _rebuild(self, error: ShardLostError) -> None:
+        """Put a new shard in place of a lost carrier's and bring it to where the others are."""
         carrier = error.carrier
         for _attempt in range(ATTEMPTS):
             self.restarts += 1
@@ -233,20 +251,21 @@ class Dispatcher:
             try:
                 self._pool.replace(carrier)
                 self._load(carrier)
-                self._replay(carrier, upto)
+                self._replay(carrier)
             except ShardLostError as again:
                 error = again
             else:
                 return
         raise error
 
-    def _replay(self, carrier: int, upto: int) -> None:
+    def _replay(self, carrier: int) -> None:
         position = min(virtual.next_offset for _, virtual in self._carried(carrier))
-        while chunk := self._chunk(position, upto):
+        while position < self.position:
+            chunk = self._chunk(position, self.position)
             for parts in self._parts(chunk, only=carrier).values():
                 call = self._pool.call(carrier, "apply", parts)
                 self._accept(carrier, self._pool.result(call, self._timeout))
-            position = chunk[-1].offset + 1
+            position = chunk.end
 
     def _carried(self, carrier: int) -> Iterator[tuple[int, _Virtual]]:
         return ((number, virtual) for number, virtual in enumerate(self._virtual) if virtual.carrier == carrier)
@@ -259,7 +278,7 @@ class Dispatcher:
             call = self._pool.call(carrier, "snapshot", [number])
             [(_, offset, state)] = self._pool.result(call, self._timeout)
         except ShardLostError as error:
-            self._rebuild(error, upto=self.position)
+            self._rebuild(error)
             return
         self._snapshots.save(number, offset, state)
         self._virtual[number].saved_offset = offset
@@ -276,6 +295,6 @@ class Dispatcher:
 
     def _clean_spans(self) -> dict[int, tuple[int, int]]:
         note = self._snapshots.load(PROGRESS)
-        if note is None:
+        if note is None or note[0] > self._durable:
             return {}
         return {int(number): (first, last) for number, (first, last) in json.loads(note[1]).items()}

@@ -1,7 +1,7 @@
 """The engine host: a child process of the daemon and the only Ray driver.
 
-It ends itself when the front goes away (its socket closes), and with it the Ray that it started. Run by the supervisor as
-`python -m topowatch_monitor.engine.host`, with an inherited socket and its settings as JSON.
+It ends itself when the front goes away (its socket closes), and with it the Ray that it started. Run by the supervisor
+as `python -m topowatch_monitor.engine.host`, with an inherited socket and its settings as JSON.
 """
 
 from __future__ import annotations
@@ -63,8 +63,10 @@ class SocketLink:
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self._changed = threading.Condition()
-        self._durable = 0
+        self._lines = stream.makefile("rb")
         self._closed = False
+        self._durable = 0
+        self._take(self._lines.readline())  # the front says where the log ends as soon as we are connected
         threading.Thread(target=self._listen, name="front-link", daemon=True).start()
 
     @property
@@ -91,12 +93,15 @@ class SocketLink:
             self._close()
 
     def _listen(self) -> None:
-        with self._stream.makefile("rb") as lines:
-            for line in lines:
-                with self._changed:
-                    self._durable = int(json.loads(line)["durable"])
-                    self._changed.notify_all()
+        for line in self._lines:
+            self._take(line)
         self._close()
+
+    def _take(self, line: bytes) -> None:
+        if line:
+            with self._changed:
+                self._durable = int(json.loads(line)["durable"])
+                self._changed.notify_all()
 
     def _close(self) -> None:
         with self._changed:

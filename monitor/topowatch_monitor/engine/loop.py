@@ -42,7 +42,7 @@ class FrontLink(Protocol):
 
 def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], float]) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
-    dispatcher.restore()
+    dispatcher.restore(link.durable)
     reported_at = -IDLE_SECONDS
     while not link.closed:
         moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)

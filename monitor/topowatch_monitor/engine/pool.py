@@ -40,7 +40,7 @@ class ShardPool(Protocol):
     def ready(self, calls: Sequence[Call], timeout: float) -> list[Call]:
         """Those of `calls` that have ended, waiting up to `timeout` seconds for the first."""
 
-    def result(self, call: Call, timeout: float) -> Any:  # noqa: ANN401 - each shard method has its own result
+    def result(self, call: Call, timeout: float) -> Any:
         """What the call returned; raises ShardLostError if it did not within `timeout` seconds."""
 
     def replace(self, carrier: int) -> None:
@@ -67,7 +67,7 @@ class InlinePool:
         """All of them."""
         return list(calls)
 
-    def result(self, call: Call, timeout: float) -> Any:  # noqa: ANN401, ARG002 - see ShardPool
+    def result(self, call: Call, timeout: float) -> Any:  # noqa: ARG002 - nothing to wait for
         """What the call returned."""
         return call.handle
 

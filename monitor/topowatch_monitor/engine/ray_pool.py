@@ -72,7 +72,7 @@ class RayPool:
         ended = set(done)
         return [call for call in calls if call.handle in ended]
 
-    def result(self, call: Call, timeout: float) -> Any:  # noqa: ANN401 - each shard method has its own result
+    def result(self, call: Call, timeout: float) -> Any:
         """What the call returned; raises ShardLostError if it did not within `timeout` seconds."""
         try:
             return ray.get(call.handle, timeout=timeout)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from numpy.typing import NDArray
+
     from topowatch_protos.v1 import run_pb2
 
 SCHEMA = 1

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
-from topowatch_protos.v1 import log_pb2, run_pb2
 
 from topowatch_monitor.detect import DETECTORS, History, Thresholds, detect_all
 from topowatch_monitor.detect.level import was_low
@@ -15,15 +14,16 @@ from topowatch_monitor.engine.assembly import Assembly
 from topowatch_monitor.engine.lineage import Lineage
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds
+from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
-    from topowatch_protos.v1 import sample_pb2
 
     from topowatch_monitor.engine.view import Flag, RunView
+    from topowatch_protos.v1 import sample_pb2
 
 # How much of the longest pause between samples is forgotten at each sample: a tenth is left of it after 230.
 PAUSE_DECAY = 0.99

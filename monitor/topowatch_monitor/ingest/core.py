@@ -195,9 +195,10 @@ class Ingest:
         """Stop storing until the log can be written again."""
         if not self._fault:
             _logger.error("not storing any more: %s", error)
-            self._fault = str(error)
+            self._fault = str(error) or repr(error)
             self._announce()
-            self._recovery = self._spawn(self._recover())
+            if not self._closing:
+                self._recovery = self._spawn(self._recover())
 
     async def _recover(self) -> None:
         """Try the log until it can be written, then leave a note in it."""
