@@ -1,9 +1,9 @@
-"""attach() on plain loops: what reaches the spool, what a resumed job looks like, and that nothing ever raises."""
+"""attach() on plain loops: what reaches the spool, and what a resumed job looks like there."""
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from topowatch_client import Watch, attach, session
-from topowatch_client.config import Config
+from client_loops import entries, items, merged, network, numbers, samples, scalars, train
+from topowatch_client import Watch, attach
 from topowatch_client.sketch import FoldSketch
-from topowatch_client.spool_reader import SpoolReader
 from topowatch_protos.v1 import sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from topowatch_client.spool_reader import Entry
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -39,57 +37,6 @@ def watch_of(tmp_path: Path) -> Callable[..., Watch]:
         return attach(model, optimizer, config=settings, run="r", **changes)
 
     return start
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    after: Callable[[torch.Tensor], object] | None = None,
-) -> None:
-    inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = model(inputs).square().mean()
-        loss.backward()
-        optimizer.step()
-        if after is not None:
-            after(loss)
-
-
-def entries(watch: Watch) -> list[Entry]:
-    reader, found = SpoolReader(Path(watch.status["spool"])), []
-    while part := reader.read(1 << 30, 1 << 30):
-        found += part
-    return found
-
-
-def items(watch: Watch) -> list[sample_pb2.Item]:
-    return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries(watch)]
-
-
-def samples(watch: Watch) -> list[sample_pb2.Sample]:
-    return [item.sample for item in items(watch) if item.HasField("sample")]
-
-
-def scalars(sample: sample_pb2.Sample) -> dict[str, dict[int, float]]:
-    return {series.name: dict(zip(series.steps, series.values, strict=True)) for series in sample.scalars}
-
-
-def merged(found: list[sample_pb2.Sample], name: str) -> dict[int, float]:
-    values: dict[int, float] = {}
-    for sample in found:
-        values |= scalars(sample).get(name, {})
-    return values
-
-
-def numbers(sketch: sample_pb2.Sketch) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.frombuffer(sketch.values, "<f4")
 
 
 def test_samples_carry_sketches_of_weights_and_of_the_last_update(watch_of: Callable[..., Watch]) -> None:
@@ -311,8 +258,6 @@ def test_rolling_back_to_a_checkpoint_begins_a_new_incarnation(watch_of: Callabl
 
 
 def _saved(state: Mapping[str, Any]) -> Any:
-    import io
-
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -338,216 +283,3 @@ def test_compiled_and_wrapped_models_give_the_same_sketches(watch_of: Callable[.
         watch.step()
     first = samples(plain)[0].weights.values
     assert samples(compiled)[0].weights.values == samples(wrapped)[0].weights.values == first
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ({"config": {"mode": "sideways"}}, "mode"),
-        ({"config": {"colour": "red"}}, "unknown key 'colour'"),
-        ({"config": 3}, "int"),
-        ({"endpoint": "nowhere"}, "HOST:PORT"),
-        ({"labels": {"lr": 0.1}}, "labels are text"),
-        ({"labels": 5}, "int"),
-        ({"probe": 7}, "int"),
-        ({"probe": (torch.ones(2, 6), None), "layer": "nowhere"}, "no module named"),
-        ({"probe": (torch.ones(2, 6), None), "output": "guess"}, "output must be"),
-        ({"run": 12}, "run must be"),
-    ],
-)
-def test_attach_never_raises_and_says_what_is_wrong(
-    arguments: dict[str, Any], complaint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    arguments = dict(arguments)
-    settings = arguments.pop("config", {})
-    if isinstance(settings, dict):
-        settings = {"mode": "offline", "spool_dir": tmp_path, **settings}
-    watch = attach(model, optimizer, config=settings, **arguments)
-    assert watch.status["mode"] == "disabled"
-    assert complaint in watch.status["error"]
-    assert len([record for record in caplog.records if record.name == "topowatch"]) == 1
-    train(model, optimizer, 2, lambda loss: watch.log(loss=loss))
-    watch.step()
-    watch.finish(accuracy=1.0)
-    assert not optimizer._optimizer_step_post_hooks
-
-
-@pytest.mark.parametrize("arguments", [(None, None), ("model", None), (network(), "optimiser")])
-def test_wrong_types_disable_and_do_not_raise(arguments: tuple[Any, Any], tmp_path: Path) -> None:
-    watch = attach(*arguments, config={"mode": "offline", "spool_dir": tmp_path})
-    assert watch.status["mode"] == "disabled"
-    assert watch.status["error"]
-
-
-def test_a_spool_directory_that_cannot_be_made_disables(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    watch = attach(network(), config={"mode": "offline", "spool_dir": tmp_path / "file"})
-    assert watch.status["mode"] == "disabled"
-
-
-def test_disabled_does_nothing_at_all(tmp_path: Path) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = attach(model, optimizer, config=Config(mode="disabled", spool_dir=tmp_path / "spool"))
-    train(model, optimizer, 2, lambda loss: watch.log(loss=loss))
-    assert watch.status["mode"] == "disabled"
-    assert watch.status["error"] is None
-    assert not (tmp_path / "spool").exists()
-
-
-def test_only_rank_0_of_a_replicated_model_sends(watch_of: Callable[..., Watch], monkeypatch: Any) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("RANK", "1")
-    assert watch_of(network()).status["mode"] == "disabled"
-    monkeypatch.setenv("RANK", "0")
-    watch = watch_of(network())
-    watch.step()
-    descriptor = entries(watch)[0].descriptor
-    assert (descriptor.rank, descriptor.world_size, descriptor.contributing_ranks) == (0, 4, 1)
-
-
-def test_errors_are_kept_from_training_counted_and_end_watching(
-    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watch_of(model, optimizer)
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("broken sketch")
-
-    monkeypatch.setattr(FoldSketch, "matrix", fail)
-    train(model, optimizer, 10)
-    assert watch.status["mode"] == "disabled"
-    assert watch.status["failures"] == 3
-    assert "broken sketch" in watch.status["error"]
-    assert len([record for record in caplog.records if record.name == "topowatch"]) == 2
-
-
-def test_an_error_now_and_then_does_not_end_watching(
-    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watch_of(model, optimizer)
-    real, calls = FoldSketch.matrix, [0]
-
-    def sometimes(self: FoldSketch, parameters: Any) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] % 3 == 0:
-            raise RuntimeError("hiccup")
-        return real(self, parameters)
-
-    monkeypatch.setattr(FoldSketch, "matrix", sometimes)
-    train(model, optimizer, 60)
-    assert watch.status["mode"] == "offline"
-    assert watch.status["failures"] > 3
-
-
-def test_results_that_are_no_numbers_do_not_keep_the_run_from_ending(watch_of: Callable[..., Watch]) -> None:
-    watch = watch_of(network())
-    watch.step()
-    watch.finish(accuracy=0.5, note="good", loss=torch.ones((), requires_grad=True))  # type: ignore[arg-type]
-    assert dict(items(watch)[-1].end.results) == {"accuracy": 0.5, "loss": 1.0}
-
-
-def test_log_refuses_nonsense_without_raising(watch_of: Callable[..., Watch]) -> None:
-    watch = watch_of(network())
-    watch.log(loss=torch.ones(3))
-    watch.log(loss="high")
-    assert watch.status["failures"] == 2
-    watch.step()
-    assert watch.status["mode"] == "offline"
-
-
-def test_hooks_do_nothing_in_a_forked_child(watch_of: Callable[..., Watch]) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watch_of(model, optimizer)
-    train(model, optimizer, 1)
-    before = len(items(watch))
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover -- runs in the child
-        watch.step()
-        watch.log(loss=1.0)
-        watch.finish()
-        os.write(write, b"1" if watch._live() is None else b"0")
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(read, 1) == b"1"
-    os.close(read)
-    os.close(write)
-    assert len(items(watch)) == before
-    assert watch.status["mode"] == "offline"
-
-
-def test_an_interval_that_is_no_power_of_two_is_rounded_up_and_said(
-    watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture
-) -> None:
-    assert watch_of(network(), config={"interval": 5}).status["interval"] == 8
-    assert "every 8 steps instead of 5" in caplog.text
-
-
-def test_status_has_what_the_contract_names(watch_of: Callable[..., Watch]) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watch_of(model, optimizer)
-    train(model, optimizer, 5)
-    status = watch.status
-    assert (status["mode"], status["run"], status["group"], status["samples"]) == ("offline", "r", "default", 3)
-    assert (status["dropped"], status["coverage"], status["error"]) == (0, 1.0, None)
-    assert status["spooled_bytes"] > 3 * 4 * 1021
-    assert 0 < status["overhead_ratio"] < 1
-    assert status["incarnation"] > 0
-
-
-def test_parameters_that_cannot_be_sketched_lower_the_coverage(watch_of: Callable[..., Watch]) -> None:
-    model = network()
-    model.register_parameter("codes", nn.Parameter(torch.zeros(75, dtype=torch.int8), requires_grad=False))
-    watch = watch_of(model)
-    watch.step()
-    floats = sum(parameter.numel() for parameter in network().parameters())
-    assert watch.status["coverage"] == pytest.approx(floats / (floats + 75))
-
-
-def test_the_forwarder_is_looked_after_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Online, the forwarder is asked for at attach and not at every sample; trouble in starting it is survived."""
-    calls: list[Path] = []
-
-    def ensure(spool_dir: Path, _token: str | None) -> bool:
-        calls.append(spool_dir)
-        raise OSError("no more processes")
-
-    monkeypatch.setattr("topowatch_client.spawn.ensure_forwarder", ensure)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = attach(model, optimizer, config={"spool_dir": tmp_path, "interval": 1})
-    train(model, optimizer, 20)
-    assert calls == [tmp_path]
-    assert watch.status["mode"] == "online"
-    assert watch.status["samples"] == 20
-    assert "no more processes" in watch.status["error"]
-    watch._close(ended=False)
-
-
-def test_a_watch_does_not_keep_a_model_alive(watch_of: Callable[..., Watch]) -> None:
-    import gc
-    import weakref
-
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watch_of(model, optimizer)
-    train(model, optimizer, 2)
-    reference = weakref.ref(model)
-    del model, optimizer, watch
-    gc.collect()
-    assert reference() is None
-
-
-def test_the_notes_beside_a_spool_hold_no_secret() -> None:
-    meta = session._meta(Config(token="secret", token_file=Path("/t")), "r")  # noqa: S106 -- a made-up one
-    assert "secret" not in repr(meta)
-    assert (meta["token_file"], meta["endpoint"], meta["mode"]) == ("/t", "127.0.0.1:7070", "online")
