@@ -15,6 +15,7 @@ _LONGEST = 1 << 20
 _LOOK_BACK = 8  # costs and step times that a choice rests on
 _HEADROOM = 0.8  # of the cap: the rest is for the forwarder and for what the clock does not see
 _PROBE_SHARE = 0.5  # of that, where probes run
+_RATIO_DECAY = 0.96  # a sample: halves in 17, as costs come in bursts (a probe pass with every fourth sample or rarer)
 _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well below the cap
 
 
@@ -99,9 +100,10 @@ class Governor:
         self._choose()
 
     def take_ratio(self) -> float:
-        """Return own time over wall time since the last call, and start over."""
+        """Return own time over wall time lately: each call keeps most of what the calls before saw."""
         ratio = self._window_cost / self._window_wall if self._window_wall > 0 else 0.0
-        self._window_cost = self._window_wall = 0.0
+        self._window_cost *= _RATIO_DECAY
+        self._window_wall *= _RATIO_DECAY
         return ratio
 
     def _choose(self) -> None:

@@ -179,6 +179,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the config file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {file} is not valid TOML: {error}") from None
+    values.pop("client", None)  # the client's own table: one file may serve both on a host
     for key in values:
         if key not in Settings.model_fields:
             raise ConfigError(f"unknown key {key!r} in {file}: {_nearest(key)}")

@@ -90,12 +90,17 @@ def test_the_step_before_a_sample_is_prepared() -> None:
     assert [step for step in range(20) if governor.samples_at(step)] == [0, 8, 16]
 
 
-def test_the_ratio_covers_the_time_since_it_was_taken_last() -> None:
+def test_the_ratio_is_that_of_lately() -> None:
+    """One burst does not make it, and an old one is forgotten."""
     governor = Governor(Budget())
     assert governor.take_ratio() == 0.0
     governor.on_step(1.0, 0.1)
     governor.on_step(1.0, 0.0)
     assert governor.take_ratio() == pytest.approx(0.05)
     governor.on_step(1.0, 0.0)
-    assert governor.take_ratio() == 0.0
+    assert 0.03 < governor.take_ratio() < 0.05
+    for _ in range(300):
+        governor.on_step(1.0, 0.01)
+        ratio = governor.take_ratio()
+    assert ratio == pytest.approx(0.01, rel=1e-3)
     assert governor.total_ratio == pytest.approx(0.1 / 3)

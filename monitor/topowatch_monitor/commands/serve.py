@@ -18,7 +18,7 @@ def serve(
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Page, JSON and /metrics.")] = None,
     engine: Annotated[str | None, typer.Option(metavar="ray|inline", help="inline runs without Ray.")] = None,
     ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Join this Ray cluster: auto or HOST:PORT.")
+        str | None, typer.Option(metavar="ADDRESS", help="Join this Ray cluster: auto or HOST:PORT. A cluster that asks for a token needs RAY_AUTH_MODE=token as well.")
     ] = None,
     shards: Annotated[int | None, typer.Option(help="Ray actors that share the work.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")] = None,
