@@ -106,7 +106,8 @@ class Daemon:
         return InlineEngine(dispatcher, self._take_report)
 
     def _take_report(self, report: EngineReport) -> None:
-        self._applied, self._restarts = report["applied"], report["restarts"]
+        self._applied = report["applied"]
+        self._restarts += report["restarts"]
         self.fleet.update(report["views"])
 
     def stats(self) -> DaemonStats:
@@ -120,7 +121,7 @@ class Daemon:
             ack_seconds_buckets=tuple(counters.ack_seconds.cumulative()),
             ack_seconds_sum=counters.ack_seconds.sum,
             shard_lag_samples=max(0, self.log.next_offset - self._applied),
-            shard_restarts_total=self._restarts,
+            shard_restarts_total=self._restarts + self.engine.restarts,
             log_bytes=self.log.size_bytes,
         )
 

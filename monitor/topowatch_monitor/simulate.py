@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The frame that the client's spool, the daemon's log and recordings share on disk.
 
-A file opens with `MAGIC`. Each frame is `crc32, length, kind, payload` (little-endian u32, u32, u8, bytes); the checksum
-covers kind and payload, so a torn or damaged frame ends a scan and is never handed on.
+A file opens with `MAGIC`. Each frame is `crc32, length, kind, payload` (little-endian u32, u32, u8, bytes); the
+checksum covers kind and payload, so a torn or damaged frame ends a scan and is never handed on.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class SimDisk:
 
     # Disk
 
-    def make_directory(self, path: Path) -> None:  # noqa: ARG002 (there is one directory)
+    def make_directory(self, path: Path) -> None:
         self.operate("make_directory")
 
     def create(self, path: Path) -> SimFile:
@@ -221,7 +221,7 @@ class SimDisk:
         self._find(path)
         self._change(path, None)
 
-    def sync_directory(self, path: Path) -> None:  # noqa: ARG002 (there is one directory)
+    def sync_directory(self, path: Path) -> None:
         self.operate("sync_directory")
         for entry, inode in self._pending:
             _apply(self._stored_entries, entry, inode)

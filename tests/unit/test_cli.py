@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
+
 from topowatch_monitor.cli import main
 from topowatch_monitor.commands.compare import differences
 from topowatch_monitor.engine.run_state import RunState

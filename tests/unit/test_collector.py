@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export import registry
 from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean

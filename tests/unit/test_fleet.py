@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.fleet import (
     AmbiguousRunError,

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
 from topowatch_monitor.export.http import create_app, dumps

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import ValidationError
+
 from topowatch_monitor import config
 from topowatch_monitor.config import Address, ConfigError, Settings, load, parse_address
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from topowatch_monitor.export import registry
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
+
 from topowatch_monitor.commands.sending import RateLimit, SendingError, Totals, UnreachableError, send_fleet
 from topowatch_monitor.detect import History, Thresholds, detect_all
 from topowatch_monitor.simulate import FAILING, HEALTHY, KINDS, RunPlan, descriptor, fleet, synthetic_run
@@ -136,7 +137,7 @@ class Scripted(ingest_pb2_grpc.IngestServiceServicer):
     async def StreamBatches(  # noqa: N802 - named by the protocol
         self,
         requests: AsyncIterator[ingest_pb2.StreamBatchesRequest],
-        context: grpc.aio.ServicerContext,  # noqa: ARG002 - given by grpc
+        context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[ingest_pb2.StreamBatchesResponse]:
         async for request in requests:
             self.batches.append(request.batch)

@@ -19,8 +19,8 @@ def demo(
 ) -> None:
     """Start a daemon, train four small networks on scikit-learn's digits and show what topowatch says of them.
 
-    Two are healthy, one has a learning rate that climbs until it leaves its minimum, one learns 40 % random labels. Each is
-    a process of its own, attached with one line. Takes about two minutes; Ctrl-C leaves nothing behind.
+    Two are healthy, one has a learning rate that climbs until it leaves its minimum, one learns 40 % random labels.
+    Each is a process of its own, attached with one line. Takes about two minutes; Ctrl-C leaves nothing behind.
     """
     from topowatch_monitor.demo.processes import DemoError
     from topowatch_monitor.demo.show import run_demo

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
-from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import log_pb2
 
 from topowatch_monitor.commands.output import CommandError
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
-from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 
 from topowatch_monitor.simulate import descriptor, synthetic_run
+from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from topowatch_protos.v1 import run_pb2
-
     from topowatch_monitor.simulate import RunPlan
+    from topowatch_protos.v1 import run_pb2
 
 CONNECT_SECONDS = 5.0
 ATTEMPTS = 60  # for one batch

@@ -10,6 +10,8 @@ import typer
 from topowatch_monitor import config
 from topowatch_monitor.commands.output import CommandError
 
+RAY_ADDRESS = "Join this Ray cluster: auto or HOST:PORT. One that asks for a token needs RAY_AUTH_MODE=token as well."
+
 
 def serve(
     *,
@@ -17,9 +19,7 @@ def serve(
     grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where jobs send samples.")] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Page, JSON and /metrics.")] = None,
     engine: Annotated[str | None, typer.Option(metavar="ray|inline", help="inline runs without Ray.")] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Join this Ray cluster: auto or HOST:PORT. A cluster that asks for a token needs RAY_AUTH_MODE=token as well.")
-    ] = None,
+    ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY_ADDRESS)] = None,
     shards: Annotated[int | None, typer.Option(help="Ray actors that share the work.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")] = None,
 ) -> None:

@@ -15,7 +15,13 @@ IDLE_SECONDS = 1.0
 
 
 class EngineReport(TypedDict):
-    """What the engine tells the front, at least once a second while it is well."""
+    """What the engine tells the front, at least once a second while it is well.
+
+    Attributes:
+        views: of the runs that changed.
+        applied: every log record below this offset is part of them.
+        restarts: carriers that were rebuilt since the last report.
+    """
 
     views: list[RunView]
     applied: int
@@ -44,13 +50,15 @@ def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], floa
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore(link.durable)
     reported_at = -IDLE_SECONDS
+    counted = 0
     while not link.closed:
         moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
         dispatcher.save_due(clock())
         views = dispatcher.take_views()
         if views or clock() - reported_at >= IDLE_SECONDS:
             reported_at = clock()
-            link.report(EngineReport(views=views, applied=dispatcher.applied, restarts=dispatcher.restarts))
+            restarts, counted = dispatcher.restarts - counted, dispatcher.restarts
+            link.report(EngineReport(views=views, applied=dispatcher.applied, restarts=restarts))
         if not moved and not dispatcher.wait(timeout=0.05):
             link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
     dispatcher.settle()

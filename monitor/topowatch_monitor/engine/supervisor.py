@@ -34,6 +34,8 @@ REPORT_BYTES = 256 << 20  # longest line: views of all runs after a restart
 class Engine(Protocol):
     """What the daemon needs of an engine, wherever it runs."""
 
+    restarts: int  # times that the engine as a whole was started anew
+
     def advance(self, durable: int) -> None:
         """The log is on disk below this offset; called from any thread."""
 
@@ -57,8 +59,7 @@ class HostedEngine:
         self._durable = 0
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.process_id: int | None = None
-        self.host_restarts = 0
+        self.restarts = 0
 
     def advance(self, durable: int) -> None:
         """The log is on disk below this offset; called from any thread."""
@@ -75,7 +76,7 @@ class HostedEngine:
             code = await self._one_life()
             failures = 0 if time.monotonic() - started > SILENCE_SECONDS else failures + 1
             pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
-            self.host_restarts += 1
+            self.restarts += 1
             log.warning(
                 "the engine ended (exit %s); starting it again in %g s. Its journal: %s", code, pause, self._journal
             )
@@ -92,7 +93,6 @@ class HostedEngine:
                 start_new_session=True,  # Ctrl-C in the terminal is for the front, which ends the host in good order
                 env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
             )  # fmt: skip
-        self.process_id = process.pid
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=REPORT_BYTES)
         self._tell()
         try:
@@ -123,7 +123,6 @@ class HostedEngine:
             log.warning("the engine did not end within %g s: killing it", FAREWELL_SECONDS)
         kill_session(process.pid)
         await process.wait()
-        self.process_id = None
 
     def _tell(self) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -143,6 +142,7 @@ class InlineEngine:
         self._dispatcher = dispatcher
         self._on_report = on_report
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.restarts = 0  # a thread that fails ends the daemon
         self._link = InlineLink(self._pass_on)
 
     def advance(self, durable: int) -> None:

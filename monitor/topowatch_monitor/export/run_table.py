@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import log_pb2, sample_pb2
 
 from topowatch_monitor.engine.lineage import NEVER, Lineage, Span
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
-    from topowatch_protos.v1 import run_pb2
 
     from topowatch_monitor.store.log import Record
+    from topowatch_protos.v1 import run_pb2
 
 FIXED = ("step", "received_at", "weights", "representation")
 
