@@ -129,7 +129,7 @@ def test_a_sustained_rise_fires_and_not_before_its_onset(seed, rise, onset, with
     assert name == "loss_rise"
     assert onset <= step <= onset + within
     assert "above its lowest level" in reason
-    assert was_low(history)
+    assert was_low(history.curve, history.chance_loss)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -149,7 +149,7 @@ def test_a_loss_that_stays_where_it_began_fires(seed, noise, by):
     changes, history = drive(stuck, chance=2.303)
     assert [name for _, name, _ in changes] == ["loss_not_decreasing"]
     assert 400 <= changes[0][0] <= by
-    assert not was_low(history)
+    assert not was_low(history.curve, history.chance_loss)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -10,7 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from topowatch_monitor.detect.history import History
     from topowatch_monitor.detect.series import Series
 
 # Values in a level; 32 bring the noise of a level down to a fifth of that of a value.
@@ -120,13 +119,12 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     return Lowest(level, int(steps[end - 1]), noise, min(wander, MOST * noise))
 
 
-def was_low(history: History, share: float = 0.5, floor: float = 0.5) -> bool:
+def was_low(curve: Curve, chance_loss: float | None, share: float = 0.5, floor: float = 0.5) -> bool:
     """Whether the run has ever been at low loss, so that there is a minimum to lose.
 
     Low is at most `share` of where it began (or of chance, where that is known), or at most `floor` nats.
     """
-    curve = history.curve
     if curve.lowest is None or curve.initial is None:
         return False
-    began = max(curve.initial, history.chance_loss or curve.initial)
+    began = max(curve.initial, chance_loss or curve.initial)
     return curve.lowest.level <= max(share * began, floor)

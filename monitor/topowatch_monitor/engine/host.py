@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topowatch_monitor.engine.dispatcher import Dispatcher
-from topowatch_monitor.engine.loop import run_engine
+from topowatch_monitor.engine.loop import FrontLink, run_engine
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.session import kill_session
@@ -57,60 +57,38 @@ class HostSettings:
         return json.dumps(asdict(self))
 
 
-class SocketLink:
-    """The engine's end of a stream socket that carries one JSON object a line."""
+class SocketLink(FrontLink):
+    """The connection over a stream socket that carries one JSON object a line."""
 
     def __init__(self, stream: socket.socket) -> None:
+        super().__init__()
         self._stream = stream
-        self._changed = threading.Condition()
         self._lines = stream.makefile("rb")
-        self._closed = False
-        self._durable = 0
         self._take(self._lines.readline())  # the front says where the log ends as soon as we are connected
         threading.Thread(target=self._listen, name="front-link", daemon=True).start()
-
-    @property
-    def durable(self) -> int:
-        """Log offset below which everything is on disk."""
-        return self._durable
-
-    @property
-    def closed(self) -> bool:
-        """Whether the front has gone or asked the engine to end."""
-        return self._closed
-
-    def wait(self, timeout: float) -> None:
-        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
-        with self._changed:
-            seen = self._durable
-            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
 
     def report(self, report: EngineReport) -> None:
         """Send a report to the front."""
         try:
             self._stream.sendall(json.dumps(report).encode() + b"\n")
         except OSError:
-            self._close()
+            self.close()
+
+    def close(self) -> None:
+        """End the engine; by force after a while, as Ray can hang in a call for minutes and nobody waits for it."""
+        super().close()
+        farewell = threading.Timer(FAREWELL_SECONDS, kill_session, (os.getsid(0),))
+        farewell.daemon = True
+        farewell.start()
 
     def _listen(self) -> None:
         for line in self._lines:
             self._take(line)
-        self._close()
+        self.close()
 
     def _take(self, line: bytes) -> None:
         if line:
-            with self._changed:
-                self._durable = int(json.loads(line)["durable"])
-                self._changed.notify_all()
-
-    def _close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        # Ray can hang in a call for minutes; without a front there is nobody left to wait for it.
-        farewell = threading.Timer(FAREWELL_SECONDS, kill_session, (os.getsid(0),))
-        farewell.daemon = True
-        farewell.start()
+            self.advance(int(json.loads(line)["durable"]))
 
 
 def main(descriptor: int, settings: HostSettings) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,20 +29,43 @@ class EngineReport(TypedDict):
     restarts: int
 
 
-class FrontLink(Protocol):
-    """The engine's end of its connection to the front."""
+class FrontLink(ABC):
+    """The engine's end of its connection to the front; what comes from the front may come in any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._durable = 0
+        self._closed = False
 
     @property
     def durable(self) -> int:
         """Log offset below which everything is on disk."""
+        return self._durable
 
     @property
     def closed(self) -> bool:
         """Whether the front has gone or asked the engine to end."""
+        return self._closed
 
     def wait(self, timeout: float) -> None:
         """Return when `durable` or `closed` changed, or after `timeout` seconds."""
+        with self._changed:
+            seen = self._durable
+            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
 
+    def advance(self, durable: int) -> None:
+        """Take in that the log is on disk below `durable`."""
+        with self._changed:
+            self._durable = durable
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Take in that the front has gone or wants the engine to end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @abstractmethod
     def report(self, report: EngineReport) -> None:
         """Send a report to the front."""
 
@@ -65,42 +89,12 @@ def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], floa
     dispatcher.save()
 
 
-class InlineLink:
-    """Both ends of the connection in one process: a thread runs the engine, the front reads its reports."""
+class InlineLink(FrontLink):
+    """The connection within one process: a thread runs the engine, the front is called back with its reports."""
 
     def __init__(self, on_report: Callable[[EngineReport], None]) -> None:
+        super().__init__()
         self._on_report = on_report
-        self._changed = threading.Condition()
-        self._durable = 0
-        self._closed = False
-
-    @property
-    def durable(self) -> int:
-        """Log offset below which everything is on disk."""
-        return self._durable
-
-    @property
-    def closed(self) -> bool:
-        """Whether the front asked the engine to end."""
-        return self._closed
-
-    def advance(self, durable: int) -> None:
-        """Front's side: the log is on disk below `durable`."""
-        with self._changed:
-            self._durable = durable
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Front's side: end the engine."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def wait(self, timeout: float) -> None:
-        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
-        with self._changed:
-            seen = self._durable
-            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
 
     def report(self, report: EngineReport) -> None:
         """Hand a report to the front."""

@@ -342,7 +342,10 @@ class RunState:
 
     def _judge_minimum(self) -> None:
         critical = [name for name in self._flags if SEVERITY[name] == "critical"]
-        self._minimum_unstable = "non_finite_loss" in critical or (bool(critical) and was_low(self._history))
+        self._minimum_unstable = "non_finite_loss" in critical or (bool(critical) and self._was_low())
+
+    def _was_low(self) -> bool:
+        return was_low(self._history.curve, self._history.chance_loss)
 
     def _flag(self, name: str) -> Flag:
         since, reason = self._flags[name]
