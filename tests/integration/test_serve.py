@@ -99,8 +99,9 @@ def test_the_engine_host_is_started_again_when_it_is_killed(make_daemon: Callabl
         for child in psutil.Process(daemon.process.pid).children()
         if "topowatch_monitor.engine.host" in child.cmdline()
     ]
-    host.kill()
+    host.suspend()  # so that what the front tells it is unread when it dies: the hard way to lose a peer
     sender.push_until_stored(sender.batch(20))
+    host.kill()
     assert httpx.get(f"http://{daemon.http}/-/ready").status_code == 200
     eventually(lambda: daemon.run("run")["step"] == 39, within=120)
     sender.close()

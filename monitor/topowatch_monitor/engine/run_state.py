@@ -342,10 +342,8 @@ class RunState:
 
     def _judge_minimum(self) -> None:
         critical = [name for name in self._flags if SEVERITY[name] == "critical"]
-        self._minimum_unstable = "non_finite_loss" in critical or (bool(critical) and self._was_low())
-
-    def _was_low(self) -> bool:
-        return was_low(self._history.curve, self._history.chance_loss)
+        lost = bool(critical) and was_low(self._history.curve, self._history.chance_loss)
+        self._minimum_unstable = lost or "non_finite_loss" in critical
 
     def _flag(self, name: str) -> Flag:
         since, reason = self._flags[name]

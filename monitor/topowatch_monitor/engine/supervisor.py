@@ -111,6 +111,8 @@ class HostedEngine:
             except asyncio.TimeoutError:
                 log.error("the engine has been silent for %g s: ending it", SILENCE_SECONDS)
                 return
+            except ConnectionError:  # it was killed with something of ours unread
+                return
             if not line.endswith(b"\n"):
                 return
             self._on_report(json.loads(line))
