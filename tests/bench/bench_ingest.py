@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from machine import machine
 
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
@@ -137,7 +137,7 @@ def main() -> int:
         output, _ = daemon.communicate()
         report = json.loads(output)
     p50, p99 = np.quantile(latencies, [0.5, 0.99])
-    print(f"machine    {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}")
+    print(f"machine    {machine()}")
     print(
         f"load       {options.writers} writers with {options.window} unacked batches of {options.batch} 4 KiB samples"
     )
