@@ -46,20 +46,22 @@ class RunOpened(_message.Message):
     def __init__(self, descriptor: _Optional[_Union[_run_pb2.RunDescriptor, _Mapping]] = ..., received_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[WriterProgress, _Mapping]] = ...) -> None: ...
 
 class StoredItem(_message.Message):
-    __slots__ = ("key", "rank", "incarnation", "seq", "received_at", "item")
+    __slots__ = ("key", "rank", "incarnation", "seq", "received_at", "item", "newly_dropped")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_AT_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
+    NEWLY_DROPPED_FIELD_NUMBER: _ClassVar[int]
     key: _run_pb2.RunKey
     rank: int
     incarnation: int
     seq: int
     received_at: _timestamp_pb2.Timestamp
     item: bytes
-    def __init__(self, key: _Optional[_Union[_run_pb2.RunKey, _Mapping]] = ..., rank: _Optional[int] = ..., incarnation: _Optional[int] = ..., seq: _Optional[int] = ..., received_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., item: _Optional[bytes] = ...) -> None: ...
+    newly_dropped: int
+    def __init__(self, key: _Optional[_Union[_run_pb2.RunKey, _Mapping]] = ..., rank: _Optional[int] = ..., incarnation: _Optional[int] = ..., seq: _Optional[int] = ..., received_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., item: _Optional[bytes] = ..., newly_dropped: _Optional[int] = ...) -> None: ...
 
 class ItemsRejected(_message.Message):
     __slots__ = ("key", "rank", "incarnation", "seqs", "received_at")
