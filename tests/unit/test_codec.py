@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from topowatch_monitor.engine.codec import CodecError, decode, encode
 
+keys = st.text() | st.sampled_from(["array", "dict", "__array__"])  # names that the codec itself might use
 leaves = (
     st.none()
     | st.booleans()
@@ -23,7 +24,7 @@ leaves = (
         lambda dtype: arrays(dtype, array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
     )
 )
-states = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+states = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20)
 
 
 def same(a: object, b: object) -> bool:
@@ -57,7 +58,7 @@ def test_restored_arrays_can_be_written_to_and_share_nothing():
 
 
 @pytest.mark.parametrize(
-    "state", [object(), {1: 2}, b"bytes", {"__array__": 1}, np.float64(1), np.array(["text"]), np.array([None])]
+    "state", [object(), {1: 2}, b"bytes", np.float64(1), np.array(["text"]), np.array([None])]
 )
 def test_what_is_no_plain_state_is_refused(state):
     with pytest.raises(TypeError, match="state"):
@@ -83,9 +84,9 @@ def archive(header: bytes, data: np.ndarray) -> bytes:
     [
         b"no json",
         b"{}",
-        json.dumps({"format": 1, "state": {"__array__": ["<f8", [9], 0]}}).encode(),
-        json.dumps({"format": 1, "state": {"__array__": ["O", [1], 0]}}).encode(),
-        json.dumps({"format": 1, "state": {"__array__": 3}}).encode(),
+        json.dumps({"format": 1, "state": {"array": ["<f8", [9], 0]}}).encode(),
+        json.dumps({"format": 1, "state": {"array": ["O", [1], 0]}}).encode(),
+        json.dumps({"format": 1, "state": {"array": 3}}).encode(),
     ],
 )
 def test_headers_that_lie_raise_the_same_error(header):

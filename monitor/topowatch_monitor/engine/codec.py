@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_ARRAY = "__array__"
+# Every JSON object of the header has one of these as its only key, so that no key of a state can be taken for another.
+_ARRAY, _DICT = "array", "dict"
 FORMAT = 1
 
 
@@ -43,14 +44,14 @@ def decode(data: bytes) -> Any:
     """Decode what `encode` made.
 
     Raises:
-        CodecError: the bytes are damaged, or from a newer version.
+        CodecError: the bytes are damaged, or of another version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as members:
             header = json.loads(members["header"].tobytes())
             numbers = members["data"].tobytes()
-        if header["format"] > FORMAT:
-            raise CodecError(f"state has format {header['format']}, this version reads up to {FORMAT}")
+        if header["format"] != FORMAT:
+            raise CodecError(f"state has format {header['format']}, this version reads {FORMAT}")
         return _restore(header["state"], numbers)
     except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CodecError):
@@ -64,9 +65,7 @@ def _flatten(value: object, chunks: list[bytes], size: list[int]) -> object:
     if isinstance(value, dict):
         if not all(type(key) is str for key in value):
             raise TypeError("keys of a state are strings")
-        if _ARRAY in value:
-            raise TypeError(f"{_ARRAY!r} is no key for a state: the codec uses it")
-        return {key: _flatten(item, chunks, size) for key, item in value.items()}
+        return {_DICT: {key: _flatten(item, chunks, size) for key, item in value.items()}}
     if isinstance(value, list | tuple):
         return [_flatten(item, chunks, size) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -80,8 +79,8 @@ def _flatten(value: object, chunks: list[bytes], size: list[int]) -> object:
 
 def _restore(value: Any, numbers: bytes) -> Any:
     if isinstance(value, dict):
-        if _ARRAY not in value:
-            return {key: _restore(item, numbers) for key, item in value.items()}
+        if _DICT in value:
+            return {key: _restore(item, numbers) for key, item in value[_DICT].items()}
         name, shape, start = value[_ARRAY]
         dtype = np.dtype(name)
         count = int(np.prod(shape, dtype=np.int64))
