@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import httpx
 import pytest
@@ -22,6 +22,13 @@ T = TypeVar("T")
 
 TRAINING_JOB = Path(__file__).parent / "training_job.py"
 READY = re.compile(r"ready grpc=(\S+) http=(\S+)")
+
+
+def unavailable(what: str) -> NoReturn:
+    """Skip the test for want of a tool; in CI, where everything has to be there, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def eventually(look: Callable[[], T], *, within: float = 60.0, every: float = 0.1) -> T:

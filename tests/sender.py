@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIMENSION = 64
+POSITIONS = 4
 
 
 def walk(seed: int, start: int = 0) -> Iterator[bytes]:
-    """Encoded Items, one a step, for ever: weights drift through `DIMENSION` dimensions while the loss falls."""
+    """Encoded Items, one a step, for ever: weights and predictions drift while the loss falls."""
     generator = np.random.default_rng(seed)
     point = np.zeros(DIMENSION, dtype=np.float32)
     step = 0
@@ -30,6 +31,8 @@ def walk(seed: int, start: int = 0) -> Iterator[bytes]:
             loss = sample_pb2.ScalarSeries(name="loss", steps=[step], values=[2.0 / (1 + step / 20)])
             weights = sample_pb2.Sketch(values=point.astype("<f4").tobytes())
             sample = sample_pb2.Sample(step=step, scalars=[loss], weights=weights)
+            sample.predictions.sketch.values = np.cos(point).astype("<f4").tobytes()
+            sample.probe_losses = np.full(POSITIONS, loss.values[0], dtype="<f4").tobytes()
             yield sample_pb2.Item(schema=1, sample=sample).SerializeToString()
         step += 1
 
@@ -50,7 +53,9 @@ class Sender:
             contributing_ranks=1,
             incarnation=1,
             writer_uuid=uuid.uuid4().hex,
+            labels={"seed": str(seed)},
             sketch=run_pb2.SketchSpec(dimension=DIMENSION),
+            probe=run_pb2.ProbeSpec(positions=POSITIONS, outputs=3, kind=run_pb2.OUTPUT_KIND_LOGITS),
         )
         self.items = walk(seed)
         self.next_seq = 0

@@ -17,6 +17,7 @@ from topowatch_client.config import ConfigError, load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from topowatch_client.config import Config
     from topowatch_client.forwarder import Forwarder
 
 _SYNC_SECONDS = 60.0
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         if options.command == "sync":
-            return _sync(options.directory, options.endpoint, options.timeout)
+            return _sync(options.directory, options.endpoint, options.timeout, quarantined=options.quarantined)
         if options.command == "forward":
             return _forward(options.directory, options.endpoint)
         return _doctor(options.endpoint, as_json=options.json)
@@ -63,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         default=_SYNC_SECONDS,
         help="give up after this long without progress (default: %(default)s)",
     )
+    sync.add_argument(
+        "--quarantined",
+        action="store_true",
+        help="also try again what the daemon refused and may take after an upgrade or another setting of its own",
+    )
     forward = commands.add_parser(
         "forward",
         help="keep sending what jobs record (sidecar, DaemonSet)",
@@ -84,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sync(directory: Path, endpoint: str | None, timeout: float) -> int:
+def _sync(directory: Path, endpoint: str | None, timeout: float, *, quarantined: bool) -> int:
     from topowatch_client.forwarder import Plan, serve
     from topowatch_client.spool import writer_alive, writer_directories
 
@@ -93,14 +99,16 @@ def _sync(directory: Path, endpoint: str | None, timeout: float) -> int:
         return 1
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     watcher = _Patience(timeout)
+    config = load({"endpoint": endpoint})
     plan = Plan(
         grace_seconds=0.0,
         orphan_seconds=math.inf,
         include_offline=True,
+        quarantined=quarantined,
         wait_for_writers=False,
-        endpoint=endpoint or _chosen_endpoint(),
+        endpoint=_chosen_endpoint(config),
     )
-    forwarder = asyncio.run(serve(directory, plan, watcher.look))
+    forwarder = asyncio.run(serve(directory, config, plan, watcher.look))
     if forwarder is None:
         print(f"topowatch: a forwarder is shipping {directory} already; it needs no sync", file=sys.stderr)
         return 1
@@ -129,12 +137,17 @@ class _Patience:
             forwarder.stop()
 
     def end(self, forwarder: Forwarder) -> None:
+        from topowatch_client import quarantine
+        from topowatch_client.courier import REJECTED_LOG
+
         couriers = forwarder.couriers.values()
         acked, rejected = sum(c.progress.acked for c in couriers), sum(c.progress.rejected for c in couriers)
         self._show(f"{acked} items acknowledged, {rejected} refused")
         for path, courier in forwarder.couriers.items():
-            if courier.progress.rejected and (path / "rejected.log").exists():
-                self._show(f"{path / 'rejected.log'} says why items were refused")
+            if courier.progress.rejected and (path / REJECTED_LOG).exists():
+                self._show(f"{path / REJECTED_LOG} says why items were refused")
+                if quarantine.kept(path):
+                    self._show(f"{path.name}: `topowatch sync --quarantined {path.parent}` tries some of them again")
             if not courier.drained and not courier.finished:
                 self._show(f"{path.name}: {courier.progress.message or 'not all was sent'}")
 
@@ -146,17 +159,17 @@ def _forward(directory: Path, endpoint: str | None) -> int:
     from topowatch_client.forwarder import Plan, serve
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    plan = Plan(stay=True, include_offline=True, endpoint=endpoint or _chosen_endpoint())
-    if asyncio.run(serve(directory, plan)) is None:
+    config = load({"endpoint": endpoint})
+    plan = Plan(stay=True, include_offline=True, endpoint=_chosen_endpoint(config))
+    if asyncio.run(serve(directory, config, plan)) is None:
         print(f"topowatch: another forwarder is shipping {directory}", file=sys.stderr)
         return 1
     return 0
 
 
-def _chosen_endpoint() -> str | None:
-    """Return the endpoint that this machine's settings name, None if they name none."""
-    chosen = load().endpoint
-    return None if chosen == load(environment={}, directory=Path("/nonexistent")).endpoint else chosen
+def _chosen_endpoint(config: Config) -> str | None:
+    """Return the endpoint that somebody named here, None if nobody did: then each job's own is used."""
+    return config.endpoint if "endpoint" in config.given else None
 
 
 def _doctor(endpoint: str | None, *, as_json: bool) -> int:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from topowatch_client import identity
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +40,8 @@ class Config:
     """Settings of the client."""
 
     endpoint: str = "127.0.0.1:7070"  # the daemon's gRPC address, host:port
+    # Kept in memory and handed to the forwarder that this job starts, which uses it for all jobs of the spool directory
+    # that name no token_file: jobs of different tenants that share one name a token_file each.
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None  # read again at every connection, so that a token can be replaced
     mode: str = "online"  # online | offline (spool only, for `topowatch sync`) | disabled
@@ -56,6 +60,7 @@ class Config:
     sketch_seed: int = 0
     sketch_dim: int = 1021
     probe_positions: int = 256  # probe outputs that are looked at
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # settings that are no defaults
 
     def __post_init__(self) -> None:
         for name, problem in (
@@ -79,6 +84,22 @@ class Config:
                 raise ConfigError(f"topowatch: {name} = {getattr(self, name)!r}: {problem}")
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What the job's launcher says about this process."""
+
+    run: str  # the launcher's job id, which all ranks share, else <script>-<host>-<time>
+    rank: int
+    world_size: int
+
+
+def launch(environment: Mapping[str, str] | None = None) -> Launch:
+    """Read what the launcher says from `environment` (default: the process's)."""
+    environment = os.environ if environment is None else environment
+    rank, world_size = identity.ranks(environment)
+    return Launch(identity.default_run(environment), rank, world_size)
+
+
 def load(
     arguments: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -97,21 +118,24 @@ def load(
     environment = os.environ if environment is None else environment
     given = {key: value for key, value in (arguments or {}).items() if value is not None}
     _refuse_unknown(given, "attach(config=…)")
-    settings: dict[str, Any] = {"spool_dir": default_spool_dir(environment)}
-    settings |= _from_file((directory or Path.cwd()) / FILE_NAME)
-    for name in _TYPES:
-        text = environment.get(f"TOPOWATCH_{name.upper()}")
-        if text:
-            settings[name] = _parse(name, text, f"TOPOWATCH_{name.upper()}")
-    for name, value in given.items():
-        settings[name] = _check(name, value, "attach")
-    return Config(**settings)
+    variables = {name: f"TOPOWATCH_{name.upper()}" for name in _TYPES}
+    layers = (
+        _from_file((directory or Path.cwd()) / FILE_NAME),
+        {name: _parse(name, environment[key], key) for name, key in variables.items() if environment.get(key)},
+        {name: _check(name, value, "attach") for name, value in given.items()},
+    )
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        if not {"token", "token_file"}.isdisjoint(layer):  # two ways to say the same: neither outlives a stronger one
+            settings = {name: value for name, value in settings.items() if name not in ("token", "token_file")}
+        settings |= layer
+    return Config(**{"spool_dir": default_spool_dir(environment), **settings}, given=frozenset(settings))
 
 
 def override(config: Config, arguments: Mapping[str, Any]) -> Config:
     """Return `config` with the arguments that are not None put in; raises ConfigError as `load` does."""
     given = {key: _check(key, value, "attach") for key, value in arguments.items() if value is not None}
-    return replace(config, **given)
+    return replace(config, **given, given=config.given | given.keys())
 
 
 _TYPES: dict[str, type] = {
@@ -153,10 +177,9 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown(settings: Mapping[str, Any], where: str) -> None:
-    known = [item.name for item in fields(Config)]
     for name in settings:
-        if name not in known:
-            raise ConfigError(f"topowatch: {where}: unknown key {name!r}; known are {', '.join(known)}")
+        if name not in _TYPES:
+            raise ConfigError(f"topowatch: {where}: unknown key {name!r}; known are {', '.join(_TYPES)}")
 
 
 def _check(name: str, value: Any, where: str) -> Any:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from topowatch_client import spool
+from topowatch_client import quarantine, spool
 from topowatch_client.shipper import Limits, Progress, Refused, Shipper
 from topowatch_client.spool_reader import SpoolReader
 from topowatch_client.transport import Access, is_too_large
-from topowatch_protos import framing
 from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 REJECTED_LOG = "rejected.log"
 _POLL_SECONDS = 0.25
-_QUARANTINED_BATCHES = 16  # kept for a look; beyond that only the log grows
 _log = logging.getLogger("topowatch.forwarder")
 
 
@@ -53,6 +51,7 @@ class Courier:
         self._reader = SpoolReader(directory, self.progress.next_seq)
         self.shipper = Shipper(self._reader, self.progress, self.limits, random.Random())  # noqa: S311 -- jitter
         self._noted: dict[str, object] = {}
+        self._note_failed = False
         self._news = asyncio.Event()
 
     @property
@@ -73,15 +72,14 @@ class Courier:
                 self.drained = batch is None and self.shipper.idle
                 if batch is not None:
                     delay = await self._session(batch)
-                elif not alive and self.shipper.idle:
-                    self._note()
+                elif not alive and self.shipper.idle and self._may_go():
                     self._remove()
                     self.finished = True
                     return
             except OSError as error:  # the spool's disk, a token or a certificate
                 delay = self.shipper.on_disconnect(str(error))
                 _log.warning("%s: %s", self.directory.name, error)
-            self._note()
+            self._try_note()
 
     async def _session(self, batch: ingest_pb2.Batch) -> float:
         """Open a stream and use it as long as it holds; return seconds to wait before the next one."""
@@ -129,7 +127,7 @@ class Courier:
             try:
                 await asyncio.wait_for(self._news.wait(), _POLL_SECONDS)
             except asyncio.TimeoutError:
-                continue
+                self._try_note()  # in case it failed before
 
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> None:
         try:
@@ -137,8 +135,8 @@ class Courier:
                 before = (self.progress.next_seq, self.progress.rejected, self.progress.message)
                 self.shipper.on_ack(response.ack, time.monotonic())
                 if before != (self.progress.next_seq, self.progress.rejected, self.progress.message):
-                    self._note()
-                    self._reader.remove_acked(self.progress.next_seq)
+                    self._reader.remove_acked(self.progress.next_seq)  # first: a note may need the room that this makes
+                    self._try_note()
                 self._news.set()
         finally:
             self._news.set()
@@ -153,11 +151,27 @@ class Courier:
             _log.warning("%s: %s", self.directory.name, message)
         return self.shipper.on_disconnect(message, too_large=too_large)
 
+    def _may_go(self) -> bool:
+        """Whether the spool is needed no more: what was refused stays until that, and how far we are, is noted."""
+        return self._try_note() or not (self.progress.refused or quarantine.kept(self.directory))
+
+    def _try_note(self) -> bool:
+        """Write the note; trouble with that, such as a full disk, waits for the next time and stops nothing."""
+        try:
+            self._note()
+        except OSError as error:
+            if not self._note_failed:
+                _log.warning("%s: the state of shipping cannot be noted: %s", self.directory.name, error)
+            self._note_failed = True
+        else:
+            self._note_failed = False
+        return not self._note_failed
+
     def _note(self) -> None:
         """Write down how far shipping has come; readers never see half a file."""
-        for refused in self.progress.refused:
-            self._write_refused(refused)
-        self.progress.refused.clear()
+        while self.progress.refused:
+            self._write_refused(self.progress.refused[0])
+            del self.progress.refused[0]
         state: dict[str, object] = {
             "next_seq": self.progress.next_seq,
             "acked": self.progress.acked,
@@ -174,28 +188,24 @@ class Courier:
     def _write_refused(self, refused: Refused) -> None:
         seqs = [entry.seq for entry in refused.entries]
         line = json.dumps({"time": time.time(), "seqs": seqs, "reason": refused.reason})
+        kept = refused.curable and quarantine.keep(self.directory, refused.entries)
         with (self.directory / REJECTED_LOG).open("a", encoding="utf-8") as log:
             log.write(line + "\n")
         _log.warning("%s: %d item(s) from seq %d refused: %s", self.directory.name, len(seqs), seqs[0], refused.reason)
-        if refused.whole_batch and len(list(self.directory.glob("quarantine-*.bin"))) < _QUARANTINED_BATCHES:
-            descriptor = refused.entries[0].descriptor.SerializeToString()
-            frames = [framing.MAGIC, framing.encode(framing.SpoolKind.DESCRIPTOR, descriptor)]
-            frames += [
-                framing.encode(framing.SpoolKind.ENVELOPE, entry.envelope.SerializeToString())
-                for entry in refused.entries
-            ]
-            (self.directory / f"quarantine-{seqs[0]:020d}.bin").write_bytes(b"".join(frames))
+        if refused.curable and not kept:
+            _log.warning("%s: the quarantine is full: they are lost", self.directory.name)
 
     def _remove(self) -> None:
         """Remove a drained spool; what was refused stays for a look, and is no spool any more."""
         if not (self.directory / REJECTED_LOG).exists():
             shutil.rmtree(self.directory, ignore_errors=True)
             return
+        quarantine.retire(self.directory)
         for path in (*self.directory.glob("*.seg"), *(self.directory / name for name in _SPOOL_FILES)):
             path.unlink(missing_ok=True)
 
 
-_SPOOL_FILES = (spool.CURSOR, spool.LOCK, spool.ENDED, spool.META)
+_SPOOL_FILES = (spool.CURSOR, spool.LOCK, spool.ENDED, spool.RESERVE, spool.META)
 
 
 def _cause(error: BaseException, receiver: asyncio.Task[None] | None) -> BaseException:

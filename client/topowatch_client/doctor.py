@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import socket
@@ -138,8 +137,7 @@ def _health(access: Access) -> Check:
 def _explain(error: grpc.RpcError, access: Access) -> str:
     code, detail = error.code(), error.details()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        how = "TOPOWATCH_TOKEN" if not (access.token or access.token_file or os.environ.get("TOPOWATCH_TOKEN")) else ""
-        advice = f"set {how}" if how else "check the token"
+        advice = "check the token" if access.token or access.token_file else "set TOPOWATCH_TOKEN"
         return f"the daemon refuses us ({detail}): {advice}."
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return f"something other than topowatch answers on {access.endpoint}: check the port (gRPC, not HTTP)."

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import functools
 import logging
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topowatch_client import spool
+from topowatch_client import quarantine, spool
 from topowatch_client.config import Config, ConfigError, load
 from topowatch_client.courier import Courier
 from topowatch_client.transport import Access
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _SCAN_SECONDS = 0.5
+_LOCK_ATTEMPTS, _LOCK_SECONDS = 16, 0.02
+_UNFINISHED_SECONDS = 3600.0  # how old the rest of a process killed within attach() is when it is removed
 _log = logging.getLogger("topowatch.forwarder")
 
 
@@ -39,7 +42,9 @@ class Plan:
     stay: bool = False  # never leave by itself
     grace_seconds: float = 10.0  # stay this long after everything is shipped, in case a job follows
     orphan_seconds: float = 3600.0  # give up on an unreachable daemon this long after the last writer ended
+    fenced_seconds: float = 60.0  # until a spool that another forwarder took over is tried again
     include_offline: bool = False  # also ship what was recorded with mode=offline
+    quarantined: bool = False  # first try what the daemon refused once more
     wait_for_writers: bool = True  # live writers may still write; False: what lies there now is enough
     endpoint: str | None = None  # instead of the one that each writer noted
 
@@ -55,20 +60,26 @@ class SpoolLock:
         """Take the lock if it is free. Raises OSError if the directory cannot be written."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
-        self._fd = fd
-        return True
+        for attempt in range(_LOCK_ATTEMPTS):
+            if attempt:
+                time.sleep(_LOCK_SECONDS)  # who only asks whether a forwarder runs holds it for a moment, too
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            with contextlib.suppress(OSError):  # the number is for people; a full disk must still be shipped
+                os.ftruncate(fd, 0)
+                os.write(fd, str(os.getpid()).encode())
+            self._fd = fd
+            return True
+        os.close(fd)
+        return False
 
     def release(self) -> None:
         """Give the lock back."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 
@@ -82,6 +93,8 @@ class Forwarder:
         self._own = own
         self._plan = plan
         self._tasks: dict[Path, asyncio.Task[None]] = {}
+        self._fenced_at: dict[Path, float] = {}
+        self._tidied_at = -math.inf
         self._stop = asyncio.Event()
 
     @property
@@ -129,12 +142,21 @@ class Forwarder:
         return paths
 
     def _scan(self) -> None:
+        now = time.monotonic()
         for path, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[path]
                 if not task.cancelled() and (error := task.exception()) is not None:
                     _log.error("%s: shipping failed and starts again: %r", path.name, error)
                     del self.couriers[path]
+                elif path in self.couriers and self.couriers[path].fenced:
+                    self._fenced_at[path] = now
+        for path, fenced_at in list(self._fenced_at.items()):
+            if now - fenced_at >= self._plan.fenced_seconds:  # the other one may be gone by now
+                del self._fenced_at[path], self.couriers[path]
+        if now - self._tidied_at >= _UNFINISHED_SECONDS:
+            self._tidied_at = now
+            spool.remove_unfinished(self.spool_dir, _UNFINISHED_SECONDS)
         for path in self._wanted():
             if path not in self.couriers:
                 meta = spool.read_meta(path) or {}
@@ -150,18 +172,20 @@ class Forwarder:
         return [path for path, courier in self.couriers.items() if not courier.finished and not courier.fenced]
 
     def _drained(self) -> bool:
-        return all(self.couriers[path].drained for path in self._open())
+        """Whether all there is was shipped; a spool whose writer is gone counts as open until it is put away."""
+        return all(self.couriers[path].drained and spool.writer_alive(path) for path in self._open())
 
 
-async def serve(spool_dir: Path, plan: Plan, on_scan: Callable[[Forwarder], None] | None = None) -> Forwarder | None:
+async def serve(
+    spool_dir: Path, own: Config, plan: Plan, on_scan: Callable[[Forwarder], None] | None = None
+) -> Forwarder | None:
     """Hold the lock of `spool_dir` and ship until done or told to stop; None if another forwarder holds it.
 
     Raises:
-        ConfigError: The environment or `topowatch.toml` cannot be used.
         OSError: The directory cannot be used.
     """
     lock = SpoolLock(spool_dir)
-    forwarder = Forwarder(spool_dir, load(), plan)
+    forwarder = Forwarder(spool_dir, own, plan)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, forwarder.stop)
@@ -169,6 +193,8 @@ async def serve(spool_dir: Path, plan: Plan, on_scan: Callable[[Forwarder], None
         if not lock.acquire():
             return None
         try:
+            if plan.quarantined:
+                quarantine.requeue_all(spool_dir)
             await forwarder.run(on_scan)
         finally:
             lock.release()
@@ -187,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(OSError):
         os.nice(5)
     try:
-        asyncio.run(serve(options.spool_dir, Plan(grace_seconds=options.grace)))
+        asyncio.run(serve(options.spool_dir, load(), Plan(grace_seconds=options.grace)))
     except (ConfigError, OSError) as error:
         _log.error("%s", error)
         return 1

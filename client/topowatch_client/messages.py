@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from topowatch_client.spool import SCHEMA
+from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION = "0.1.0"
+
+def installed_version() -> str:
+    """Return the version of the installed distribution, "unknown" where this code runs without being installed."""
+    try:
+        return importlib.metadata.version("topowatch")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+VERSION = installed_version()
 _OUTPUT_KINDS = {
     "logits": run_pb2.OUTPUT_KIND_LOGITS,
     "probs": run_pb2.OUTPUT_KIND_PROBS,

@@ -68,6 +68,7 @@ class Observer:
         self.coverage = 1.0
         self.incarnation = 0
         self.probe_error: str | None = None
+        self.warning: str | None = None
         self._model = model
         self._optimizer = optimizer
         self._config = config
@@ -82,8 +83,10 @@ class Observer:
         self._ended_at = clock()
         self._passes = 0
         self._last_probe_seconds = 0.0
-        start = config.start_step if config.start_step is not None else self._optimizer_step() or 0
-        self._restart(start, config.incarnation)
+        seen = self._optimizer_step()
+        self._restart(config.start_step if config.start_step is not None else seen or 0, config.incarnation)
+        if seen is None and optimizer is not None and any(optimizer.state.values()):
+            self._warn_uncounted()
 
     @property
     def step(self) -> int:
@@ -97,7 +100,9 @@ class Observer:
     def on_load(self) -> None:
         """The optimiser's state was replaced: where it stands at another step, a new incarnation begins."""
         step = self._optimizer_step()
-        if step is not None and step != self._step + 1:
+        if step is None:
+            self._warn_uncounted()
+        elif step != self._step + 1:
             self.flush()
             self._restart(step)
 
@@ -135,7 +140,7 @@ class Observer:
             self._sample(self._step, probe=probe_cost is not None and probe_cost < _FINISH_SECONDS)
         self.flush()
         self._begin()
-        self._spool.append(messages.encode_end(self._step_or_start, results))
+        self._spool.append(messages.encode_end(self._step_or_start, results), vital=True)
 
     @property
     def _step_or_start(self) -> int:
@@ -280,6 +285,16 @@ class Observer:
         self._passes += 1
         self._last_probe_seconds = self._clock() - started
         self.governor.on_probe(self._last_probe_seconds)
+
+    def _warn_uncounted(self) -> None:
+        """Say once that nobody told us at which step this job goes on."""
+        if self._config.start_step is None and self.warning is None:
+            self.warning = (
+                f"{type(self._optimizer).__name__} keeps no step count, so a job resumed from a checkpoint is taken to "
+                f"be at step {self._step_or_start} and supersedes its own earlier samples from there: "
+                'pass config={"start_step": n} to attach'
+            )
+            _log.warning("topowatch: %s", self.warning)
 
     def _optimizer_step(self) -> int | None:
         """Return how many steps the optimiser's state has seen, None where it does not count them."""

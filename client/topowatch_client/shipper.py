@@ -77,11 +77,11 @@ class Pending:
 
 @dataclass(frozen=True)
 class Refused:
-    """Items that the daemon will never take, for the log beside the spool."""
+    """Items that the daemon does not take, for the log beside the spool."""
 
     entries: tuple[Entry, ...]
     reason: str
-    whole_batch: bool  # the batch was unusable, as opposed to single items in it
+    curable: bool  # another daemon, or this one with other settings, may take them
 
 
 @dataclass
@@ -134,13 +134,6 @@ class Shipper:
         elif sum(1 for pending in self._pending if pending.batch_id) >= self._limits.in_flight:
             return None
         return self._encode(batch, now)
-
-    def wait_seconds(self, now: float) -> float | None:
-        """Return how long nothing can happen without an answer: until the pause ends or an answer is overdue."""
-        times = [pending.sent_at + self._limits.ack_seconds for pending in self._pending if pending.batch_id]
-        if now < self._hold_until:
-            times.append(self._hold_until)
-        return max(0.0, min(times) - now) if times else None
 
     def overdue(self, now: float) -> bool:
         """Whether the stream owes an answer for too long and has to be opened again."""
@@ -210,19 +203,22 @@ class Shipper:
 
     def _on_stored(self, batch: Pending, ack: ingest_pb2.Ack) -> None:
         rejected = {rejection.seq: rejection for rejection in ack.rejections}
+        alike: dict[tuple[str, bool], list[Entry]] = {}
         for entry in batch.entries:
             if entry.seq in rejected:
                 rejection = rejected[entry.seq]
-                reason = ingest_pb2.RejectionReason.Name(rejection.reason).removeprefix("REJECTION_REASON_").lower()
-                self.progress.refused.append(Refused((entry,), f"{reason}: {rejection.detail}", whole_batch=False))
-                self.progress.rejected += 1
+                curable = rejection.reason == ingest_pb2.REJECTION_REASON_NEWER_SCHEMA
+                alike.setdefault((f"{_name_of(rejection.reason)}: {rejection.detail}", curable), []).append(entry)
+        for (reason, curable), entries in alike.items():
+            self.progress.refused.append(Refused(tuple(entries), reason, curable))
+            self.progress.rejected += len(entries)
         self.progress.acked += len(batch.entries) - len(rejected)
         self.progress.connected = True
         self._backoff.reset()
         self._finish(batch)
 
     def _refuse(self, batch: Pending, reason: str) -> None:
-        self.progress.refused.append(Refused(tuple(batch.entries), reason, whole_batch=True))
+        self.progress.refused.append(Refused(tuple(batch.entries), reason, curable=True))
         self.progress.rejected += len(batch.entries)
         self._finish(batch)
 
@@ -248,3 +244,9 @@ class Shipper:
             message.descriptor.CopyFrom(descriptor)
             self._described = descriptor.incarnation
         return message
+
+
+def _name_of(reason: ingest_pb2.RejectionReason) -> str:
+    if reason not in ingest_pb2.RejectionReason.values():  # of a newer daemon
+        return f"reason {reason}"
+    return ingest_pb2.RejectionReason.Name(reason).removeprefix("REJECTION_REASON_").lower()

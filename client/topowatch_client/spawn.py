@@ -22,7 +22,7 @@ def forwarder_running(spool_dir: Path) -> bool:
     """Say whether a forwarder holds the lock of `spool_dir`. Raises OSError if the directory cannot be used."""
     fd = os.open(spool_dir / FORWARDER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not take each other for a forwarder
     except OSError:
         return True
     finally:
@@ -45,7 +45,7 @@ def ensure_forwarder(spool_dir: Path, token: str | None = None) -> bool:
 
     Args:
         spool_dir: What it ships.
-        token: Handed on through its environment; None: as in this process's environment.
+        token: Handed on through its environment, in place of any that is named there; None: what is named there.
 
     Raises:
         OSError: The process or its log cannot be created.
@@ -59,6 +59,7 @@ def ensure_forwarder(spool_dir: Path, token: str | None = None) -> bool:
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in parts)  # noqa: PTH100 -- "" too
     if token is not None:
         environment["TOPOWATCH_TOKEN"] = token
+        environment.pop("TOPOWATCH_TOKEN_FILE", None)  # it would win; who wants it notes it beside the spool
     log = spool_dir / _LOG_NAME
     too_long = log.exists() and log.stat().st_size > _LOG_BYTES
     with log.open("wb" if too_long else "ab") as output:

@@ -3,30 +3,37 @@
 `<spool_dir>/<writer_uuid>/` holds segments named after the first sequence number in them (`%020d.seg`). Each opens with
 `framing.MAGIC` and the descriptor frame in force, so that it can be read alone. Every frame is one `write`, hence it
 survives SIGKILL of the trainer; a torn tail is what the checksum is for. Beside the segments lie `meta.json` (where to
-send; no secrets), `writer.lock` (held while the writer lives), `cursor.json` (the forwarder's) and `ended` (written at
-the end).
+send; no secrets), `writer.lock` (held while the writer lives), `cursor.json` (the forwarder's), `reserve` (room for the
+last words on a full disk) and `ended` (written at the end).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import logging
 import os
+import shutil
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from topowatch_protos import framing
+from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import ingest_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA = 1
-META, LOCK, CURSOR, ENDED = "meta.json", "writer.lock", "cursor.json", "ended"
+META, LOCK, CURSOR, ENDED, RESERVE = "meta.json", "writer.lock", "cursor.json", "ended", "reserve"
 FORWARDER_LOCK = "forwarder.lock"  # in the spool directory itself
+_UNFINISHED = ".new-"  # a directory that does not yet hold all that belongs in it
 _MAX_SEGMENT_BYTES = 8 << 20
+_RESERVE_BYTES = 64 << 10
+_CALM_APPENDS = 64  # this many without trouble, and the next trouble is worth a new warning
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger("topowatch")
 
 
@@ -46,8 +53,9 @@ class _Segment(NamedTuple):
 class SpoolWriter:
     """Appends encoded items for the forwarder; disk trouble never leaves it, it is counted.
 
-    When the spool is full the oldest segment goes; when the disk is, the newest item does. Either way the range of lost
-    sequence numbers is written into the spool itself as soon as that is possible, so that the daemon learns of it.
+    When the spool or the disk is full the oldest segment goes; where none is left to go, or the disk fails otherwise,
+    the newest item does. Either way the range of lost sequence numbers is written into the spool itself as soon as that
+    is possible, at the latest with the last words, for which some room is kept, so that the daemon learns of it.
     """
 
     def __init__(self, spool_dir: Path, writer_uuid: str, meta: Mapping[str, Any], max_bytes: int) -> None:
@@ -60,8 +68,9 @@ class SpoolWriter:
         self.directory = spool_dir / writer_uuid
         self.next_seq = 0
         self.dropped = 0
-        self._max_bytes = max_bytes
-        self._segment_bytes = min(_MAX_SEGMENT_BYTES, max_bytes // 8)
+        self._reserve_bytes = min(_RESERVE_BYTES, max_bytes // 16)
+        self._max_bytes = max_bytes - self._reserve_bytes
+        self._segment_bytes = min(_MAX_SEGMENT_BYTES, self._max_bytes // 8)
         self._descriptor = b""
         self._lives: list[tuple[int, int]] = []  # (first seq, incarnation), oldest first
         self._lost: list[Lost] = []  # not yet reported
@@ -70,13 +79,15 @@ class SpoolWriter:
         self._older_bytes = 0  # of all segments but the open one
         self._fd = -1
         self._length = 0  # of the open segment, whole frames only
-        hidden = spool_dir / f".new-{writer_uuid}"
+        self._calm = _CALM_APPENDS  # items written since the last trouble
+        hidden = spool_dir / f"{_UNFINISHED}{writer_uuid}"
         hidden.mkdir(mode=0o700)
         # A POSIX record lock: it ends with this process and, unlike flock, no forked child keeps it alive.
         self._lock_fd = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (hidden / META).write_text(json.dumps(dict(meta)), encoding="utf-8")
         hidden.rename(self.directory)
+        self._keep_reserve()
 
     @property
     def size_bytes(self) -> int:
@@ -93,21 +104,31 @@ class SpoolWriter:
             else:
                 self._write(framing.encode(framing.SpoolKind.DESCRIPTOR, descriptor))
         except OSError as error:
-            _log.warning("topowatch: the spool cannot be written: %s", error)
+            self._note_trouble(error)
             self._abandon_segment()  # the next one opens with the descriptor
 
-    def append(self, item: bytes) -> bool:
-        """Write one encoded Item under the next sequence number; return whether it is in the spool."""
-        self._report_lost()
-        try:
-            self._write_item(item)
-        except OSError as error:
-            if not self._lost:
-                _log.warning("topowatch: the spool cannot be written, samples are being dropped: %s", error)
-            self._lose(self.next_seq, self.next_seq)
-            self.next_seq += 1
-            return False
-        return True
+    def append(self, item: bytes, *, vital: bool = False) -> bool:
+        """Write one encoded Item under the next sequence number; return whether it is in the spool.
+
+        Args:
+            item: The encoded Item.
+            vital: It is the last and has to get through: on a full disk the reserve and older segments are given up.
+        """
+        self._report_lost(vital=vital)
+        again = True
+        while True:
+            try:
+                self._write_item(item)
+            except OSError as error:
+                self._note_trouble(error)
+                if again and error.errno in _NO_ROOM and self._free_room(vital=vital):
+                    again = vital  # no more than one segment for an ordinary item: some disks free the room only later
+                    continue
+                self._lose(self.next_seq, self.next_seq)
+                self.next_seq += 1
+                return False
+            self._calm += 1
+            return True
 
     def acked(self) -> int:
         """Return the sequence number below which the daemon has everything, as the forwarder last wrote it."""
@@ -115,8 +136,9 @@ class SpoolWriter:
 
     def close(self, *, ended: bool) -> None:
         """Stop writing; `ended` says that nothing of this run will follow."""
-        self._report_lost()
+        self._report_lost(vital=True)
         self._abandon_segment()
+        self._give_up_reserve()
         if ended:
             try:
                 (self.directory / ENDED).touch()
@@ -157,7 +179,9 @@ class SpoolWriter:
             self._write(framing.MAGIC + framing.encode(framing.SpoolKind.DESCRIPTOR, self._descriptor))
         except OSError:
             self._abandon_segment()
+            self._segments.pop().path.unlink(missing_ok=True)  # else a full disk fills up with empty ones
             raise
+        self._keep_reserve()
 
     def _abandon_segment(self) -> None:
         if self._fd >= 0:
@@ -172,18 +196,62 @@ class SpoolWriter:
         sizes = {segment: size for segment, size in measured if size is not None}
         self._segments = list(sizes)
         while self._segments and sum(sizes.values()) + self._segment_bytes > self._max_bytes:
-            oldest = self._segments.pop(0)
-            behind = self._segments[0].first_seq if self._segments else self.next_seq
-            acked = self.acked()
-            oldest.path.unlink(missing_ok=True)
-            del sizes[oldest]
-            if acked < behind:
-                self._lose(max(oldest.first_seq, acked), behind - 1)
-                # Reports that went with the segment have to be made again.
-                gone = [lost for seq, lost in self._reported if acked <= seq < behind]
-                self._lost = _merged([*gone, *self._lost])
-            self._reported = [(seq, lost) for seq, lost in self._reported if seq >= max(behind, acked)]
+            del sizes[self._drop_oldest()]
         self._older_bytes = sum(sizes.values())
+
+    def _drop_oldest(self) -> _Segment:
+        oldest = self._segments.pop(0)
+        behind = self._segments[0].first_seq if self._segments else self.next_seq
+        acked = self.acked()
+        oldest.path.unlink(missing_ok=True)
+        if acked < behind:
+            self._lose(max(oldest.first_seq, acked), behind - 1)
+            # Reports that went with the segment have to be made again.
+            gone = [lost for seq, lost in self._reported if acked <= seq < behind]
+            self._lost = _merged([*gone, *self._lost])
+        self._reported = [(seq, lost) for seq, lost in self._reported if seq >= max(behind, acked)]
+        return oldest
+
+    def _free_room(self, *, vital: bool) -> bool:
+        """Give something up for what has to be written now; False when nothing is left to give."""
+        if vital and self._give_up_reserve():
+            return True
+        if len(self._segments) == 1 and self._fd >= 0 and self.acked() >= self.next_seq:
+            self._abandon_segment()  # nothing is lost with it
+        while len(self._segments) > (self._fd >= 0):  # the open one stays
+            size = _size(self._segments[0].path)
+            self._drop_oldest()
+            if size:  # else the forwarder removed it before
+                self._older_bytes = max(0, self._older_bytes - size)
+                return True
+        return False
+
+    def _keep_reserve(self) -> None:
+        """Hold some room on the disk, which `_give_up_reserve` sets free."""
+        path = self.directory / RESERVE
+        if path.exists():
+            return
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, self._reserve_bytes)
+            finally:
+                os.close(fd)
+        except OSError:
+            self._give_up_reserve()  # tried again with the next segment
+
+    def _give_up_reserve(self) -> bool:
+        try:
+            (self.directory / RESERVE).unlink()
+        except OSError:
+            return False
+        return True
+
+    def _note_trouble(self, error: OSError) -> None:
+        """Warn, but once as long as it lasts."""
+        if self._calm >= _CALM_APPENDS:
+            _log.warning("topowatch: the spool cannot be written, samples are being dropped: %s", error)
+        self._calm = 0
 
     def _lose(self, first: int, last: int) -> None:
         """Note a range, cut where the incarnation changes."""
@@ -194,14 +262,16 @@ class SpoolWriter:
                 self._lost.append(Lost(incarnation, max(start, first), min(behind - 1, last)))
         self._lost = _merged(self._lost)
 
-    def _report_lost(self) -> None:
+    def _report_lost(self, *, vital: bool = False) -> None:
         while self._lost:
             lost = self._lost.pop(0)
             dropped = sample_pb2.DroppedRange(incarnation=lost.incarnation, first_seq=lost.first, last_seq=lost.last)
             try:
                 self._write_item(sample_pb2.Item(schema=SCHEMA, dropped=dropped).SerializeToString())
-            except OSError:
+            except OSError as error:
                 self._lost = _merged([lost, *self._lost])
+                if vital and error.errno in _NO_ROOM and self._free_room(vital=True):
+                    continue
                 return
             self._reported.append((self.next_seq - 1, lost))
 
@@ -272,3 +342,11 @@ def writer_directories(spool_dir: Path) -> list[Path]:
     except OSError:
         return []
     return sorted(found, key=lambda entry: (entry.stat().st_mtime_ns if entry.exists() else 0, entry.name))
+
+
+def remove_unfinished(spool_dir: Path, older_than: float) -> None:
+    """Remove what processes left that were killed while they made their directory, `older_than` seconds ago or more."""
+    for path in spool_dir.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or removed by now
+            if time.time() - path.stat().st_mtime >= older_than and not writer_alive(path):
+                shutil.rmtree(path)

@@ -11,7 +11,6 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from topowatch_client import config as settings
-from topowatch_client import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from topowatch_client.config import Config
+    from topowatch_client.config import Config, Launch
     from topowatch_client.observer import Observer
     from topowatch_client.spool import SpoolWriter
 
@@ -61,7 +60,9 @@ def attach(
         forward: callable(model, inputs) → outputs, where `model(inputs)` is not the way to call it.
         output: What the outputs are: "logits", "probs" or "values".
         layer: Name of the module whose output is the representation (default: the input of the last Linear).
-        config: A `Config`, or a mapping of its fields; the arguments above win over it.
+        config: A `Config`, or a mapping of its fields; the arguments above win over it. A job that goes on from a
+            checkpoint with an optimiser that keeps no step count, such as SGD, passes {"start_step": n} here, n being
+            the steps done before; otherwise it would begin at step 0 and supersede its own earlier samples.
 
     Returns:
         The handle; its `status` tells the mode and what is wrong, if anything is.
@@ -74,9 +75,8 @@ def attach(
         else:
             given = {key: value for key, value in arguments.items() if value is not None}
             chosen = settings.load({**(config or {}), **given})
-        watch._start(
-            model, optimizer, chosen, dict(labels or {}), _probe_arguments(probe, loss, forward, output, layer)
-        )
+        probing = _probe_arguments(probe, loss, forward, output, layer)
+        watch._start(model, optimizer, chosen, launch=settings.launch(), labels=dict(labels or {}), probe=probing)
     except Exception as error:  # noqa: BLE001 -- the boundary: training must not notice
         watch._disable(str(error) or repr(error))
         _log.error("topowatch is off for this run: %s", watch.status["error"])
@@ -154,6 +154,7 @@ class Watch:
             "rejected": cursor.get("rejected", 0),
             "forwarder": cursor.get("message", ""),
             "failures": self._failed,
+            "warning": observer.warning if observer else None,
             "error": self._error or (observer.probe_error if observer else None),
         }
 
@@ -173,12 +174,14 @@ class Watch:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None,
         config: Config,
+        *,
+        launch: Launch,
         labels: Mapping[str, str],
         probe: Mapping[str, Any] | None,
     ) -> None:
-        rank, world = identity.ranks(os.environ)
+        rank, world = launch.rank, launch.world_size
         self._config = config
-        self._run = config.run or identity.default_run(os.environ)
+        self._run = config.run or launch.run
         if config.mode == "disabled":
             return
         if rank > 0:

@@ -120,7 +120,12 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         default=128 << 20, ge=1 << 20, description="Bytes that may wait for the disk before senders are told to wait."
     )
-    max_runs: int = Field(default=20_000, ge=1, description="Runs that the daemon takes; more are refused.")
+    max_runs: int = Field(
+        default=20_000,
+        ge=1,
+        description="Live runs that the daemon takes; a new one beyond is refused. Runs that have ended, or that were "
+        "silent for a day, do not count.",
+    )
     max_labels: int = Field(default=64, ge=0, description="Labels that a run may carry.")
 
     # When a silent run is what.

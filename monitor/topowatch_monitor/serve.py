@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
+from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.pool import InlinePool
@@ -61,9 +62,14 @@ class Daemon:
         disk.make_directory(settings.data_dir)
         self.log = Log.open(settings.data_dir / "log", disk, segment_bytes=settings.segment_bytes)
         if self.log.repaired_bytes:
-            log.warning("cut %d torn bytes, never acked, off the end of the log", self.log.repaired_bytes)
+            log.warning(
+                "cut %d bytes off the end of the log that do not read as records and put them aside as .torn-*: a crash"
+                " leaves at most one flush that was never acked; more than that is a damaged disk",
+                self.log.repaired_bytes,
+            )
         self._applied = 0
         self._restarts = 0
+        self._lost_records = 0
         self.limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             max_pending_bytes=settings.max_pending_bytes,
@@ -100,7 +106,7 @@ class Daemon:
         dispatcher = Dispatcher(
             LogReader(settings.data_dir / "log", disk),
             InlinePool(lambda: Shard(told.run_settings())),
-            SnapshotStore(settings.data_dir / "snapshots", disk),
+            Checkpoints(SnapshotStore(settings.data_dir / "snapshots", disk)),
             snapshot_seconds=settings.snapshot_seconds,
         )
         return InlineEngine(dispatcher, self._take_report)
@@ -108,6 +114,7 @@ class Daemon:
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
         self._restarts += report["restarts"]
+        self._lost_records += report["lost_records"]
         self.fleet.update(report["views"])
 
     def stats(self) -> DaemonStats:
@@ -121,6 +128,7 @@ class Daemon:
             ack_seconds_buckets=tuple(counters.ack_seconds.cumulative()),
             ack_seconds_sum=counters.ack_seconds.sum,
             shard_lag_samples=max(0, self.log.next_offset - self._applied),
+            records_lost_total=self._lost_records,
             shard_restarts_total=self._restarts + self.engine.restarts,
             log_bytes=self.log.size_bytes,
         )
@@ -185,7 +193,7 @@ class Daemon:
                     last_received_at=run.last_received_at,
                     ended=run.ended,
                 )
-                for run in self.ingest.runs()
+                for run in self.ingest.take_changed()
             )
             await asyncio.sleep(SUMMARY_SECONDS)
 

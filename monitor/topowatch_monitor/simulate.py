@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SCHEMA: Final = 1
 DIMENSION: Final = 1021
 CLASSES: Final = 10
 HEALTHY: Final = ("contracting", "orbiting")

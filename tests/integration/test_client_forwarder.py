@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
 from client_daemon import RecordingDaemon, eventually
-from topowatch_client import messages, spawn, spool
+from topowatch_client import messages, quarantine, spawn, spool
 from topowatch_client.cli import main
-from topowatch_client.spool_reader import SpoolReader
+from topowatch_client.config import load
+from topowatch_client.courier import Courier
+from topowatch_client.forwarder import Forwarder, Plan, SpoolLock, serve
+from topowatch_client.spool_reader import Entry, SpoolReader
 from topowatch_protos import framing
-from topowatch_protos.v1 import ingest_pb2, sample_pb2
+from topowatch_protos.v1 import ingest_pb2, run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,6 +202,191 @@ def test_a_malformed_batch_is_put_aside_and_can_be_read_later(daemon, spool_dir,
     assert ingest_pb2.Envelope.FromString(frames[1].payload).item == sample(0)
 
 
+def test_items_of_a_newer_schema_are_kept_and_stored_once_the_daemon_can(daemon, spool_dir, forwarder, capsys) -> None:
+    """An old daemon refuses them; after its upgrade `sync --quarantined` sends them under new sequence numbers."""
+    spooled = writer(spool_dir, daemon.endpoint)
+    for step in range(5):
+        spooled.append(sample(step))
+    spooled.close(ended=True)
+    refusal = ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_STORED)
+    for seq in (1, 2, 4):
+        refusal.rejections.add(seq=seq, reason=ingest_pb2.REJECTION_REASON_NEWER_SCHEMA, detail="upgrade")
+    daemon.script.append(refusal)
+    assert forwarder().wait(20) == 0
+    assert daemon.seqs == [0, 3]
+    assert spool.writer_directories(spool_dir) == []
+    sync = ["sync", str(spool_dir), "--endpoint", daemon.endpoint]
+    assert main(sync) == 0
+    assert daemon.seqs == [0, 3]
+    refusal = ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_STORED)
+    refusal.rejections.add(seq=6, reason=ingest_pb2.REJECTION_REASON_NEWER_SCHEMA, detail="upgrade more")
+    daemon.script.append(refusal)
+    assert main([*sync, "--quarantined"]) == 0
+    assert "--quarantined" in capsys.readouterr().err
+    assert daemon.seqs == [0, 3, 5, 7]
+    assert main([*sync, "--quarantined"]) == 0
+    assert sorted(body.sample.step for body in daemon.bodies()) == list(range(5))
+    assert daemon.seqs == [0, 3, 5, 7, 8]
+    assert [path.name for path in spooled.directory.iterdir()] == ["rejected.log"]
+
+
+def test_a_batch_that_was_refused_goes_its_way_when_tried_again(daemon, spool_dir) -> None:
+    spooled = writer(spool_dir, daemon.endpoint)
+    for step in range(3):
+        spooled.append(sample(step))
+    spooled.close(ended=True)
+    daemon.script.append(ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_INVALID, detail="too many labels"))
+    sync = ["sync", str(spool_dir), "--endpoint", daemon.endpoint]
+    assert main(sync) == 0
+    assert daemon.seqs == []
+    assert main([*sync, "--quarantined"]) == 0
+    assert [body.sample.step for body in daemon.bodies()] == [0, 1, 2]
+
+
+def test_what_a_living_writer_had_refused_waits_for_its_end(spool_dir) -> None:
+    """It still gives out sequence numbers; it is a process of its own here, because POSIX locks belong to processes."""
+    directory = spool_dir / "w"
+    code = (
+        "import sys; from pathlib import Path; from topowatch_client import spool\n"
+        "writer = spool.SpoolWriter(Path(sys.argv[1]), 'w', {}, 1 << 20); print('up', flush=True); sys.stdin.read()"
+    )
+    living = subprocess.Popen(
+        [sys.executable, "-c", code, str(spool_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert living.stdout.readline() == b"up\n"
+        kept = ingest_pb2.Envelope(seq=3, item=sample(3))
+        descriptor_of_w = run_pb2.RunDescriptor.FromString(descriptor("w"))
+        quarantine.keep(directory, [Entry(3, kept, 10, descriptor_of_w)])
+        quarantine.requeue_all(spool_dir)
+        assert len(quarantine.kept(directory)) == 1
+    finally:
+        living.communicate()
+    quarantine.requeue_all(spool_dir)
+    assert quarantine.kept(directory) == []
+
+
+def test_a_requeue_that_is_killed_is_done_again_and_doubles_nothing(tmp_path, monkeypatch) -> None:
+    described = run_pb2.RunDescriptor.FromString(descriptor("w"))
+    for first in (0, 10):
+        envelopes = [ingest_pb2.Envelope(seq=seq, item=sample(seq)) for seq in range(first, first + 3)]
+        assert quarantine.keep(tmp_path, [Entry(made.seq, made, 10, described) for made in envelopes])
+    (tmp_path / spool.CURSOR).write_text('{"next_seq": 20}')
+    for lives in range(3):
+        left = [lives]
+
+        def rename(self: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return self.replace(target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(pathlib.Path, "rename", rename)
+            quarantine.requeue(tmp_path)
+    reader, entries = SpoolReader(tmp_path, 20), []
+    while part := reader.read(1 << 20, 99):
+        entries += part
+    assert [entry.seq for entry in entries] == list(range(20, 26))
+    steps = [sample_pb2.Item.FromString(entry.envelope.item).sample.step for entry in entries]
+    assert sorted(steps) == [0, 1, 2, 10, 11, 12]
+    assert quarantine.kept(tmp_path) == []
+
+
+def test_a_full_quarantine_takes_no_more(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(quarantine, "_MAX_BYTES", 1500)
+    described = run_pb2.RunDescriptor.FromString(descriptor("w"))
+    entries = [Entry(seq, ingest_pb2.Envelope(seq=seq, item=sample(seq, 500)), 500, described) for seq in range(5)]
+    assert [quarantine.keep(tmp_path, [entry]) for entry in entries] == [True, True, False, False, False]
+
+
+def test_what_cannot_be_noted_stops_nothing(daemon, spool_dir, forwarder) -> None:
+    """The cursor cannot be written, as on a full disk: items arrive, acked segments go, and the spool in the end."""
+    spooled = writer(spool_dir, daemon.endpoint, max_bytes=1 << 18)
+    (spooled.directory / f"{spool.CURSOR}.new").mkdir()
+    forwarder()
+    for step in range(50):
+        spooled.append(sample(step, 2000))
+        if step % 10 == 9:
+            eventually(lambda step=step: daemon.seqs == list(range(step + 1)))
+    assert spooled.acked() == 0
+    eventually(lambda: len(list(spooled.directory.glob("*.seg"))) == 1)
+    spooled.close(ended=True)
+    eventually(lambda: not spooled.directory.exists())
+    assert daemon.seqs == list(range(50))
+
+
+def test_the_lock_is_taken_where_its_number_cannot_be_written(spool_dir, monkeypatch) -> None:
+    """A full disk is what the forwarder is there to empty."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    lock = SpoolLock(spool_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert lock.acquire()
+    assert spawn.forwarder_running(spool_dir)
+    assert spawn.forwarder_pid(spool_dir) is None
+    lock.release()
+    assert not spawn.forwarder_running(spool_dir)
+
+
+def test_who_asks_for_a_forwarder_at_that_moment_does_not_keep_it_from_starting(spool_dir, monkeypatch) -> None:
+    spool_dir.mkdir()
+    with (spool_dir / spool.FORWARDER_LOCK).open("w") as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        assert not spawn.forwarder_running(spool_dir)  # and two that ask do not take each other for one
+        lock = SpoolLock(spool_dir)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", lambda _: fcntl.flock(asked, fcntl.LOCK_UN))
+            assert lock.acquire()
+    assert not SpoolLock(spool_dir).acquire()
+    lock.release()
+
+
+def test_a_forwarder_does_not_leave_before_a_drained_spool_is_put_away(spool_dir, tmp_path, monkeypatch) -> None:
+    """However long that takes, on a busy machine."""
+    spooled = writer(spool_dir, "127.0.0.1:1")
+    spooled.close(ended=True)
+
+    async def run(courier: Courier) -> None:
+        courier.drained = True
+        await asyncio.sleep(1.0)
+        courier._remove()
+        courier.finished = True
+
+    monkeypatch.setattr(Courier, "run", run)
+    shipping = serve(spool_dir, load({}, {}, tmp_path), Plan(grace_seconds=0.0))
+    asyncio.run(asyncio.wait_for(shipping, 20))
+    assert not spooled.directory.exists()
+
+
+def test_a_fenced_spool_is_tried_again_after_a_pause(daemon, spool_dir, tmp_path) -> None:
+    """The forwarder that took it over may be gone by then."""
+    spooled = writer(spool_dir, daemon.endpoint)
+    spooled.append(sample(0))
+    spooled.close(ended=True)
+    daemon.script.append(ingest_pb2.Ack(status=ingest_pb2.ACK_STATUS_FENCED))
+
+    def look(forwarder: Forwarder) -> None:
+        if not spooled.directory.exists():
+            forwarder.stop()
+
+    shipping = serve(spool_dir, load({}, {}, tmp_path), Plan(stay=True, fenced_seconds=0.0), look)
+    asyncio.run(asyncio.wait_for(shipping, 20))
+    assert daemon.seqs == [0]
+    assert daemon.script == []
+
+
+def test_the_forwarder_removes_what_a_killed_attach_left(spool_dir, forwarder) -> None:
+    left = spool_dir / ".new-x"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    assert forwarder().wait(20) == 0
+    assert not left.exists()
+
+
 def test_a_fenced_stream_leaves_the_spool_alone(daemon, spool_dir, forwarder) -> None:
     spooled = writer(spool_dir, daemon.endpoint)
     spooled.append(sample(0))
@@ -272,6 +466,22 @@ def test_the_token_travels_with_the_stream(daemon, spool_dir, forwarder, tmp_pat
     spooled.close(ended=True)
     forwarder(TOPOWATCH_TOKEN_FILE=str(tmp_path / "token")).wait(20)
     assert daemon.tokens == {"Bearer s3cret", "Bearer from-a-file"}
+
+
+def test_each_writer_is_shipped_under_its_own_token_file_and_others_under_the_forwarders(
+    daemon, spool_dir, forwarder, tmp_path
+) -> None:
+    for name, token in (("a", "token-a"), ("b", "token-b"), ("c", None)):
+        noted = {}
+        if token is not None:
+            (tmp_path / name).write_text(token)
+            noted = {"token_file": str(tmp_path / name)}
+        spooled = spool.SpoolWriter(spool_dir, name, {"endpoint": daemon.endpoint, **noted}, 1 << 20)
+        spooled.begin(1, descriptor(name))
+        spooled.append(sample(0))
+        spooled.close(ended=True)
+    assert forwarder(TOPOWATCH_TOKEN="in-memory").wait(20) == 0  # noqa: S106 -- a made-up one
+    assert daemon.tokens == {"Bearer token-a", "Bearer token-b", "Bearer in-memory"}
 
 
 def test_offline_spools_wait_for_sync(daemon, spool_dir, forwarder, capsys) -> None:

@@ -257,8 +257,9 @@ def test_a_second_writer_is_turned_away_and_the_first_goes_on(server: Server, st
 
 
 def test_a_newer_stream_of_the_same_writer_ends_the_older(server: Server, stub: IngestServiceStub) -> None:
-    older, newer = Stream(stub), Stream(stub)
+    older = Stream(stub)
     assert older.send(batch({0: sample(0)})).status == pb.ACK_STATUS_STORED
+    newer = Stream(stub)
     assert newer.send(batch({1: sample(1)})).status == pb.ACK_STATUS_STORED
     assert older.send(batch({2: sample(2)})).status == pb.ACK_STATUS_FENCED
     assert older.ended()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from harness import Daemon, Job, eventually
+from harness import Daemon, Job, eventually, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ class Prometheus:
 @pytest.fixture
 def prometheus(tmp_path: Path, inline_daemon: Daemon) -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
-        pytest.skip("the Debian package prometheus is not installed")
+        unavailable("the Debian package prometheus is not installed")
     one = Prometheus(tmp_path, inline_daemon.http)
     yield one
     one.process.terminate()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness import unavailable
+
 ROOT = Path(__file__).parents[2]
 
 ROUND_TRIP = """
@@ -39,7 +41,7 @@ def test_the_wire_format_works_with_protobuf(version: str, tmp_path: Path) -> No
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), wanted]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"{wanted} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+        unavailable(f"{wanted} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", ROUND_TRIP, version]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

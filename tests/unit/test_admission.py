@@ -91,6 +91,13 @@ class Ledger:
         ]
         return [item.seq for item in stored if item.key.run == run]
 
+    def newly_dropped(self) -> list[int]:
+        """What the log says of each dropped range."""
+        stored = [
+            log_pb2.StoredItem.FromString(payload) for kind, payload in self.records if kind == LogKind.STORED_ITEM
+        ]
+        return [one.newly_dropped for one in stored if sample_pb2.Item.FromString(one.item).HasField("dropped")]
+
     @property
     def run(self) -> RunSummary:
         (run,) = self.admission.runs()
@@ -226,6 +233,53 @@ def test_dropped_ranges_are_counted_less_what_came_through(ledger: Ledger) -> No
     assert ledger.run.dropped == 7
 
 
+def test_the_log_says_how_much_of_a_dropped_range_is_news(ledger: Ledger) -> None:
+    """Neither what came through nor what was reported before is news, within a batch as between batches."""
+    ledger.store(batch({0: sample(0), 1: sample(1), 4: sample(4)}))
+    bad = sample(-1)
+    ledger.store(batch({8: sample(8), 9: bad, 10: dropped(0, 9), 11: dropped(2, 9)}))
+    assert ledger.newly_dropped() == [5, 0]
+    ledger.store(batch({20: dropped(0, 19)}))
+    assert ledger.newly_dropped() == [5, 0, 8]
+    assert ledger.run.dropped == 13
+    assert (ledger.run.samples, ledger.run.rejected, ledger.run.missing) == (4, 1, 0)
+
+
+def test_a_batch_that_is_not_written_leaves_its_drops_to_be_reported_again(ledger: Ledger) -> None:
+    ledger.store(batch())
+    admitted = ledger.admit(batch({9: dropped(0, 8)}))
+    assert admitted.token is not None
+    ledger.admission.abandon(admitted.token)
+    ledger.store(batch({9: dropped(0, 8)}))
+    assert ledger.newly_dropped() == [9]
+
+
+def test_what_was_dropped_with_its_descriptor_is_counted_once(ledger: Ledger) -> None:
+    """Whichever life reports it, how often, and over a restart; its items that still come are known as dropped."""
+    ledger.store(batch({30: dropped(0, 9, incarnation=1)}, incarnation=3, first_seq=30))
+    ledger.store(batch({31: dropped(0, 14, incarnation=1)}, incarnation=3, first_seq=30))
+    ledger.rotate()
+    ledger.admission = ledger.restored()
+    ledger.store(batch({40: dropped(0, 14, incarnation=1)}, incarnation=4, first_seq=40))
+    assert ledger.newly_dropped() == [10, 5, 0]
+    # A batch that was on its way when its segment was dropped introduces an older life after all.
+    ack = ledger.store(batch({12: sample(0), 14: sample(1), 17: sample(2)}, incarnation=1))
+    assert (ack.status, ack.duplicates) == (pb.ACK_STATUS_STORED, 2)
+    assert ledger.stored_seqs()[-1] == 17
+    ledger.store(batch({41: dropped(0, 19, incarnation=1)}, incarnation=4, first_seq=40))
+    assert ledger.newly_dropped() == [10, 5, 0, 4]
+    assert ledger.run.dropped == 19
+    assert ledger.run.missing == 0
+    assert ledger.restored().runs() == ledger.admission.runs()
+
+
+def test_a_range_where_nothing_of_the_spool_lies_counts_nothing(ledger: Ledger) -> None:
+    """A report that names a life that cannot have been there is stored, and harms nothing."""
+    ledger.store(batch({20: dropped(12, 14, incarnation=7)}, first_seq=10))
+    assert (ledger.newly_dropped(), ledger.run.dropped) == ([0], 0)
+    assert ledger.store(batch({13: sample(0)}, first_seq=10)).duplicates == 0
+
+
 def test_a_range_dropped_from_an_older_life_is_counted_there(ledger: Ledger) -> None:
     ledger.store(batch({0: sample(0)}))
     ledger.store(batch({20: dropped(1, 14)}, incarnation=2, first_seq=15))
@@ -335,6 +389,81 @@ def test_limits_hold() -> None:
     assert ledger.store(batch({7: sample(0)})).status == pb.ACK_STATUS_STORED
 
 
+def test_runs_that_have_ended_make_room_for_new_ones() -> None:
+    """A daemon takes jobs for ever, however many have been there, also after a restart."""
+    ledger = Ledger(Limits(max_runs=2, max_writers=3))
+    for number in range(6):
+        assert ledger.store(batch({0: sample(0)}, run=f"r{number}")).status == pb.ACK_STATUS_STORED
+        if number == 3:
+            ledger.rotate()
+            ledger.admission = ledger.restored()
+        assert ledger.store(batch({1: end()}, run=f"r{number}")).status == pb.ACK_STATUS_STORED
+    ledger.store(batch(run="a"))
+    ledger.store(batch(run="b"))
+    full = ledger.store(batch(run="c"))
+    assert full.status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+    assert "2 live runs" in full.detail
+    assert ledger.restored().admit(batch(run="c"), ledger.now, 1).ack.status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+    assert ledger.store(batch(run="a", rank=1)).status == pb.ACK_STATUS_STORED
+    assert "3 writers" in ledger.store(batch(run="b", rank=1)).detail
+    ledger.store(batch({0: end()}, run="a"))
+    assert ledger.store(batch(run="c")).status == pb.ACK_STATUS_STORED
+    assert ledger.store(batch(run="b", rank=1)).status == pb.ACK_STATUS_STORED
+
+
+def test_a_run_that_is_taken_up_again_is_live_again() -> None:
+    ledger = Ledger(Limits(max_runs=1))
+    ledger.store(batch({0: end()}, run="a"))
+    assert ledger.store(batch(run="a", incarnation=2)).status == pb.ACK_STATUS_STORED
+    assert ledger.store(batch(run="b")).status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+
+
+def test_a_run_that_is_being_opened_has_its_place() -> None:
+    ledger = Ledger(Limits(max_runs=1))
+    admitted = ledger.admit(batch(run="a"))
+    assert ledger.admit(batch(run="b")).ack.status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+    assert admitted.token is not None
+    ledger.admission.abandon(admitted.token)
+    assert ledger.store(batch(run="b")).status == pb.ACK_STATUS_STORED
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_died_without_a_word_does_not_keep_its_place_for_ever(restart: bool) -> None:
+    ledger = Ledger(Limits(max_runs=2, silent_seconds=100.0))
+    ledger.store(batch({0: sample(0)}, run="on"))
+    ledger.store(batch({0: sample(0)}, run="dead"))
+    ledger.now += 90
+    ledger.store(batch({1: sample(1)}, run="on"))
+    assert ledger.store(batch(run="new")).status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+    if restart:
+        ledger.rotate()
+        ledger.admission = ledger.restored()
+    ledger.now += 20
+    assert ledger.store(batch(run="new")).status == pb.ACK_STATUS_STORED
+    assert ledger.store(batch(run="newer")).status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+    assert ledger.store(batch({1: sample(1)}, run="dead")).status == pb.ACK_STATUS_STORED
+    assert len(ledger.admission.runs()) == 3
+
+
+def test_only_runs_that_changed_are_told_again(ledger: Ledger) -> None:
+    for run in "abc":
+        ledger.store(batch({0: sample(0)}, run=run))
+    assert ledger.admission.take_changed() == ledger.admission.runs()
+    assert ledger.admission.take_changed() == []
+    ledger.store(batch({0: sample(0)}, run="a"))  # known already
+    admitted = ledger.admit(batch({0: sample(0)}, run="d"))
+    assert ledger.admission.take_changed() == []
+    assert admitted.token is not None
+    ledger.admission.commit(admitted.token)
+    ledger.store(batch({1: sample(-1)}, run="c"))
+    ledger.store(batch({1: sample(1)}, run="b"))
+    changed = ledger.admission.take_changed()
+    assert [(run.key.run, run.samples, run.rejected) for run in changed] == [("d", 1, 0), ("c", 1, 1), ("b", 2, 0)]
+    ledger.rotate()
+    restored = ledger.restored()
+    assert {run.key.run for run in restored.take_changed()} == {"a", "b", "c", "d"}
+
+
 def test_items_without_their_descriptor_are_noticed() -> None:
     """Only damage can leave a log like that; nothing is made up for it."""
     ledger = Ledger()
@@ -387,6 +516,7 @@ def test_the_last_segment_restores_the_live_state(script: list[tuple[pb.Batch, s
         restored = ledger.restored()
         assert restored.head() == ledger.admission.head()
         assert restored.runs() == ledger.admission.runs()
+        assert sum(ledger.newly_dropped()) == sum(run.dropped for run in ledger.admission.runs())
 
 
 @given(steps)

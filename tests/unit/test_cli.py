@@ -229,6 +229,19 @@ def test_show_lays_out_everything_with_reasons(run: Run, served: Served):
     assert json.loads(out)["flags"] == [flag]
 
 
+def test_show_says_what_a_later_start_superseded(run: Run, served: Served):
+    """A daemon of an earlier version does not say, and where there is nothing nothing is said."""
+    one = view("plain")
+    one.pop("superseded", None)
+    served.fleet.update([one, view("none", superseded=0), view("again", superseded=1234)])
+    for name in ("plain", "none"):
+        status, out, _ = run("show", name, "--url", served.url)
+        assert status == 0
+        assert "superseded" not in out
+    status, out, _ = run("show", "again", "--url", served.url)
+    assert "1,234 of them superseded by a later start" in out
+
+
 def test_show_passes_the_daemons_answer_on(run: Run, served: Served):
     served.fleet.update([view("a", "g1"), view("a", "g2")])
     status, _, err = run("show", "a", "--url", served.url)
@@ -287,6 +300,17 @@ def test_serve_hands_the_settings_to_the_daemon(run: Run, monkeypatch: pytest.Mo
         "inline",
         4,
     )
+
+
+@pytest.mark.parametrize("version", [(3, 13, 0), (3, 14, 2)])
+def test_serve_refuses_a_python_that_giotto_tda_has_no_wheels_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+):
+    monkeypatch.setitem(sys.modules, "topowatch_monitor.serve", None)
+    monkeypatch.setattr("topowatch_monitor.commands.serve.sys", types.SimpleNamespace(version_info=version))
+    status, out, err = run("serve", "--engine", "inline")
+    assert (status, out) == (2, "")
+    assert err == "error: the daemon needs Python 3.10 to 3.12: giotto-tda has no wheels for later ones\n"
 
 
 # Simulation

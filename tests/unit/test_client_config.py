@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import FrozenInstanceError, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from topowatch_client import config, identity
 from topowatch_client.config import Config, ConfigError, load
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
@@ -24,7 +22,7 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_every_field_has_a_type_and_can_come_from_the_environment() -> None:
-    assert set(config._TYPES) == {field.name for field in fields(Config)}
+    assert set(config._TYPES) == {field.name for field in fields(Config)} - {"given"}
 
 
 def test_argument_beats_environment_beats_file(tmp_path: Path) -> None:
@@ -87,6 +85,39 @@ def test_what_cannot_be_used_is_named(
         load(arguments, environment, tmp_path)
 
 
+def test_it_is_known_which_settings_somebody_gave(tmp_path: Path) -> None:
+    """Naming the default is not the same as naming nothing."""
+    assert load({}, {}, tmp_path).given == frozenset()
+    named = load({"group": "g"}, {"TOPOWATCH_ENDPOINT": "127.0.0.1:7070"}, tmp_path)
+    assert named.given == {"group", "endpoint"}
+    assert config.override(named, {"run": "r", "endpoint": None}).given == {"group", "endpoint", "run"}
+    with pytest.raises(ConfigError, match="unknown key 'given'"):
+        load({"given": "x"}, {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "token", "token_file"),
+    [
+        ({"token": "a"}, {"TOPOWATCH_TOKEN_FILE": "/e"}, "a", None),
+        ({"token_file": "/a"}, {"TOPOWATCH_TOKEN": "e"}, None, "/a"),
+        ({}, {"TOPOWATCH_TOKEN": "e"}, "e", None),
+        ({}, {"TOPOWATCH_TOKEN": "e", "TOPOWATCH_TOKEN_FILE": "/e"}, "e", "/e"),
+        ({}, {}, None, "/f"),
+    ],
+)
+def test_a_token_of_any_kind_beats_one_of_a_weaker_layer(
+    arguments: dict[str, str], environment: dict[str, str], token: str | None, token_file: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "topowatch.toml").write_text('[client]\ntoken_file = "/f"\n')
+    chosen = load(arguments, environment, tmp_path)
+    assert (chosen.token, chosen.token_file and str(chosen.token_file)) == (token, token_file)
+
+
+def test_what_the_launcher_says_is_read_once() -> None:
+    said = config.launch({"RANK": "3", "WORLD_SIZE": "8", "SLURM_JOB_ID": "17"})
+    assert said == config.Launch(run="17", rank=3, world_size=8)
+
+
 def test_is_frozen_and_can_be_overridden() -> None:
     chosen = config.override(Config(), {"run": "r", "group": None})
     assert (chosen.run, chosen.group) == ("r", "default")
@@ -123,6 +154,16 @@ def test_without_a_launcher_the_name_says_where_and_when() -> None:
 )
 def test_ranks_are_read_from_the_launcher(environment: dict[str, str], ranks: tuple[int, int]) -> None:
     assert identity.ranks(environment) == ranks
+
+
+def test_the_environment_is_read_at_the_edge_alone() -> None:
+    """config.py parses it; spawn.py hands it on to the forwarder."""
+    sources = Path(config.__file__).parent.rglob("*.py")
+    assert {path.name for path in sources if "environ" in _names(path)} == {"config.py", "spawn.py"}
+
+
+def _names(path: Path) -> set[str]:
+    return {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
 
 
 def test_incarnations_only_grow() -> None:

@@ -257,6 +257,57 @@ def test_rolling_back_to_a_checkpoint_begins_a_new_incarnation(watch_of: Callabl
     assert watch.status["incarnation"] == new
 
 
+def _sgd_after(steps: int) -> dict[str, Any]:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimizer, steps)
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize("load_first", [True, False])
+def test_an_optimiser_that_counts_no_steps_starts_where_it_is_told(
+    watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture, load_first: bool
+) -> None:
+    """SGD with momentum, resumed before or after attach: `start_step` is honoured and nothing is complained about."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if load_first:
+        optimizer.load_state_dict(_sgd_after(6))
+    watch = watch_of(model, optimizer, config={"start_step": 6})
+    if not load_first:
+        optimizer.load_state_dict(_sgd_after(6))
+    train(model, optimizer, 3)
+    assert [sample.step for sample in samples(watch)] == [6, 8]
+    assert {entry.descriptor.start_step for entry in entries(watch)} == {6}
+    assert watch.status["warning"] is None
+    assert "start_step" not in caplog.text
+
+
+@pytest.mark.parametrize("load_first", [True, False])
+def test_a_resumed_job_whose_optimiser_counts_no_steps_is_warned_once(
+    watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture, load_first: bool
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if load_first:
+        optimizer.load_state_dict(_sgd_after(6))
+    watch = watch_of(model, optimizer)
+    optimizer.load_state_dict(_sgd_after(6))
+    train(model, optimizer, 2)
+    assert len([record for record in caplog.records if 'pass config={"start_step": n}' in record.message]) == 1
+    assert 'pass config={"start_step": n}' in watch.status["warning"]
+    assert "SGD keeps no step count" in watch.status["warning"]
+    assert watch.status["error"] is None
+
+
+def test_a_job_that_begins_is_not_warned(watch_of: Callable[..., Watch], caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        watch = watch_of(model, kind(model.parameters(), lr=0.1))
+        assert watch.status["warning"] is None
+    assert not caplog.records
+
+
 def _saved(state: Mapping[str, Any]) -> Any:
     file = io.BytesIO()
     torch.save(state, file)

@@ -15,6 +15,8 @@ from topowatch_monitor.export import registry
 from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean
 from topowatch_monitor.export.exposition import render
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
+from topowatch_monitor.ingest.counters import Counters
+from topowatch_protos.v1 import ingest_pb2 as pb
 
 NOW = 1_000_000.0
 Scrape = Callable[..., dict[str, list[tuple[dict[str, str], float]]]]
@@ -111,8 +113,26 @@ def test_a_run_never_has_more_series_than_promised_and_what_is_left_out_is_count
     assert len(mine) == registry.MAX_SERIES_PER_RUN
     [(_, first)] = found["topowatch_series_dropped_total"]
     assert first == 50 + 6 - registry.MAX_SERIES_PER_RUN
-    [(_, second)] = series(collector)["topowatch_series_dropped_total"]
-    assert second == 2 * first
+    assert series(collector)["topowatch_series_dropped_total"] == [({}, first)]
+
+
+def test_series_left_out_are_counted_once_for_each_run_and_never_fewer():
+    """However many Prometheus servers scrape, and whatever the run does afterwards; a counter must not fall."""
+    fleet = Fleet(at)
+    collector = FleetCollector(fleet, DaemonStats, lambda: NOW, "1.2.3")
+
+    def left_out(run: str, detectors: int) -> float:
+        fleet.update([view(run, flags=[flag(f"detector_{number:02d}") for number in range(detectors)])])
+        [(_, value)] = series(collector)["topowatch_series_dropped_total"]
+        return value
+
+    room = registry.MAX_SERIES_PER_RUN - 6
+    assert left_out("a", room) == 0
+    assert left_out("a", room + 5) == 5
+    assert left_out("a", room + 3) == 5
+    assert left_out("a", 0) == 5
+    assert left_out("a", room + 7) == 7
+    assert left_out("b", room + 2) == 9
 
 
 def test_names_that_fall_together_do_not_break_the_scrape():
@@ -145,7 +165,7 @@ def test_the_daemons_own_figures():
         shard_lag_samples=11,
         shard_restarts_total=1,
         log_bytes=12345,
-        series_dropped_total=2,
+        records_lost_total=3,
     )
     found = series(collector_of(stats=stats))
     assert found["topowatch_ingest_ready"] == [({}, 0.0)]
@@ -155,11 +175,20 @@ def test_the_daemons_own_figures():
     assert found["topowatch_shard_lag_samples"] == [({}, 11.0)]
     assert found["topowatch_shard_restarts_total"] == [({}, 1.0)]
     assert found["topowatch_log_bytes"] == [({}, 12345.0)]
-    assert found["topowatch_series_dropped_total"] == [({}, 2.0)]
+    assert found["topowatch_log_records_lost_total"] == [({}, 3.0)]
+    assert found["topowatch_series_dropped_total"] == [({}, 0.0)]
     assert found["topowatch_build_info"] == [({"version": "1.2.3"}, 1.0)]
     assert found["topowatch_ack_seconds_bucket"] == [({"le": "0.1"}, 3), ({"le": "1.0"}, 5), ({"le": "+Inf"}, 6)]
     assert found["topowatch_ack_seconds_count"] == [({}, 6.0)]
     assert found["topowatch_ack_seconds_sum"] == [({}, 4.5)]
+
+
+def test_refusals_have_a_series_for_each_reason_before_the_first():
+    """An alert on their increase would miss the first burst otherwise."""
+    found = series(collector_of(stats=DaemonStats(rejected_total=dict(Counters().rejected_total))))
+    refused = {labels["reason"]: value for labels, value in found["topowatch_ingest_rejected_total"]}
+    assert len(refused) == len(pb.RejectionReason.keys()) - 1  # none is unspecified
+    assert set(refused.values()) == {0.0}
 
 
 def test_only_registered_metrics_are_exported_with_their_registered_labels():

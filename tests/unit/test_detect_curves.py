@@ -248,14 +248,32 @@ def test_updates_of_half_the_weights_from_the_start_fire_without_a_past_to_compa
     assert [(step, name) for step, name, _ in changes] == [(7, "exploding_update")]
 
 
+@pytest.mark.parametrize("size", [1e308, -1e308])
+@pytest.mark.parametrize("capacity", [64, 2048])
+def test_losses_at_the_end_of_the_range_of_floats_overflow_nothing(size, capacity):
+    """No warning, let alone an exception; and a loss that jumps there fires as any other rise does."""
+    history = History(capacity)
+    active: dict[str, str] = {}
+    for step in range(500):
+        history.extend("loss", [step], [2.0 + 0.1 * (-1) ** step if step < 300 else size])
+        history.extend("update_ratio_max", [step], [0.01 if step < 300 else abs(size)])
+        active = detect_all(history, active, Thresholds())
+    assert ("loss_rise" in active) == (size > 0)
+    assert "exploding_update" in active
+    history = History()
+    for name, value in (("update_norm", abs(size)), ("weight_norm", 1e-308)):
+        history.extend(name, range(20), [value] * 20)
+    assert detect_all(history, {}, Thresholds())["exploding_update"] == "the last update is not finite"
+
+
 def test_a_run_without_any_scalar_raises_nothing():
     assert detect_all(History(), {}, Thresholds()) == {}
 
 
 def test_the_catalogue_names_every_detector_once_and_has_thresholds_for_each():
     names = [detector.name for detector in DETECTORS]
-    assert len(set(names)) == len(names) == 5
-    assert all(hasattr(Thresholds(), name) for name in names)
+    assert len(set(names)) == len(names) == 7
+    assert vars(Thresholds()).keys() == set(names) - {"analysis_failed"}
     assert all(detector.meaning.endswith(".") for detector in DETECTORS)
 
 

@@ -29,6 +29,18 @@ def test_recent_values_are_exact_and_older_ones_are_means_of_all_of_them():
     np.testing.assert_allclose(series.old, means, atol=1e-12)
 
 
+def test_a_series_that_comes_in_one_long_piece_leaves_no_more_behind_than_one_that_comes_bit_by_bit():
+    series = Series(capacity=256)
+    values = np.random.default_rng(0).standard_normal(100_000)
+    series.extend(np.arange(100_000), values)
+    assert 128 <= len(series) <= 256
+    assert series.values.base.nbytes <= 8 * 4 * 256
+    assert len(series.old) <= MAX_MEANS
+    assert series.old_count == 100_000 - len(series)
+    np.testing.assert_array_equal(series.values, values[-len(series) :])
+    np.testing.assert_array_equal(series.head, values[:32])
+
+
 def test_means_leave_values_out_that_are_not_finite():
     series = Series(capacity=64)
     series.extend(np.arange(96), np.tile([1.0, np.nan, 3.0, np.inf], 24))

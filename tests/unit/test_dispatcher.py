@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import random
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import ATTEMPTS, IN_FLIGHT, Dispatcher
 from topowatch_monitor.engine.pool import Call, ShardLostError
 from topowatch_monitor.engine.routing import VIRTUAL_SHARDS, shard_of_key, shards_of
@@ -54,9 +56,12 @@ class ListShard:
         self.at: dict[int, tuple[int, int]] = {}
         self.seen: dict[int, list[int]] = {}
 
-    def load(self, number: int, epoch: int, next_offset: int, state: bytes | None) -> None:
+    def load(self, number: int, epoch: int, next_offset: int, state: bytes | None) -> bool:
+        if state == b"useless":
+            return False
         self.at[number] = (epoch, next_offset)
         self.seen[number] = pickle.loads(state) if state else []  # noqa: S301 - made below, in this test
+        return True
 
     def apply(self, parts: list[Part]) -> ApplyResult:
         refused = []
@@ -66,7 +71,7 @@ class ListShard:
                 continue
             self.seen[part.vshard] += [offset for offset, _, _ in part.records]
             self.at[part.vshard] = (part.epoch, part.next_offset)
-        return ApplyResult(views=[], refused=refused)
+        return ApplyResult(views=[], refused=refused, damaged=0)
 
     def snapshot(self, numbers: Sequence[int]) -> list[tuple[int, int, bytes]]:
         return [(number, self.at[number][1], pickle.dumps(self.seen[number])) for number in numbers]
@@ -153,16 +158,16 @@ def test_every_record_reaches_its_shard_once_and_in_order_whatever_dies(seed: in
     dice = random.Random(seed)
     log = MemoryLog([decision() if dice.random() < 0.01 else item(dice.randrange(20), seq) for seq in range(3000)])
     pool = FlakyPool(size, dice, deaths=0)
-    dispatcher = Dispatcher(log, pool, MemorySnapshots())
+    dispatcher = Dispatcher(log, pool, Checkpoints(MemorySnapshots()))
     dispatcher.restore(durable=0)
     pool.deaths = deaths
-    durable = 0
+    durable, now = 0, 0.0
     while dispatcher.position < len(log.records):
         durable = min(len(log.records), durable + dice.randrange(900))
         dispatcher.pump(durable)
         assert dispatcher.applied <= dispatcher.position <= durable
         if dice.random() < 0.3:
-            dispatcher.save(count=dice.randrange(5))
+            dispatcher.save_due(now := now + dice.uniform(0, 100))
     dispatcher.settle()
     assert dispatcher.applied == len(log.records)
     assert pool.most_under_way <= IN_FLIGHT
@@ -172,7 +177,8 @@ def test_every_record_reaches_its_shard_once_and_in_order_whatever_dies(seed: in
 
 def test_a_restarted_engine_reads_only_what_its_snapshots_lack() -> None:
     log = MemoryLog([item(seq % 7, seq) for seq in range(2500)])
-    snapshots = MemorySnapshots()
+    kept = MemorySnapshots()
+    snapshots = Checkpoints(kept)
     first = Dispatcher(log, FlakyPool(2, random.Random(0), 0), snapshots)
     first.restore(durable=0)
     while first.pump(2000):
@@ -194,7 +200,8 @@ def test_a_restarted_engine_reads_only_what_its_snapshots_lack() -> None:
 
 def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() -> None:
     log = MemoryLog([item(seq % 7, seq) for seq in range(1500)])
-    snapshots = MemorySnapshots()
+    kept = MemorySnapshots()
+    snapshots = Checkpoints(kept)
     dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), snapshots)
     dispatcher.restore(durable=0)
     while dispatcher.pump(700):
@@ -202,12 +209,12 @@ def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() 
     dispatcher.settle()
     dispatcher.save()
     number = shard_of_key(key(3))
-    older = snapshots.kept[number]
+    older = kept.kept[number]
     while dispatcher.pump(1500):
         pass
     dispatcher.settle()
     dispatcher.save()
-    snapshots.kept[number] = older  # the newest was damaged: its store fell back
+    kept.kept[number] = older  # the newest was damaged: its store fell back
 
     pool = FlakyPool(1, random.Random(0), 0)
     again = Dispatcher(log, pool, snapshots)
@@ -221,7 +228,8 @@ def test_a_damaged_progress_note_or_older_snapshot_only_costs_a_longer_replay() 
 
 def test_a_snapshot_from_beyond_the_end_of_a_log_that_lost_its_tail_is_left_out() -> None:
     log = MemoryLog([item(1, seq) for seq in range(100)])
-    snapshots = MemorySnapshots()
+    kept = MemorySnapshots()
+    snapshots = Checkpoints(kept)
     dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), snapshots)
     dispatcher.restore(durable=0)
     dispatcher.pump(100)
@@ -238,11 +246,63 @@ def test_a_snapshot_from_beyond_the_end_of_a_log_that_lost_its_tail_is_left_out(
     check(pool, log)
 
 
+def test_a_snapshot_that_the_shard_cannot_use_costs_a_replay_from_the_start() -> None:
+    log = MemoryLog([item(seq % 7, seq) for seq in range(300)])
+    kept = MemorySnapshots()
+    dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), Checkpoints(kept))
+    dispatcher.restore(durable=0)
+    dispatcher.pump(300)
+    dispatcher.settle()
+    dispatcher.save()
+    number = shard_of_key(key(3))
+    kept.kept[number] = (kept.kept[number][0], b"useless")
+    pool = FlakyPool(1, random.Random(0), 0)
+    again = Dispatcher(log, pool, Checkpoints(kept))
+    again.restore(durable=300)
+    assert again.position == 0
+    again.pump(300)
+    again.settle()
+    check(pool, log)
+
+
+def test_a_full_disk_keeps_the_engine_going_without_snapshots(caplog: pytest.LogCaptureFixture) -> None:
+    class FullDisk(MemorySnapshots):
+        def save(self, shard: int, offset: int, state: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = MemoryLog([item(seq % 7, seq) for seq in range(300)])
+    pool = FlakyPool(1, random.Random(0), 0)
+    dispatcher = Dispatcher(log, pool, Checkpoints(FullDisk()), snapshot_seconds=1.0)
+    dispatcher.restore(durable=0)
+    dispatcher.pump(300)
+    dispatcher.settle()
+    for now in range(10, 20):
+        dispatcher.save_due(float(now))
+    dispatcher.save()
+    check(pool, log)
+    assert caplog.text.count("No space left") == 1
+
+
+def test_snapshots_wait_their_time_and_for_their_share_of_the_disk() -> None:
+    log = MemoryLog([item(seq % 7, seq) for seq in range(300)])
+    kept = MemorySnapshots()
+    dispatcher = Dispatcher(log, FlakyPool(1, random.Random(0), 0), Checkpoints(kept), snapshot_seconds=60.0)
+    dispatcher.restore(durable=0)
+    dispatcher.pump(300)
+    dispatcher.settle()
+    dispatcher.save_due(1.0)
+    assert not kept.kept
+    for tick in range(200):
+        dispatcher.save_due(60.0 + tick / 10)
+    states = len(kept.kept) - 1  # the note of spans
+    assert states == len({shard_of_key(key(run)) for run in range(7)})
+
+
 def test_a_stretch_of_the_log_that_cannot_be_read_is_passed_over() -> None:
     log = MemoryLog([item(1, seq) for seq in range(5000)])
     log.read = lambda start, end: iter(r for r in log.records[start:end] if not 500 <= r.offset < 3500)  # type: ignore[method-assign] - damage
     pool = FlakyPool(1, random.Random(0), 0)
-    dispatcher = Dispatcher(log, pool, MemorySnapshots())
+    dispatcher = Dispatcher(log, pool, Checkpoints(MemorySnapshots()))
     dispatcher.restore(durable=5000)
     while dispatcher.pump(5000):
         pass
@@ -253,7 +313,7 @@ def test_a_stretch_of_the_log_that_cannot_be_read_is_passed_over() -> None:
 def test_a_carrier_that_cannot_be_rebuilt_ends_the_engine() -> None:
     """The supervisor then starts it anew; carrying on would drop records."""
     pool = FlakyPool(1, random.Random(0), 0)
-    dispatcher = Dispatcher(MemoryLog([item(1, seq) for seq in range(10)]), pool, MemorySnapshots())
+    dispatcher = Dispatcher(MemoryLog([item(1, seq) for seq in range(10)]), pool, Checkpoints(MemorySnapshots()))
     dispatcher.restore(durable=0)
     pool.alive[0] = False
     pool.replace = lambda carrier: None  # type: ignore[method-assign] - the replacement is dead as well

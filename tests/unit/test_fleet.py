@@ -54,6 +54,14 @@ def test_ingest_counts_what_is_stored_and_the_engine_what_is_analysed(fleet: Fle
     assert (run["samples"], run["analysed"], run["rejected"], run["dropped"]) == (12, 7, 1, 5)
 
 
+def test_what_was_dropped_is_what_ingest_says(fleet: Fleet):
+    """Ingest knows what came through after all, or was reported twice; the engine may have counted it."""
+    fleet.update([view(dropped=9)])
+    assert fleet.runs(NOW)[0]["dropped"] == 9
+    fleet.update_ingest([summary(dropped=5)])
+    assert fleet.runs(NOW)[0]["dropped"] == 5
+
+
 def test_a_lagging_engine_does_not_make_a_run_look_silent(fleet: Fleet):
     """Samples that are stored but not analysed yet count as signs of life."""
     fleet.update([view(last_received_at=NOW - 2000)])

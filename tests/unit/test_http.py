@@ -11,7 +11,8 @@ import pytest
 
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
-from topowatch_monitor.export.http import create_app, dumps
+from topowatch_monitor.export.http import create_app
+from topowatch_monitor.export.strict_json import dumps
 
 NOW = 1_000_000.0
 

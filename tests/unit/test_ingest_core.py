@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
+from topowatch_monitor.ingest.counters import Counters
 from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk, OsFile
@@ -344,6 +345,29 @@ def test_closing_on_a_full_disk_ends(tmp_path: Path) -> None:
         asyncio.run(asyncio.wait_for(scenario(before=before), DEADLINE))
 
 
+def test_every_reason_is_counted_from_0() -> None:
+    """Prometheus sees no increase in a series that is born with its first refusals."""
+    names = [name for name, reason in pb.RejectionReason.items() if reason]
+    reasons = [name.removeprefix("REJECTION_REASON_").lower() for name in names]
+    assert Counters().rejected_total == dict.fromkeys(reasons, 0)
+
+
+def test_the_runs_that_changed_are_told_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (ingest, _):
+            await ingest.handle(batch(0, run="a"), 1)
+            await ingest.handle(batch(0, run="b"), 2)
+            assert ingest.take_changed() == ingest.runs()
+            assert ingest.take_changed() == []
+            await ingest.handle(batch(1, run="a"), 1)
+            [changed] = ingest.take_changed()
+            assert (changed.key.run, changed.samples) == ("a", 2)
+        async with running(tmp_path) as (ingest, _):
+            assert [run.key.run for run in ingest.take_changed()] == ["a", "b"]
+
+    asyncio.run(scenario())
+
+
 def test_rejections_are_counted_by_reason(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as (ingest, _):
@@ -351,7 +375,7 @@ def test_rejections_are_counted_by_reason(tmp_path: Path) -> None:
             made.items.add(seq=2, item=b"\xff")
             ack = await ingest.handle(made, 1)
             assert [rejection.reason for rejection in ack.rejections] == [pb.REJECTION_REASON_UNDECODABLE]
-            assert ingest.counters.rejected_total == {"undecodable": 1}
+            assert +ingest.counters.rejected_total == {"undecodable": 1}
             assert ingest.counters.bytes_total == sum(len(envelope.item) for envelope in made.items[:2])
 
     asyncio.run(scenario())

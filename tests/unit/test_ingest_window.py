@@ -24,6 +24,9 @@ def test_the_window_agrees_with_a_set(start: int, taken: list[tuple[int, int]]) 
         assert edges == sorted(edges)
         assert all(right[0] - left[1] > 1 for left, right in zip(window.missing, window.missing[1:], strict=False))
         assert sum(last - first + 1 for first, last in window.missing) == window.next_seq - len(twin)
+        for stop in range(window.next_seq + 1):
+            below = [seq for first, last in window.taken(stop) for seq in range(first, last + 1)]
+            assert below == [seq for seq in sorted(twin) if seq < stop]
 
 
 def test_huge_ranges_cost_nothing() -> None:

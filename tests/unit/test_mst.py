@@ -204,6 +204,7 @@ def test_distances_by_position_survive_eviction_and_truncation():
         ([np.nan, 0.0], "finite"),
         ([np.inf, 0.0], "finite"),
         ([1e300, 0.0], "finite"),
+        ([3e38, 0.0], "norm"),
         ([1.0], "have 2 numbers, this one has 1"),
         ([[1.0, 2.0]], "a vector"),
         ([], "a vector"),

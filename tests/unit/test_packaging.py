@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness import unavailable
+
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
 
@@ -70,7 +72,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> 
 
 def test_regenerating_the_protos_changes_nothing(tmp_path: Path) -> None:
     if not (ROOT / ".venv-protos" / ".installed").exists():
-        pytest.skip("the code generator is not installed: run `make install`")
+        unavailable("the code generator is not installed: run `make install`")
     subprocess.run(["make", "protos", f"PROTOS_OUT={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2*"))
     kept = sorted(path.relative_to(PROTOS) for path in PROTOS.rglob("*_pb2*") if "__pycache__" not in path.parts)

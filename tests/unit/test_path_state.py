@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import LENGTHS_KEPT, PathSettings, PathState
-from topowatch_monitor.topology import h1_diagram, total_persistence
+from topowatch_monitor.topology import IncrementalMST, h1_diagram, total_persistence
 
 
 def walk(count: int, seed: int = 0, dimension: int = 5) -> np.ndarray:
@@ -93,6 +93,80 @@ def test_a_second_point_at_a_step_changes_nothing_and_is_counted():
     assert path.ignored == 2
     path.ignored = 0
     assert repr(path.state_dict()) == before
+
+
+@pytest.mark.parametrize("dimension", [1, 5])
+def test_points_near_the_largest_floats_leave_the_path_finite(dimension):
+    """They are ignored, first or last, and the path is that of the others, also after a rewind."""
+    points = walk(20, dimension=dimension)
+    path, held = PathState(PathSettings(window=12, h1_every=4, h1_landmarks=8)), {}
+    for step in range(20):
+        if step % 5 == 0:
+            huge = np.full(dimension, 3e38 if step % 2 else -3e38, dtype=np.float32)
+            assert not path.add(step, huge)
+        else:
+            assert path.add(step, points[step])
+            held[step] = points[step]
+    assert path.view()["ignored"] == 4
+    assert path.length == pytest.approx(length_of(list(held.values())), rel=1e-5)
+    path.discard(13)
+    kept = [point for step, point in held.items() if step < 13]
+    assert path.length == pytest.approx(length_of(kept), rel=1e-5)
+    path.add(13, points[13])
+    assert all(value is None or np.isfinite(value) for value in path.view().values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), dimension=st.sampled_from([1, 2, 1021]))
+def test_finite_points_of_any_size_give_finite_numbers(data, dimension):
+    sizes = st.sampled_from([3.4e38, -3.4e38, 1e38, -1e38, 3e36, -3e36, 1e19, 1e-44, 0.0])
+    path = PathState(PathSettings(window=8, h1_every=1, h1_landmarks=8))
+    for _ in range(data.draw(st.integers(1, 30))):
+        if data.draw(st.integers(0, 9)):
+            point = np.zeros(dimension, dtype=np.float32)
+            point[: data.draw(st.sampled_from([1, dimension]))] = data.draw(sizes)
+            path.add(data.draw(st.integers(0, 40)), point)
+        else:
+            path.discard(data.draw(st.integers(0, 40)))
+        assert all(value is None or np.isfinite(value) for value in path.view().values())
+
+
+def test_points_of_another_dimension_or_without_a_number_are_ignored():
+    path = PathState(PathSettings(window=4))
+    assert path.add(0, np.zeros(3, dtype=np.float32))
+    for point in (np.zeros(4, dtype=np.float32), np.zeros(0, dtype=np.float32), np.full(3, np.nan, dtype=np.float32)):
+        assert not path.add(1, point)
+    assert (path.points, path.ignored) == (1, 3)
+
+
+def test_a_change_that_fails_half_way_leaves_an_empty_path_and_never_half_a_one(monkeypatch):
+    points = walk(12)
+    path = PathState(PathSettings(window=4))
+    for step in range(6):
+        path.add(step, points[step])
+
+    def fail(*arguments, **named):
+        raise ZeroDivisionError
+
+    for method, change in (("_attach", lambda: path.add(6, points[6])), ("keep", lambda: path.discard(3))):
+        with monkeypatch.context() as broken:
+            broken.setattr(IncrementalMST, method, fail)
+            with pytest.raises(ZeroDivisionError):
+                change()
+        assert (path.points, path.length, path.steps) == (0, None, [])
+        for step in range(2, 6):
+            assert path.add(step, points[step])
+        assert path.length == pytest.approx(length_of(list(points[2:6])), rel=1e-5)
+
+
+def test_a_view_tells_of_a_stretch_that_is_missing_from_the_length():
+    points = walk(12)
+    path = PathState(PathSettings(window=2))
+    for step in range(8):
+        path.add(step, points[step])
+    path.discard(4)
+    path.add(4, points[4])
+    assert path.view()["unbridged"] == 1
 
 
 def test_a_late_point_between_evicted_ones_is_left_out_and_counted():

@@ -46,8 +46,8 @@ def opened(incarnation=1, start=0, *, rank=0, ranks=1, progress=False, digest=b"
     return LogKind.RUN_OPENED, record.SerializeToString()
 
 
-def stored(item, incarnation=1, *, rank=0, at_second=100):
-    record = log_pb2.StoredItem(key=key(), rank=rank, incarnation=incarnation)
+def stored(item, incarnation=1, *, rank=0, at_second=100, newly_dropped=0):
+    record = log_pb2.StoredItem(key=key(), rank=rank, incarnation=incarnation, newly_dropped=newly_dropped)
     record.item = item if isinstance(item, bytes) else item.SerializeToString()
     record.received_at.seconds = at_second
     return LogKind.STORED_ITEM, record.SerializeToString()
@@ -188,9 +188,12 @@ def test_ends_rejections_and_drops_are_counted_and_a_newer_life_reopens():
     dropped = sample_pb2.Item(schema=1, dropped=sample_pb2.DroppedRange(incarnation=1, first_seq=4, last_seq=9))
     rejected = log_pb2.ItemsRejected(key=key(), seqs=[1, 2, 3])
     run = run_of(
-        opened(), stored(sample(1)), stored(dropped), (LogKind.ITEMS_REJECTED, rejected.SerializeToString()),
+        opened(),
+        stored(sample(1)),
+        stored(dropped, newly_dropped=6),
+        (LogKind.ITEMS_REJECTED, rejected.SerializeToString()),
         stored(ended(1, accuracy=0.9)),
-    )  # fmt: skip
+    )
     view = run.view()
     assert (view["samples"], view["dropped"], view["rejected"]) == (1, 6, 3)
     assert (view["state"], view["results"]) == ("ended", {"accuracy": 0.9})
@@ -198,6 +201,66 @@ def test_ends_rejections_and_drops_are_counted_and_a_newer_life_reopens():
     assert (run.view()["state"], run.view()["results"]) == ("live", None)
     run.apply(*stored(ended(1), 1))
     assert run.view()["state"] == "live"
+
+
+def test_a_dropped_range_counts_what_ingest_had_not_counted_before():
+    dropped = sample_pb2.Item(schema=1, dropped=sample_pb2.DroppedRange(incarnation=1, first_seq=0, last_seq=99))
+    run = run_of(opened(), stored(dropped, newly_dropped=40), stored(dropped, newly_dropped=0))
+    assert run.view()["dropped"] == 40
+
+
+def test_a_restart_under_a_clock_that_is_behind_is_told_until_the_newer_incarnation_speaks():
+    """Incarnations are milliseconds: the restarted job's is an hour lower, and it starts at a step of the newer one."""
+    newer, older = 7_200_000, 3_600_000
+    records = [opened(newer), *(stored(sample(step, newer), newer, at_second=100 + step) for step in range(10))]
+    records.append(opened(older, 5))
+    run = run_of(*records)
+    assert (run.view()["superseded"], run.view()["flags"]) == (0, [])
+    late = [stored(sample(step, older), older, at_second=200 + 10 * step) for step in range(5, 15)]
+    for record in late[:7]:
+        run.apply(*record)
+    assert (run.view()["superseded"], run.view()["flags"]) == (7, [])
+    for record in late[7:]:
+        run.apply(*record)
+    view = run.view()
+    assert (view["superseded"], view["samples"], view["path"]["points"], view["step"]) == (10, 20, 10, 9)
+    [flag] = view["flags"]
+    assert (flag["detector"], flag["severity"], flag["since_step"]) == ("superseded_samples", "warning", 5)
+    assert "10 samples from step 5 on" in flag["reason"]
+    assert "3600 s newer" in flag["reason"]
+    assert "two jobs with this run name" in flag["reason"]
+    assert "clock is behind" in flag["reason"]
+    assert RunState.from_state(decode(encode(run.state_dict())), SMALL).view() == view
+    run.apply(*stored(sample(10, newer), newer, at_second=400))
+    assert (run.view()["superseded"], run.view()["flags"]) == (10, [])
+
+
+def test_the_rest_of_a_spool_that_is_sent_after_its_job_was_resumed_is_counted_and_raises_no_flag():
+    """Hundreds of samples within seconds are a late delivery, whatever the new life does meanwhile."""
+    late = [stored(sample(step, 1), 1, at_second=100 + step // 50) for step in range(200)]
+    view = run_of(opened(1), opened(2, 0), *late).view()
+    assert (view["superseded"], view["flags"]) == (200, [])
+
+
+def test_samples_that_a_rewind_overtakes_later_are_not_superseded_ones():
+    run = run_of(opened(1), *(stored(sample(step)) for step in range(10)), opened(2, 6), stored(sample(5, 1), 1))
+    assert run.view()["superseded"] == 0
+
+
+def test_each_rank_has_its_own_clock():
+    """One host of a sharded job is behind: its parts are superseded, the steps stay incomplete, and both is told."""
+    records = [opened(900, rank=0, ranks=2), opened(900, rank=1, ranks=2), opened(100, 1, rank=1, ranks=2)]
+    for step in range(80):
+        records.append(stored(sample(step, 900), 900, rank=0, at_second=100 + step))
+        records.append(stored(sample(step, 100), 100, rank=1, at_second=100 + step))
+    view = run_of(*records).view()
+    assert (view["superseded"], view["path"]["points"], view["incomplete"]) == (80, 0, 16)
+    assert [flag["detector"] for flag in view["flags"]] == ["superseded_samples"]
+
+
+def test_a_sample_from_before_its_own_incarnation_began_is_ignored_and_counted():
+    view = run_of(opened(1, 5), stored(sample(3))).view()
+    assert (view["path"]["points"], view["path"]["ignored"], view["superseded"]) == (0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -241,14 +304,25 @@ def test_a_payload_that_is_no_message_is_counted():
     assert run.view()["rejected"] == 1
 
 
-def test_another_sketch_or_probe_set_begins_a_new_path():
-    records = [opened(1), *(stored(sample(step)) for step in range(5))]
-    wide = sample(5, 2)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_sketch_of_another_dimension_is_ignored_and_counted(ranks):
+    """Ingest lets none through; should one be in the log all the same, nothing comes of it."""
+    wide = sample(5)
     wide.sample.weights.values = np.ones(9, dtype="<f4").tobytes()
     wide.sample.predictions.sketch.values = np.ones(9, dtype="<f4").tobytes()
-    run = run_of(*records, opened(2, 5, dimension=9), stored(wide, 2), stored(sample(4, 1), 1))
-    assert run.path.steps == [5]
-    assert run.path.ignored == 1
+    records = [opened(rank=rank, ranks=ranks) for rank in range(ranks)]
+    for step, item in ((4, sample(4)), (5, wide), (6, sample(6))):
+        records.append(stored(item, rank=0))
+        records += [stored(sample(step), rank=rank) for rank in range(1, ranks)]
+    run = run_of(*records)
+    assert run.path.steps == [4, 6]
+    assert run.representation.steps == [4, 6]
+    assert run.view()["path"]["ignored"] == run.view()["representation"]["ignored"] == 1
+    assert run.view()["flags"] == []
+
+
+def test_another_probe_set_begins_a_new_representation():
+    records = [opened(1), *(stored(sample(step)) for step in range(5))]
     run = run_of(*records, opened(2, 5, digest=b"other"), stored(sample(5, 2), 2))
     assert run.path.steps == [0, 1, 2, 3, 4, 5]
     assert run.representation.steps == [5]
@@ -272,6 +346,30 @@ def test_sketches_of_a_sharded_model_are_added_up_at_steps_that_all_ranks_sent()
     assert run.path.steps == [0, 2]
     run.apply(*stored(sample(4, 21), 21, rank=1))
     assert run.path.steps == [0, 2, 4]
+
+
+def test_a_part_that_comes_too_late_makes_its_step_incomplete_once():
+    """Rank 1 is more than 64 samples behind: what it misses is counted, what it still reaches is on the path."""
+    records = [opened(rank=0, ranks=2), opened(rank=1, ranks=2)]
+    records += [stored(sample(step), rank=0) for step in range(100)]
+    records += [stored(sample(step), rank=1) for step in range(100)]
+    run = run_of(*records, run_settings=RunSettings(path=PathSettings(window=100)))
+    assert run.path.steps == list(range(36, 100))
+    assert run.view()["incomplete"] == 36
+
+
+def test_a_rewind_lets_steps_that_were_given_up_come_again():
+    records = [opened(1, rank=0, ranks=2), opened(1, rank=1, ranks=2)]
+    records += [stored(sample(step), rank=0) for step in range(100)]
+    records += [opened(2, 3, rank=0, ranks=2), opened(2, 3, rank=1, ranks=2)]
+    records += [stored(sample(step, 2), 2, rank=rank) for step in (3, 4) for rank in (0, 1)]
+    assert run_of(*records).path.steps == [3, 4]
+
+
+def test_another_number_of_ranks_gives_up_what_waits():
+    records = [opened(1, rank=0, ranks=2), *(stored(sample(step), rank=0) for step in range(3))]
+    run = run_of(*records, opened(2, 3, ranks=1), stored(sample(3, 2), 2))
+    assert (run.path.steps, run.view()["incomplete"]) == ([3], 3)
 
 
 def test_an_unknown_incarnation_begins_with_its_first_sample():

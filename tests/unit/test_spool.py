@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, given, settings
@@ -234,3 +236,159 @@ def test_a_damaged_cursor_or_meta_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / spool.META).write_text("[]")
     assert spool.read_cursor(tmp_path) == {}
     assert spool.read_meta(tmp_path) is None
+
+
+class SmallDisk:
+    """A disk of `capacity` bytes below `directory`: what is removed makes room, and what does not fit is refused."""
+
+    def __init__(self, directory: Path, capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capacity = capacity
+        self._directory = directory
+        self._write, self._fallocate = os.write, os.posix_fallocate
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "posix_fallocate", self.fallocate)
+
+    @property
+    def free(self) -> int:
+        return self.capacity - sum(path.stat().st_size for path in self._directory.rglob("*") if path.is_file())
+
+    def write(self, fd: int, data: bytes) -> int:
+        if self.free <= 0:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return self._write(fd, data[: self.free])
+
+    def fallocate(self, fd: int, offset: int, length: int) -> None:
+        if self.free < length:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        self._fallocate(fd, offset, length)
+
+
+def end(step: int) -> bytes:
+    return messages.encode_end(step, {"accuracy": 0.5})
+
+
+def told_and_kept(directory: Path) -> tuple[set[int], set[int]]:
+    """Return the numbers of items that were reported as dropped, and of those that can be read."""
+    entries = read_all(directory)
+    told = {seq for _, first, last in dropped_ranges(entries) for seq in range(first, last + 1)}
+    return told, {entry.seq for entry in entries}
+
+
+def test_a_disk_that_stays_full_to_the_end_still_takes_the_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else fills the disk for good: what was lost and that the run ended gets into the spool nevertheless."""
+    disk = SmallDisk(tmp_path, 1 << 20, monkeypatch)
+    writer = open_writer(tmp_path)
+    for step in range(5):
+        assert writer.append(item(step, 1000))
+    disk.capacity -= disk.free
+    for step in range(5, 30):
+        assert not writer.append(item(step, 1000))
+    assert writer.append(end(29), vital=True)
+    writer.close(ended=True)
+    entries = read_all(writer.directory)
+    assert dropped_ranges(entries) == [(1, 5, 29)]
+    assert sample_pb2.Item.FromString(entries[-1].envelope.item).end.results == {"accuracy": 0.5}
+    assert not (writer.directory / spool.RESERVE).exists()
+
+
+def test_a_job_that_is_closed_on_a_full_disk_says_what_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SmallDisk(tmp_path, 1 << 20, monkeypatch)
+    writer = open_writer(tmp_path)
+    disk.capacity -= disk.free
+    assert not writer.append(item(0, 1000))
+    writer.close(ended=False)
+    assert dropped_ranges(read_all(writer.directory)) == [(1, 0, 0)]
+
+
+def test_on_a_full_disk_the_oldest_make_room_for_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is smaller than the spool may be: the newest items are there at the end, and all others are reported."""
+    disk = SmallDisk(tmp_path, 400_000, monkeypatch)
+    writer = open_writer(tmp_path)
+    for step in range(300):
+        writer.append(item(step, 10_000))
+        assert disk.free >= 0
+    assert writer.append(end(299), vital=True)
+    writer.close(ended=True)
+    told, kept = told_and_kept(writer.directory)
+    assert told | kept == set(range(writer.next_seq))
+    assert not told & kept
+    steps = [sample_pb2.Item.FromString(entry.envelope.item).sample.step for entry in read_all(writer.directory)]
+    assert 299 in steps
+    assert len(kept) > 10
+    assert writer.dropped == len(told)
+
+
+def test_what_was_acked_makes_room_on_a_full_disk_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SmallDisk(tmp_path, 1 << 20, monkeypatch)
+    writer = open_writer(tmp_path)
+    for step in range(5):
+        writer.append(item(step, 1000))
+    (writer.directory / spool.CURSOR).write_text('{"next_seq": 5}')
+    disk.capacity -= disk.free
+    assert writer.append(item(5, 1000))
+    assert writer.dropped == 0
+    assert [entry.seq for entry in read_all(writer.directory)] == [5]
+
+
+def test_a_full_disk_is_not_littered_with_empty_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SmallDisk(tmp_path, 0, monkeypatch)
+    writer = open_writer(tmp_path)
+    for step in range(50):
+        assert not writer.append(item(step))
+    assert segments_of(writer.directory) == []
+    disk.capacity = 1 << 20
+    assert writer.append(item(50))
+    assert told_and_kept(writer.directory) == (set(range(50)), {50, 51})
+
+
+def test_a_full_disk_is_warned_of_once_while_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Small items fit now and then and large ones do not: that is one trouble. After a long calm, it is another."""
+    writer = open_writer(tmp_path)
+    room = [1 << 20]
+    full_disk(monkeypatch, room)
+    for _ in range(2):
+        for step in range(30):
+            room[0] = 300
+            assert not writer.append(item(step, 1000))
+        room[0] = 1 << 20
+        for step in range(100):
+            assert writer.append(item(step))
+    assert len([record for record in caplog.records if "cannot be written" in record.message]) == 2
+
+
+def test_the_reserve_is_a_part_of_what_the_spool_may_take(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, 1 << 16)
+    for step in range(200):
+        writer.append(item(step, 2000))
+    assert (writer.directory / spool.RESERVE).stat().st_size > 0
+    assert sum(path.stat().st_size for path in writer.directory.glob("*")) <= (1 << 16) + 200  # the notes
+    writer.close(ended=True)
+
+
+def test_what_a_killed_attach_left_is_removed_in_time(tmp_path: Path) -> None:
+    """Not what is new, not what is locked by a living process, not what is whole."""
+    writer = open_writer(tmp_path)
+    old, new, held = (tmp_path / f".new-{name}" for name in ("old", "new", "held"))
+    for path in (old, new, held):
+        path.mkdir()
+        (path / spool.LOCK).touch()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    code += "print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(held / spool.LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        for path in (old, held, writer.directory):
+            os.utime(path, (0, 0))
+        spool.remove_unfinished(tmp_path, 3600.0)
+    finally:
+        holder.communicate()
+    assert (old.exists(), new.exists(), held.exists(), writer.directory.exists()) == (False, True, True, True)

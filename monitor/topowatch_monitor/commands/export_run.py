@@ -48,12 +48,11 @@ def export(
 
             wrote = f"{write_recording(partial, records):,} records"
         else:
-            import pyarrow.parquet as pq
-
             from topowatch_monitor.export.run_table import RunTable
+            from topowatch_monitor.store.parquet import write_parquet
 
             table = RunTable().add(records).table()
-            pq.write_table(table, partial, compression="zstd")
+            write_parquet(partial, table)
             wrote = f"{table.num_rows:,} steps, {table.num_columns} columns"
         partial.replace(file)
     except OSError as error:

@@ -115,6 +115,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     if run["labels"]:
         parts.append(Text("  ".join(f"{name}={value}" for name, value in sorted(run["labels"].items())), style="dim"))
     counts = f"{number(run['samples'])} samples"
+    if run.get("superseded"):  # a daemon of an earlier version does not say
+        counts += f", {number(run['superseded'])} of them superseded by a later start of the job"
     if run["rejected"]:
         counts += f", {number(run['rejected'])} rejected"
     state: dict[str, str | Text] = {

@@ -18,7 +18,7 @@ from topowatch_monitor.commands.output import CommandError, console, print_json
 from topowatch_monitor.commands.records import Key, choose, keys_in, of_run
 from topowatch_monitor.commands.render import run_page
 from topowatch_monitor.export.fleet import verdict
-from topowatch_monitor.export.http import dumps
+from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

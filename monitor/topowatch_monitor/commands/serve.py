@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def serve(
 
       topowatch serve --engine inline --config topowatch.toml
     """
+    if sys.version_info >= (3, 13):
+        raise CommandError("the daemon needs Python 3.10 to 3.12: giotto-tda has no wheels for later ones", status=2)
     flags = {
         "data_dir": data_dir,
         "grpc": grpc,

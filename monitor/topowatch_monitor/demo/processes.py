@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,8 +37,8 @@ class Job:
 JOBS = (
     Job("healthy-a", 1, None, "clean data, seed 1"),
     Job("healthy-b", 2, None, "clean data, seed 2"),
-    Job("unstable-lr", 1, "destabilise", "its learning rate climbs 100 × in mid-run"),
-    Job("noisy-labels", 1, "random-labels", "40 % of the labels are random"),
+    Job("hot-lr", 1, "destabilise", "its learning rate climbs 100 × in mid-run"),
+    Job("noise-40", 1, "random-labels", "40 % of the labels are random"),
 )
 
 
@@ -75,10 +76,15 @@ class Processes:
                 cwd=self._directory, env=_clean_environment(),
             )  # fmt: skip
         assert self._daemon.stdout is not None  # noqa: S101 - tells mypy what PIPE above means
-        for line in self._daemon.stdout:
-            if found := READY.search(line):
-                self.grpc, self.http = found[1], f"http://{found[2]}"
-                return
+        patience = threading.Timer(START_SECONDS, self._daemon.kill)
+        patience.start()
+        try:
+            for line in self._daemon.stdout:
+                if found := READY.search(line):
+                    self.grpc, self.http = found[1], f"http://{found[2]}"
+                    return
+        finally:
+            patience.cancel()
         raise DemoError(f"the daemon did not start:\n{errors.read_text()[-2000:]}")
 
     def start_trainer(self, job: Job, steps: int) -> None:

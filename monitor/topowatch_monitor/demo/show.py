@@ -15,8 +15,11 @@ from topowatch_monitor.demo.processes import JOBS, DemoError, Processes
 from topowatch_monitor.demo.tables import live_table, verdict_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LIMIT_SECONDS = 240.0
 PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 SETTLE_SECONDS = 30.0  # for the last samples to reach the daemon's results
@@ -34,7 +37,7 @@ def run_demo(console: Console, *, steps: int, stay: bool) -> None:
         DemoError: a process failed or the time limit passed.
         KeyboardInterrupt: the user stopped it.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in ENDINGS}
     with tempfile.TemporaryDirectory(prefix="topowatch-demo-", ignore_cleanup_errors=True) as directory:
         processes = Processes(Path(directory))
         try:
@@ -52,13 +55,21 @@ def run_demo(console: Console, *, steps: int, stay: bool) -> None:
                     processes.check()
                     time.sleep(1.0)
         finally:
+            for number in ENDINGS:
+                signal.signal(number, signal.SIG_IGN)  # impatience must not leave a process behind
             with console.status("Stopping every process …"):
                 processes.stop()
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _is_settled(run: Mapping[str, Any]) -> bool:
+    """Whether a run has ended and all of it is analysed."""
+    return bool(run["state"] == "ended" and run["analysed"] == run["samples"])
 
 
 def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict[str, Any]]:
@@ -75,7 +86,7 @@ def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict
             if not console.is_terminal and time.monotonic() >= next_line:
                 next_line = time.monotonic() + PLAIN_SECONDS
                 console.print("  ".join(f"{name}: step {run['step']}" for name, run in runs.items()) or "training …")
-            if len(runs) == len(JOBS) and all(run["state"] == "ended" for run in runs.values()):
+            if len(runs) == len(JOBS) and all(map(_is_settled, runs.values())):
                 return runs
             if settled_by is None and all(trainer.poll() == 0 for trainer in processes.trainers.values()):
                 settled_by = time.monotonic() + SETTLE_SECONDS

@@ -11,6 +11,7 @@ from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresh
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
 from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
+from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -22,12 +23,13 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of all detectors; the field of each is its name."""
+    """Thresholds of all detectors that have any; the field of each is its name."""
 
     non_finite_loss: NonFiniteLossThresholds = field(default_factory=NonFiniteLossThresholds)
     exploding_update: ExplodingUpdateThresholds = field(default_factory=ExplodingUpdateThresholds)
     loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
+    superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
     stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
 
 
@@ -40,7 +42,7 @@ class Detector:
         severity: critical if it says that a minimum is being lost.
         meaning: one sentence for people.
         detect: function of (history, whether it is active, its thresholds) to a reason, or to None while it is off;
-            None for a detector that depends on the clock.
+            None for one that looks at something else: the clock, the incarnations, the analysis itself.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Detector:
     detect: Callable[[History, bool, Any], str | None] | None = None
 
 
+ANALYSIS_FAILED = Detector(
+    "analysis_failed", "warning", "Part of the run could not be analysed; what is shown of it may lack something."
+)
+SUPERSEDED_SAMPLES = Detector(
+    "superseded_samples", "warning", "Samples keep arriving that a newer, silent incarnation of the run supersedes."
+)
 STALLED_RUN = Detector("stalled_run", "warning", "No sample has come for longer than the run usually pauses.")
 DETECTORS = (
     Detector("non_finite_loss", "critical", "The loss or the weights are NaN or infinite.", non_finite_loss.detect),
@@ -65,12 +73,14 @@ DETECTORS = (
         "The loss has not come down since the run began.",
         loss_not_decreasing.detect,
     ),
+    ANALYSIS_FAILED,
+    SUPERSEDED_SAMPLES,
     STALLED_RUN,
 )
 
 
 def detect_all(history: History, active: Container[str], thresholds: Thresholds) -> dict[str, str]:
-    """Run every detector that needs no clock; return the reason of each that is on, by name."""
+    """Run every detector that looks at the history; return the reason of each that is on, by name."""
     found = {}
     for detector in DETECTORS:
         if detector.detect is not None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.detect.series import bounded
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -42,12 +44,12 @@ def update_ratios(history: History) -> NDArray[np.float64]:
     """Update over weight norm at the recent samples: the largest of any layer, else that of the whole model."""
     largest = history["update_ratio_max"]
     if len(largest):
-        return largest.values
+        return bounded(largest.values)
     update, weight = history["update_norm"], history["weight_norm"]
     _, at_update, at_weight = np.intersect1d(update.steps, weight.steps, assume_unique=True, return_indices=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios: NDArray[np.float64] = update.values[at_update] / weight.values[at_weight]
-    return ratios
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = update.values[at_update] / weight.values[at_weight]
+    return bounded(ratios)
 
 
 def detect(history: History, active: bool, thresholds: ExplodingUpdateThresholds) -> str | None:

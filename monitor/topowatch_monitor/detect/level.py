@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.detect.series import bounded
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ class Curve:
 
     Attributes:
         steps: steps of the recent finite values, ascending.
-        values: these values.
+        values: these values, cut down where their sums would overflow.
         count: finite values in all, old ones included.
         initial: mean of its first 4 or its first 32 finite values, whichever is higher; None before 4.
         head: mean of its first 32 finite values (fewer at the start); None before 4.
@@ -65,7 +67,8 @@ def curve_of(series: Series) -> Curve:
     mask = np.isfinite(values)
     if not mask.all():
         steps, values = steps[mask], values[mask]
-    head = series.head[np.isfinite(series.head)]
+    values = bounded(values)
+    head = bounded(series.head[np.isfinite(series.head)])
     first = float(head.mean()) if len(head) >= 4 else None
     initial = None if first is None else max(float(head[:4].mean()), first)
     return Curve(steps, values, len(values) + series.old_count, initial, first, _lowest(steps, values, series))

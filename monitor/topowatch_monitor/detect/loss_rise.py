@@ -65,6 +65,7 @@ def detect(history: History, active: bool, thresholds: LossRiseThresholds) -> st
     # What was before the loss last came back is over: it must not count a second time.
     calm = np.flatnonzero(rolling_sums(after) <= WIDTH * (lowest.level + thresholds.allowance * unit))
     after = after[calm[-1] if len(calm) else 0 :]
-    excess = np.clip((after - lowest.level) / unit - thresholds.allowance, -thresholds.clip, thresholds.clip)
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        excess = np.clip((after - lowest.level) / unit - thresholds.allowance, -thresholds.clip, thresholds.clip)
     total = np.cumsum(excess)
     return reason if total[-1] - min(0.0, float(total.min())) >= thresholds.alarm else None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 FIRST_STRIDE = 32
 MAX_MEANS = 512
 HEAD = 32
+# Beyond this a value is cut down before it is added to others, so that sums stay finite.
+LARGEST = 1e150
 
 
 class Series:
@@ -92,11 +94,14 @@ class Series:
             return
         if self._size and new_steps[0] <= self._steps[self._size - 1]:
             new_steps, new_values = self._merged(new_steps, new_values)
-        self._append(new_steps, new_values)
-        if len(self._head_values) < HEAD and not len(self._bin_steps):
-            self._head_steps, self._head_values = self.steps[:HEAD].copy(), self.values[:HEAD].copy()
-        if self._size > self._capacity:
-            self._age(self._size - self._capacity // 2)
+        # In pieces, so that one long series leaves no buffer behind that is larger than what is kept.
+        for start in range(0, len(new_steps), self._capacity):
+            piece = slice(start, start + self._capacity)
+            self._append(new_steps[piece], new_values[piece])
+            if len(self._head_values) < HEAD and not len(self._bin_steps):
+                self._head_steps, self._head_values = self.steps[:HEAD].copy(), self.values[:HEAD].copy()
+            if self._size > self._capacity:
+                self._age(self._size - self._capacity // 2)
 
     def discard(self, start: int, stop: int | None = None) -> None:
         """Forget values with start ≤ step (< stop); a mean that reaches into that range goes with it."""
@@ -170,7 +175,8 @@ class Series:
         starts = np.arange(0, max(1, count - count % FIRST_STRIDE), FIRST_STRIDE)
         ends = np.append(starts[1:], count) - 1
         self._bin_steps = np.concatenate([self._bin_steps, steps[ends]])
-        self._bin_sums = np.concatenate([self._bin_sums, np.add.reduceat(np.where(finite, values, 0.0), starts)])
+        sums = np.add.reduceat(np.where(finite, bounded(values), 0.0), starts)
+        self._bin_sums = np.concatenate([self._bin_sums, sums])
         self._bin_finite = np.concatenate([self._bin_finite, np.add.reduceat(finite.astype(np.int64), starts)])
         self._bin_counts = np.concatenate([self._bin_counts, ends - starts + 1])
         kept_steps, kept_values = self.steps[count:].copy(), self.values[count:].copy()
@@ -193,3 +199,9 @@ class Series:
     def _keep_bins(self, mask: NDArray[np.bool_]) -> None:
         self._bin_steps, self._bin_sums = self._bin_steps[mask], self._bin_sums[mask]
         self._bin_finite, self._bin_counts = self._bin_finite[mask], self._bin_counts[mask]
+
+
+def bounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values, finite ones cut down to ±LARGEST; NaN and infinities stay."""
+    cut: NDArray[np.float64] = np.where(np.isinf(values), values, np.clip(values, -LARGEST, LARGEST))
+    return cut

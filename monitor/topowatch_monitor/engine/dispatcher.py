@@ -6,12 +6,11 @@ carries (epoch, expected offset, next offset): a shard that is not exactly there
 
 from __future__ import annotations
 
-import json
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.engine.checkpoints import EMPTY, Checkpoint, Checkpoints
 from topowatch_monitor.engine.pool import Call, ShardLostError, ShardPool
 from topowatch_monitor.engine.routing import VIRTUAL_SHARDS, shards_of
 from topowatch_monitor.engine.shard import ApplyResult, Part
@@ -22,16 +21,16 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.store.log import Record
     from topowatch_monitor.store.reader import LogReader
-    from topowatch_monitor.store.snapshots import SnapshotStore
 
 CHUNK_RECORDS = 1024
 CHUNK_BYTES = 4 << 20
 IN_FLIGHT = 2  # batches a carrier: one that it works on, one that waits
 ATTEMPTS = 3  # to rebuild a carrier before the engine gives up and is started anew
-PROGRESS = VIRTUAL_SHARDS  # number under which the snapshot store keeps the dispatcher's own notes
+SNAPSHOT_BYTES_PER_SECOND = 8 << 20  # share of the disk; 1,000 runs with full windows take about ten minutes
+IDLE_SAVE_SECONDS = 0.25  # between two looks whether a snapshot is due
 
 
-@dataclass
+@dataclass(eq=False)
 class _Virtual:
     """Where a virtual shard stands: who carries it, what it was handed, what is saved of it."""
 
@@ -39,6 +38,7 @@ class _Virtual:
     epoch: int = 0
     next_offset: int = 0
     saved_offset: int = 0
+    saved_at: float = 0.0
     unsaved: bool = False
 
 
@@ -64,37 +64,43 @@ class Dispatcher:
     Args:
         reader: the log.
         pool: the carriers.
-        snapshots: where shard states are kept.
+        checkpoints: where shard states are kept.
         timeout: seconds after which a carrier that does not answer counts as lost.
-        snapshot_seconds: age at which a changed virtual shard is saved again, roughly.
+        snapshot_seconds: time between two snapshots of a virtual shard that changes, at least.
     """
 
     def __init__(
         self,
         reader: LogReader,
         pool: ShardPool,
-        snapshots: SnapshotStore,
+        checkpoints: Checkpoints,
         *,
         timeout: float = 120.0,
         snapshot_seconds: float = 60.0,
     ) -> None:
         self._reader = reader
         self._pool = pool
-        self._snapshots = snapshots
+        self._checkpoints = checkpoints
         self._timeout = timeout
         self._snapshot_seconds = snapshot_seconds
         self._virtual = [_Virtual(carrier=number % pool.size) for number in range(VIRTUAL_SHARDS)]
         self._flights: list[deque[_Flight]] = [deque() for _ in range(pool.size)]
         self._views: dict[tuple[str, str, str], RunView] = {}
-        self._next_snapshot_at = 0.0
+        self._next_save_at = 0.0
         self._durable = 0
         self.position = 0
+        self._damaged = 0
         self.restarts = 0
 
     @property
     def applied(self) -> int:
         """Every record below this offset is part of the shards' state."""
         return min((flights[0].first_offset for flights in self._flights if flights), default=self.position)
+
+    @property
+    def lost_records(self) -> int:
+        """Log records that could not be read, decoded or taken in, so far; rebuilding counts some again."""
+        return self._reader.lost_records + self._damaged
 
     def take_views(self) -> list[RunView]:
         """Newest views of the runs that changed since the last call."""
@@ -136,20 +142,28 @@ class Dispatcher:
         return self._collect(timeout)
 
     def save_due(self, now: float) -> None:
-        """Once a second, save the share of the changed virtual shards that keeps all within `snapshot_seconds`."""
-        if now >= self._next_snapshot_at:
-            self._next_snapshot_at = now + 1.0
-            unsaved = sum(virtual.unsaved for virtual in self._virtual)
-            self.save(math.ceil(unsaved / self._snapshot_seconds))
+        """Save the virtual shard that changed and was saved longest ago, if that is due.
 
-    def save(self, count: int = VIRTUAL_SHARDS) -> None:
-        """Save up to `count` changed virtual shards, those saved longest ago first."""
+        It is due after `snapshot_seconds`, and no sooner than the disk's share for snapshots allows.
+        """
+        if now < self._next_save_at:
+            return
+        due = [v for v in self._virtual if v.unsaved and now - v.saved_at >= self._snapshot_seconds]
+        self._next_save_at = now + IDLE_SAVE_SECONDS
+        if due:
+            chosen = min(due, key=lambda virtual: virtual.saved_at)
+            chosen.saved_at = now
+            size = self._save(self._virtual.index(chosen))
+            self._note_spans()
+            self._next_save_at = now + size / SNAPSHOT_BYTES_PER_SECOND
+
+    def save(self) -> None:
+        """Save every virtual shard that changed."""
         unsaved = [number for number, virtual in enumerate(self._virtual) if virtual.unsaved]
-        unsaved.sort(key=lambda number: self._virtual[number].saved_offset)
-        for number in unsaved[:count]:
+        for number in unsaved:
             self._save(number)
         if unsaved:
-            self._save_progress()
+            self._note_spans()
 
     # Delivery
 
@@ -215,6 +229,7 @@ class Dispatcher:
         if result.refused:
             number, epoch, offset = result.refused[0]
             raise ShardLostError(carrier, f"virtual shard {number} stands at epoch {epoch}, offset {offset}")
+        self._damaged += result.damaged
         self._remember(result.views)
 
     def _remember(self, views: Iterable[RunView]) -> None:
@@ -224,23 +239,23 @@ class Dispatcher:
     # Recovery
 
     def _load(self, carrier: int) -> None:
-        """Fill a carrier's virtual shards from the newest snapshots."""
-        clean = self._clean_spans()
-        calls = []
-        for number, virtual in self._carried(carrier):
-            offset, state = self._snapshots.load(number) or (0, None)
-            if offset > self._durable:
-                offset, state = 0, None
-            first, last = clean.get(number, (0, 0))
-            virtual.epoch += 1
-            virtual.saved_offset = offset
-            virtual.unsaved = False
-            # No record of this shard lies between its snapshot and the end of a span noted for that snapshot.
-            virtual.next_offset = max(offset, last) if first == offset else offset
-            calls.append(self._pool.call(carrier, "load", number, virtual.epoch, virtual.next_offset, state))
-        for call in calls:
-            self._pool.result(call, self._timeout)
+        """Fill a carrier's virtual shards from the newest snapshots; one that is of no use costs a replay from 0."""
+        numbers = [number for number, _ in self._carried(carrier)]
+        calls = [
+            (number, self._load_one(number, checkpoint))
+            for number, checkpoint in self._checkpoints.load(numbers, self._durable)
+        ]
+        for number, call in calls:
+            if not self._pool.result(call, self._timeout):
+                self._pool.result(self._load_one(number, EMPTY), self._timeout)
         self._remember(self._pool.result(self._pool.call(carrier, "views"), self._timeout))
+
+    def _load_one(self, number: int, checkpoint: Checkpoint) -> Call:
+        virtual = self._virtual[number]
+        virtual.epoch += 1
+        virtual.saved_offset, virtual.next_offset, state = checkpoint
+        virtual.unsaved = False
+        return self._pool.call(virtual.carrier, "load", number, virtual.epoch, virtual.next_offset, state)
 
     def _rebuild(self, error: ShardLostError) -> None:
         """Put a new shard in place of a lost carrier's and bring it to where the others are."""
@@ -272,29 +287,20 @@ class Dispatcher:
 
     # Snapshots
 
-    def _save(self, number: int) -> None:
-        carrier = self._virtual[number].carrier
+    def _save(self, number: int) -> int:
+        """Save one virtual shard; return the bytes written."""
+        virtual = self._virtual[number]
         try:
-            call = self._pool.call(carrier, "snapshot", [number])
+            call = self._pool.call(virtual.carrier, "snapshot", [number])
             [(_, offset, state)] = self._pool.result(call, self._timeout)
         except ShardLostError as error:
             self._rebuild(error)
-            return
-        self._snapshots.save(number, offset, state)
-        self._virtual[number].saved_offset = offset
-        self._virtual[number].unsaved = False
+            return 0
+        if self._checkpoints.save(number, offset, state):
+            virtual.saved_offset, virtual.unsaved = offset, False
+        return len(state)
 
-    def _save_progress(self) -> None:
-        """Note for each saved shard how far the log holds nothing new for it, so that a restart skips that span."""
-        spans = {
-            number: (virtual.saved_offset, self.position)
-            for number, virtual in enumerate(self._virtual)
-            if not virtual.unsaved
-        }
-        self._snapshots.save(PROGRESS, self.position, json.dumps(spans).encode())
-
-    def _clean_spans(self) -> dict[int, tuple[int, int]]:
-        note = self._snapshots.load(PROGRESS)
-        if note is None or note[0] > self._durable:
-            return {}
-        return {int(number): (first, last) for number, (first, last) in json.loads(note[1]).items()}
+    def _note_spans(self) -> None:
+        """Note how far the log holds nothing new for what is saved, so that a restart skips that span."""
+        saved = {number: v.saved_offset for number, v in enumerate(self._virtual) if not v.unsaved}
+        self._checkpoints.note_spans(self.position, saved)

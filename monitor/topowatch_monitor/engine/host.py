@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.loop import FrontLink, run_engine
 from topowatch_monitor.engine.path_state import PathSettings
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("topowatch.engine")
 
-FAREWELL_SECONDS = 20.0
+FAREWELL_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def main(descriptor: int, settings: HostSettings) -> None:
         dispatcher = Dispatcher(
             LogReader(data / "log", disk),
             pool,
-            SnapshotStore(data / "snapshots", disk),
+            Checkpoints(SnapshotStore(data / "snapshots", disk)),
             snapshot_seconds=settings.snapshot_seconds,
         )
         run_engine(dispatcher, link, time.monotonic)

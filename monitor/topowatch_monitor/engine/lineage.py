@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from topowatch_monitor.detect.superseded_samples import Streak, SupersededSamplesThresholds, detect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Above every step that a message can carry.
 NEVER = 1 << 63
@@ -54,3 +59,49 @@ class Lineage:
         """The steps that belong to an incarnation; raises KeyError if it was never opened."""
         newer = (start for other, start in self._starts.items() if other > incarnation)
         return Span(self._starts[incarnation], min(newer, default=NEVER))
+
+
+class Superseded:
+    """Samples that were superseded when they arrived: a newer life of their rank covers their step.
+
+    Attributes:
+        count: how many, of all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        # By rank: those since the newest life was last heard of.
+        self._streaks: dict[int, Streak] = {}
+
+    def add(self, rank: int, incarnation: int, newest: int, step: int, received_at: float | None) -> None:
+        """Count a sample of an `incarnation`, which the `newest` one of its rank supersedes."""
+        self.count += 1
+        before = self._streaks.get(rank)
+        if before is None or (before.incarnation, before.newest) != (incarnation, newest):
+            self._streaks[rank] = Streak(incarnation, newest, 1, step, received_at, received_at)
+        else:
+            self._streaks[rank] = before._replace(samples=before.samples + 1, last_at=received_at)
+
+    def heard(self, rank: int) -> None:
+        """Note that the newest life of a rank sends, or a new one begins."""
+        self._streaks.pop(rank, None)
+
+    def flag(self, thresholds: SupersededSamplesThresholds) -> tuple[int, str] | None:
+        """First step and reason of the lowest rank whose samples keep coming while its newest life is silent."""
+        for rank in sorted(self._streaks):
+            reason = detect(self._streaks[rank], thresholds)
+            if reason is not None:
+                return self._streaks[rank].first_step, reason
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, as plain numbers."""
+        return {"count": self.count, "streaks": {str(rank): list(streak) for rank, streak in self._streaks.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Superseded:
+        """The counts that `state_dict` described."""
+        superseded = cls()
+        superseded.count = state["count"]
+        superseded._streaks = {int(rank): Streak(*streak) for rank, streak in state["streaks"].items()}
+        return superseded

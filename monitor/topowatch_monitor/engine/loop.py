@@ -22,11 +22,13 @@ class EngineReport(TypedDict):
         views: of the runs that changed.
         applied: every log record below this offset is part of them.
         restarts: carriers that were rebuilt since the last report.
+        lost_records: log records that could not be read, decoded or taken in since the last report.
     """
 
     views: list[RunView]
     applied: int
     restarts: int
+    lost_records: int
 
 
 class FrontLink(ABC):
@@ -74,15 +76,23 @@ def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], floa
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore(link.durable)
     reported_at = -IDLE_SECONDS
-    counted = 0
+    told = (0, 0)
     while not link.closed:
         moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
         dispatcher.save_due(clock())
         views = dispatcher.take_views()
         if views or clock() - reported_at >= IDLE_SECONDS:
             reported_at = clock()
-            restarts, counted = dispatcher.restarts - counted, dispatcher.restarts
-            link.report(EngineReport(views=views, applied=dispatcher.applied, restarts=restarts))
+            restarts, lost = dispatcher.restarts, dispatcher.lost_records
+            link.report(
+                EngineReport(
+                    views=views,
+                    applied=dispatcher.applied,
+                    restarts=restarts - told[0],
+                    lost_records=lost - told[1],
+                )
+            )
+            told = (restarts, lost)
         if not moved and not dispatcher.wait(timeout=0.05):
             link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
     dispatcher.settle()

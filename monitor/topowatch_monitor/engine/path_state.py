@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from topowatch_monitor.topology import IncrementalMST, total_persistence
+from topowatch_monitor.topology.mst import norm_fits
 from topowatch_monitor.topology.persistence import check_landmarks, h1_of_distances, maxmin_by_rows
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ class PathSettings:
 
 
 class PathView(TypedDict):
-    """What a path tells. Lengths are in the unit of the sketched quantity; None where nothing is known."""
+    """What a path tells. Lengths are in the unit of the sketched quantity; None where nothing is known.
+
+    Attributes:
+        ignored: points that were sent and are not on the path; see `PathState`.
+        unbridged: places where a stretch is missing from the length.
+    """
 
     length: float | None
     h0_total_persistence: float | None
@@ -51,16 +57,19 @@ class PathView(TypedDict):
     dimension: float | None
     points: int
     resolution: float | None
+    ignored: int
+    unbridged: int
 
 
 class PathState:
     """Points of a path in the order of their steps, and what is known of it.
 
     A step has one point: a second one is ignored. A late point takes its place among the others, unless the window
-    has moved past it.
+    has moved past it. Should a change fail half way, the path begins anew: there is never half a one.
 
     Attributes:
-        ignored: points not taken, because the step was there already or lies before the window.
+        ignored: points not taken, because the step was there already or lies before the window, or because the point is
+            of another dimension than the others, not finite, or so long that distances to it might not be finite.
         unbridged: places where the length of a stretch is unknown, because a rewind went back beyond the window.
     """
 
@@ -106,17 +115,19 @@ class PathState:
             "dimension": None,
             "points": len(self._steps),
             "resolution": self._resolution,
+            "ignored": self.ignored,
+            "unbridged": self.unbridged,
         }
 
     def add(self, step: int, point: NDArray[np.float32]) -> bool:
-        """Take the point of a step; return whether it is on the path now.
-
-        Raises:
-            ValueError: the point is not finite, or of another dimension than the others.
-        """
-        if not self._length_steps or step > self._length_steps[-1]:
-            self._append(step, point)
-        elif not self._insert(step, point):
+        """Take the point of a step; return whether it is on the path now."""
+        fits = self._tree.takes(len(point)) and norm_fits(point)
+        try:
+            placed = fits and self._place(step, point)
+        except Exception:
+            self._clear()
+            raise
+        if not placed:
             self.ignored += 1
             return False
         if len(self._length_steps) > max(LENGTHS_KEPT, 2 * self._settings.window):
@@ -130,23 +141,11 @@ class PathState:
 
     def discard(self, start: int, stop: int | None = None) -> None:
         """Drop the points with start ≤ step (< stop), and take their stretch out of the length."""
-        steps, lengths = self._length_steps, self._lengths
-        first = bisect_left(steps, start)
-        last = len(steps) if stop is None else bisect_left(steps, stop)
-        if first >= last:
-            return
-        low = bisect_left(self._steps, start)
-        high = len(self._steps) if stop is None else bisect_left(self._steps, stop)
-        if last < len(steps):
-            self._close_gap(first, last, low, high)
-        del steps[first:last], lengths[first:last]
-        kept = np.ones(len(self._steps), dtype=np.bool_)
-        kept[low:high] = False
-        self._tree.keep(kept)
-        del self._steps[low:high]
-        # The diagram was of a window that is gone: the next sample brings a new one.
-        self._h1 = self._resolution = None
-        self._since_h1 = self._settings.h1_every
+        try:
+            self._cut(start, stop)
+        except Exception:
+            self._clear()
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the path is, as plain numbers and arrays."""
@@ -177,6 +176,12 @@ class PathState:
         path.ignored = state["ignored"]
         path.unbridged = state["unbridged"]
         return path
+
+    def _place(self, step: int, point: NDArray[np.float32]) -> bool:
+        if self._length_steps and step <= self._length_steps[-1]:
+            return self._insert(step, point)
+        self._append(step, point)
+        return True
 
     def _append(self, step: int, point: NDArray[np.float32]) -> None:
         self._tree.add(point)
@@ -218,6 +223,25 @@ class PathState:
             self._lengths[later] += detour
         return True
 
+    def _cut(self, start: int, stop: int | None) -> None:
+        steps, lengths = self._length_steps, self._lengths
+        first = bisect_left(steps, start)
+        last = len(steps) if stop is None else bisect_left(steps, stop)
+        if first >= last:
+            return
+        low = bisect_left(self._steps, start)
+        high = len(self._steps) if stop is None else bisect_left(self._steps, stop)
+        if last < len(steps):
+            self._close_gap(first, last, low, high)
+        del steps[first:last], lengths[first:last]
+        kept = np.ones(len(self._steps), dtype=np.bool_)
+        kept[low:high] = False
+        self._tree.keep(kept)
+        del self._steps[low:high]
+        # The diagram was of a window that is gone: the next sample brings a new one.
+        self._h1 = self._resolution = None
+        self._since_h1 = self._settings.h1_every
+
     def _close_gap(self, first: int, last: int, low: int, high: int) -> None:
         """Join the samples before and behind a stretch that goes, and shorten what follows.
 
@@ -231,6 +255,13 @@ class PathState:
         shift = self._lengths[last] - before
         for later in range(last, len(self._lengths)):
             self._lengths[later] -= shift
+
+    def _clear(self) -> None:
+        self._tree = IncrementalMST(self._settings.window)
+        self._steps = []
+        self._length_steps, self._lengths = array("q"), array("d")
+        self._since_h1 = 0
+        self._h1 = self._resolution = None
 
     def _compute_h1(self) -> None:
         self._since_h1 = 0

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from topowatch_protos.framing import LogKind
+from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from topowatch_protos.v1 import run_pb2
 
-SCHEMA = 1
 Message = log_pb2.RunOpened | log_pb2.StoredItem | log_pb2.ItemsRejected
 _KINDS: dict[int, type[Message]] = {
     LogKind.RUN_OPENED: log_pb2.RunOpened,
@@ -61,6 +62,20 @@ def parse(kind: int, payload: bytes) -> Message | None:
 def key_of(message: Message) -> run_pb2.RunKey:
     """The run that a log message is about."""
     return message.descriptor.key if isinstance(message, log_pb2.RunOpened) else message.key
+
+
+def step_of(message: Message) -> int | None:
+    """The step that a log message is about; None for one that names none or cannot be read."""
+    if isinstance(message, log_pb2.RunOpened):
+        return message.descriptor.start_step
+    if isinstance(message, log_pb2.ItemsRejected):
+        return None
+    try:
+        item = sample_pb2.Item.FromString(message.item)
+    except DecodeError:
+        return None
+    body = item.WhichOneof("body")
+    return item.sample.step if body == "sample" else item.end.step if body == "end" else None
 
 
 def seconds(time: Timestamp) -> float | None:
@@ -125,4 +140,5 @@ def _mean(losses: bytes) -> float | None:
         return None
     if len(losses) % 4:
         raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
-    return float(np.frombuffer(losses, dtype="<f4").mean(dtype=np.float64))
+    with np.errstate(invalid="ignore"):  # infinities of both signs have no mean: NaN, which detectors look for
+        return float(np.frombuffer(losses, dtype="<f4").mean(dtype=np.float64))

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from topowatch_monitor.detect import DETECTORS, History, Thresholds, detect_all
+from topowatch_monitor.detect import (
+    ANALYSIS_FAILED,
+    DETECTORS,
+    SUPERSEDED_SAMPLES,
+    History,
+    Thresholds,
+    detect_all,
+)
 from topowatch_monitor.detect.level import was_low
 from topowatch_monitor.engine.assembly import Assembly
-from topowatch_monitor.engine.lineage import Lineage
+from topowatch_monitor.engine.failures import Failures
+from topowatch_monitor.engine.lineage import Lineage, Superseded
 from topowatch_monitor.engine.path_state import PathSettings, PathState
-from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds
+from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
+from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from topowatch_monitor.engine.path_state import PathView
     from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
+
+log = logging.getLogger("topowatch.engine")
 
 # How much of the longest pause between samples is forgotten at each sample: a tenth is left of it after 230.
 PAUSE_DECAY = 0.99
@@ -58,14 +68,16 @@ class RunState:
         self._settings = settings or RunSettings()
         self._key = (tenant, group, run)
         self._ranks: dict[int, Lineage] = {}
+        self._leader: int | None = None  # the lowest of them
         self._labels: dict[str, str] = {}
-        self._sketch: tuple[int, int] | None = None  # dimension and seed
         self._probe_digest = b""
         self._assembly = Assembly(1)
         self._path = PathState(self._settings.path)
         self._representation = PathState(self._settings.path)
         self._history = History(self._settings.history)
         self._flags: dict[str, tuple[int, str]] = {}
+        self._superseded = Superseded()
+        self._failures = Failures()
         self._minimum_unstable = False
         self._step: int | None = None
         self._samples = self._dropped = self._rejected = 0
@@ -97,25 +109,35 @@ class RunState:
         """The scalars of the run."""
         return self._history
 
-    def apply(self, kind: int, payload: bytes) -> None:
-        """Take in a log record of this run; one that cannot be decoded is counted as rejected."""
+    def apply(self, kind: int, payload: bytes) -> bool:
+        """Take in a log record of this run; one that cannot be decoded is counted as rejected.
+
+        Returns:
+            Whether it was taken in whole; see `apply_message`.
+        """
         try:
             message = parse(kind, payload)
         except DecodeError:
             self._rejected += 1
-            return
-        if message is not None:
-            self.apply_message(message)
+            return False
+        return message is None or self.apply_message(message)
 
-    def apply_message(self, message: Message) -> None:
-        """Take in a parsed log record of this run."""
-        if isinstance(message, log_pb2.RunOpened):
-            self._open(message)
-        elif isinstance(message, log_pb2.StoredItem):
-            self._store(message)
-        else:
-            self._rejected += len(message.seqs)
-            self._hear(message.received_at.seconds + message.received_at.nanos * 1e-9)
+    def apply_message(self, message: Message) -> bool:
+        """Take in a parsed log record of this run.
+
+        It is in the log for good, so whatever it makes go wrong must end here, or it would do so at every start: it is
+        told by a flag, and the run goes on with the next message.
+
+        Returns:
+            Whether it was taken in whole.
+        """
+        try:
+            return self._apply(message)
+        except MemoryError:
+            raise  # says nothing of the message: the shard is lost, and is made again elsewhere
+        except Exception as error:  # noqa: BLE001 - what a message may do to the analysis cannot be foreseen
+            self._fail(message, error)
+            return False
 
     def view(self) -> RunView:
         """What is known of the run, without the clock."""
@@ -127,11 +149,13 @@ class RunState:
             "group": group,
             "run": run,
             "labels": dict(self._labels),
-            "incarnation": self._ranks[min(self._ranks)].newest if self._ranks else None,
+            "incarnation": None if self._leader is None else self._ranks[self._leader].newest,
             "step": self._step,
             "samples": self._samples,
             "dropped": self._dropped,
             "rejected": self._rejected,
+            "superseded": self._superseded.count,
+            "incomplete": self._assembly.incomplete,
             "state": "ended" if self._ended else "live",
             "started_at": self._started_at,
             "last_received_at": self._received_at,
@@ -143,26 +167,13 @@ class RunState:
             "overhead_ratio": overhead,
             "interval": interval,
             "coverage": coverage,
-            "path": self._path.view(),
+            "path": self._path_view(),
             "representation": self._representation.view() if self._representation.points else None,
-            "flags": [self._flag(name) for name in SEVERITY if name in self._flags],
+            "flags": self._flag_views(),
             "minimum_unstable": self._minimum_unstable,
             "instability_score": None,
-            "path_class": {
-                "label": None,
-                "p_value": None,
-                "outlier": None,
-                "abstained": True,
-                "reason": NOT_CLASSIFIED,
-            },
-            "forecast": {
-                "metric": None,
-                "value": None,
-                "lower": None,
-                "upper": None,
-                "abstained": True,
-                "reason": NOT_FORECAST,
-            },
+            "path_class": no_class(NOT_CLASSIFIED),
+            "forecast": no_forecast(NOT_FORECAST),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,13 +185,14 @@ class RunState:
                 for rank, lineage in self._ranks.items()
             },
             "labels": dict(self._labels),
-            "sketch": self._sketch,
             "probe_digest": self._probe_digest.hex(),
             "assembly": self._assembly.state_dict(),
             "path": self._path.state_dict(),
             "representation": self._representation.state_dict(),
             "history": self._history.state_dict(),
             "flags": {name: list(flag) for name, flag in self._flags.items()},
+            "superseded": self._superseded.state_dict(),
+            "failures": self._failures.state_dict(),
             "minimum_unstable": self._minimum_unstable,
             "step": self._step,
             "counts": [self._samples, self._dropped, self._rejected],
@@ -196,14 +208,16 @@ class RunState:
         tenant, group, name = state["key"]
         run = cls(tenant, group, name, settings)
         run._ranks = {int(rank): Lineage(dict(starts)) for rank, starts in state["ranks"].items()}
+        run._leader = min(run._ranks, default=None)
         run._labels = dict(state["labels"])
-        run._sketch = None if state["sketch"] is None else (state["sketch"][0], state["sketch"][1])
         run._probe_digest = bytes.fromhex(state["probe_digest"])
         run._assembly = Assembly.from_state(state["assembly"])
         run._path = PathState.from_state(state["path"])
         run._representation = PathState.from_state(state["representation"])
         run._history = History.from_state(state["history"])
         run._flags = {name: (since, reason) for name, (since, reason) in state["flags"].items()}
+        run._superseded = Superseded.from_state(state["superseded"])
+        run._failures = Failures.from_state(state["failures"])
         run._minimum_unstable = state["minimum_unstable"]
         run._step = state["step"]
         run._samples, run._dropped, run._rejected = state["counts"]
@@ -213,14 +227,34 @@ class RunState:
         run._status = None if state["status"] is None else tuple(state["status"])
         return run
 
+    # Messages
+
+    def _apply(self, message: Message) -> bool:
+        if isinstance(message, log_pb2.RunOpened):
+            self._open(message)
+        elif isinstance(message, log_pb2.StoredItem):
+            return self._store(message)
+        else:
+            self._rejected += len(message.seqs)
+            self._hear(seconds(message.received_at))
+        return True
+
+    def _fail(self, message: Message, error: Exception) -> None:
+        """Note that a message could not be taken in. Of many, those numbered by a power of two are logged."""
+        step = step_of(message)
+        self._failures.add((self._step or 0) if step is None else step, error)
+        count = self._failures.count
+        if count.bit_count() == 1:
+            log.error("failure %d of the analysis of run %s", count, "/".join(self._key), exc_info=error)
+
     # Lives
 
     def _open(self, opened: log_pb2.RunOpened) -> None:
         descriptor = opened.descriptor
-        lineage = self._ranks.setdefault(descriptor.rank, Lineage())
+        lineage = self._lineage(descriptor.rank)
         known = descriptor.incarnation in lineage
         newest = lineage.newest is None or descriptor.incarnation >= lineage.newest
-        if descriptor.rank == min(self._ranks) and newest:
+        if descriptor.rank == self._leader and newest:
             self._describe(descriptor)
         if known:
             return  # sent again after UNKNOWN_RUN, or repeated at the head of a log segment
@@ -230,17 +264,24 @@ class RunState:
         self._hear(seconds(opened.received_at))
         self._enter(descriptor.rank, descriptor.incarnation, descriptor.start_step)
 
+    def _lineage(self, rank: int) -> Lineage:
+        if self._leader is None or rank < self._leader:
+            self._leader = rank
+        return self._ranks.setdefault(rank, Lineage())
+
     def _enter(self, rank: int, incarnation: int, start: int) -> None:
         """Begin a life of a rank and drop the samples that it supersedes."""
-        lineage = self._ranks.setdefault(rank, Lineage())
+        lineage = self._lineage(rank)
         first = lineage.newest is None
         newest = lineage.newest is None or incarnation > lineage.newest
         superseded = lineage.open(incarnation, start)
+        if newest:
+            self._superseded.heard(rank)
         if superseded is not None:
             self._assembly.discard(rank, superseded.start, superseded.stop)
-            if rank == min(self._ranks) or self._assembly.ranks > 1:
+            if rank == self._leader or self._assembly.ranks > 1:
                 self._path.discard(superseded.start, superseded.stop)
-        if rank != min(self._ranks):
+        if rank != self._leader:
             return
         if first:
             self._history.resumed = start > 0
@@ -252,30 +293,27 @@ class RunState:
             if self._step is not None and self._step >= start:
                 self._step = start - 1 if start > 0 else None
             self._flags = {name: flag for name, flag in self._flags.items() if flag[0] < start}
+            self._failures.discard(start)
             self._judge_minimum()
 
     def _describe(self, descriptor: run_pb2.RunDescriptor) -> None:
-        """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew."""
+        """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew.
+
+        Sketches always can: ingest refuses a life whose sketches are made otherwise than those of the run.
+        """
         self._labels = dict(descriptor.labels)
-        sketch = (descriptor.sketch.dimension, descriptor.sketch.seed)
         probe = descriptor.probe
-        if self._sketch not in (None, sketch):
-            self._path = PathState(self._settings.path)
-            self._representation = PathState(self._settings.path)
         if self._probe_digest and probe.digest and probe.digest != self._probe_digest:
             self._representation = PathState(self._settings.path)
             self._history.forget("probe_loss")
-        self._sketch = sketch
         self._probe_digest = probe.digest or self._probe_digest
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
             self._history.chance_loss = math.log(probe.outputs)
-        ranks = max(1, descriptor.contributing_ranks)
-        if ranks != self._assembly.ranks:
-            self._assembly = Assembly(ranks)
+        self._assembly.resize(max(1, descriptor.contributing_ranks))
 
     # Items
 
-    def _store(self, stored: log_pb2.StoredItem) -> None:
+    def _store(self, stored: log_pb2.StoredItem) -> bool:
         received_at = seconds(stored.received_at)
         self._hear(received_at)
         try:
@@ -284,18 +322,18 @@ class RunState:
         except (DecodeError, ValueError):
             # Ingest has validated what it stored, so this is damage; it is counted and does no harm to the rest.
             self._rejected += 1
-            return
+            return False
         if reading is not None:
             self._samples += 1
             self._take(stored.rank, stored.incarnation, reading, received_at)
         elif item.HasField("end"):
             self._end(stored, item.end)
         else:
-            self._dropped += max(0, item.dropped.last_seq - item.dropped.first_seq + 1)
+            self._dropped += stored.newly_dropped
+        return True
 
     def _end(self, stored: log_pb2.StoredItem, end: sample_pb2.RunEnd) -> None:
-        leads = bool(self._ranks) and stored.rank == min(self._ranks)
-        if leads and stored.incarnation == self._ranks[stored.rank].newest:
+        if stored.rank == self._leader and stored.incarnation == self._ranks[stored.rank].newest:
             self._ended = True
             self._results = dict(end.results)
 
@@ -305,15 +343,21 @@ class RunState:
         lineage = self._ranks[rank]
         span = lineage.span(incarnation)
         on_path = reading.step in span
-        leads = rank == min(self._ranks)
+        if incarnation == lineage.newest:
+            self._superseded.heard(rank)
+        elif reading.step >= span.stop:
+            self._superseded.add(rank, incarnation, lineage.newest or 0, reading.step, received_at)
+        if reading.step < span.start:
+            self._path.ignored += 1  # it contradicts its own descriptor
+        leads = rank == self._leader
         if on_path and reading.weights is not None and (leads or self._assembly.ranks > 1):
             whole = self._assembly.add(reading.step, rank, reading.weights)
             if whole is not None:
-                self._extend(self._path, reading.step, whole)
+                self._path.add(reading.step, whole)
         if not leads:
             return
         if on_path and reading.representation is not None:
-            self._extend(self._representation, reading.step, reading.representation)
+            self._representation.add(reading.step, reading.representation)
         for name, steps, values in reading.scalars:
             inside = (steps >= span.start) & (steps < span.stop)
             self._history.extend(name, steps[inside], values[inside])
@@ -327,13 +371,6 @@ class RunState:
         self._step = reading.step if self._step is None else max(self._step, reading.step)
         self._detect(reading.step)
 
-    def _extend(self, path: PathState, step: int, point: NDArray[np.float32]) -> None:
-        # An older life may have sketched otherwise; its points are not comparable.
-        if self._sketch is not None and self._sketch[0] not in (0, len(point)):
-            path.ignored += 1
-        else:
-            path.add(step, point)
-
     def _detect(self, step: int) -> None:
         found = detect_all(self._history, self._flags, self._settings.thresholds)
         self._history.fresh_from = max(self._history.fresh_from, step + 1)
@@ -345,9 +382,24 @@ class RunState:
         lost = bool(critical) and was_low(self._history.curve, self._history.chance_loss)
         self._minimum_unstable = lost or "non_finite_loss" in critical
 
-    def _flag(self, name: str) -> Flag:
-        since, reason = self._flags[name]
-        return {"detector": name, "severity": SEVERITY[name], "since_step": since, "reason": reason}
+    # Views
+
+    def _path_view(self) -> PathView:
+        view = self._path.view()
+        view["ignored"] += self._assembly.refused
+        return view
+
+    def _flag_views(self) -> list[Flag]:
+        flags: dict[str, tuple[int, str] | None] = {
+            **self._flags,
+            ANALYSIS_FAILED.name: self._failures.flag(),
+            SUPERSEDED_SAMPLES.name: self._superseded.flag(self._settings.thresholds.superseded_samples),
+        }
+        return [
+            {"detector": name, "severity": severity, "since_step": flag[0], "reason": flag[1]}
+            for name, severity in SEVERITY.items()
+            if (flag := flags.get(name)) is not None
+        ]
 
     # Times
 

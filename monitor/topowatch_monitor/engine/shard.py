@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from topowatch_monitor.engine.codec import decode, encode
+from topowatch_monitor.engine.codec import CodecError, decode, encode
 from topowatch_monitor.engine.reading import Message, key_of, parse
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.view import RunView
 
+log = logging.getLogger("topowatch.engine")
+
+# The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
+# what an older version saved is made again from the log.
+STATE = 1
 Key = tuple[str, str, str]
 
 
@@ -33,13 +39,18 @@ class Part(NamedTuple):
 
 
 class ApplyResult(NamedTuple):
-    """Views of the runs that changed, and (vshard, epoch, offset) of the virtual shards that refused their part.
+    """What a call of `Shard.apply` did.
 
-    Epoch and offset are those at which the shard stands; −1 if it was never loaded.
+    Attributes:
+        views: of the runs that changed.
+        refused: (vshard, epoch, offset) of each virtual shard that refused its part: where it stands; −1 if it is not
+            loaded.
+        damaged: records of this call that could not be decoded, or not be taken in whole.
     """
 
     views: list[RunView]
     refused: list[tuple[int, int, int]]
+    damaged: int
 
 
 @dataclass
@@ -54,33 +65,38 @@ class Shard:
 
     Args:
         settings: how much of each run is looked at.
-
-    Attributes:
-        damaged: log records that could not be decoded.
     """
 
     def __init__(self, settings: RunSettings | None = None) -> None:
         self._settings = settings or RunSettings()
         self._virtual: dict[int, _Virtual] = {}
-        self.damaged = 0
+        self._refused_states = 0
 
-    def load(self, vshard: int, epoch: int, next_offset: int, state: bytes | None) -> None:
+    def load(self, vshard: int, epoch: int, next_offset: int, state: bytes | None) -> bool:
         """Put a virtual shard in place, from a snapshot or empty; one that is there is replaced.
 
-        Raises:
-            CodecError: the snapshot is damaged.
+        Returns:
+            Whether it is in place. It is not, and refuses parts until it is loaded again, if the snapshot cannot be
+            used: it is damaged, of another version, or of runs that were looked at with other settings.
         """
+        self._virtual.pop(vshard, None)
         virtual = _Virtual(epoch, next_offset)
         if state is not None:
-            for run_state in decode(state)["runs"]:
-                run = RunState.from_state(run_state, self._settings)
-                virtual.runs[run.key] = run
+            try:
+                virtual.runs = self._restored(state)
+            except MemoryError:
+                raise  # says nothing of the snapshot
+            except Exception as error:  # noqa: BLE001 - bytes of another version can break the rebuilding anywhere
+                self._tell_refused(vshard, error)
+                return False
         self._virtual[vshard] = virtual
+        return True
 
     def apply(self, parts: Iterable[Part]) -> ApplyResult:
         """Apply records; a part that does not fit where its virtual shard stands is refused and changes nothing."""
         touched: dict[tuple[int, Key], RunState] = {}
         refused = []
+        damaged = 0
         for part in parts:
             virtual = self._virtual.get(part.vshard)
             if virtual is None:
@@ -88,38 +104,66 @@ class Shard:
             elif (part.epoch, part.expected_offset) != (virtual.epoch, virtual.next_offset):
                 refused.append((part.vshard, virtual.epoch, virtual.next_offset))
             else:
-                for key, messages in self._by_run(part.records).items():
+                runs, undecodable = _by_run(part.records)
+                damaged += undecodable
+                for key, messages in runs.items():
                     run = virtual.runs.get(key)
                     if run is None:
                         run = virtual.runs[key] = RunState(*key, self._settings)
                     for message in messages:
-                        run.apply_message(message)
+                        damaged += not run.apply_message(message)
                     touched[part.vshard, key] = run
                 virtual.next_offset = part.next_offset
-        return ApplyResult([run.view() for run in touched.values()], refused)
+        return ApplyResult([run.view() for run in touched.values()], refused, damaged)
 
     def snapshot(self, vshards: Iterable[int]) -> list[tuple[int, int, bytes]]:
         """State of virtual shards: number, offset of the next record, and bytes for `load`."""
         found = []
         for number in vshards:
             virtual = self._virtual[number]
-            state = encode({"runs": [run.state_dict() for run in virtual.runs.values()]})
-            found.append((number, virtual.next_offset, state))
+            runs = [run.state_dict() for run in virtual.runs.values()]
+            state = {"state": STATE, "settings": asdict(self._settings), "runs": runs}
+            found.append((number, virtual.next_offset, encode(state)))
         return found
 
     def views(self) -> list[RunView]:
         """Views of all runs."""
         return [run.view() for virtual in self._virtual.values() for run in virtual.runs.values()]
 
-    def _by_run(self, records: Iterable[tuple[int, int, bytes]]) -> dict[Key, list[Message]]:
-        grouped: dict[Key, list[Message]] = {}
-        for _, kind, payload in records:
-            try:
-                message = parse(kind, payload)
-            except DecodeError:
-                self.damaged += 1
-                continue
-            if message is not None:
-                key = key_of(message)
-                grouped.setdefault((key.tenant, key.group, key.run), []).append(message)
-        return grouped
+    def _restored(self, data: bytes) -> dict[Key, RunState]:
+        """The runs of a snapshot; raises whatever is wrong with it."""
+        saved = decode(data)
+        if saved["state"] != STATE:
+            raise CodecError(f"its version is {saved['state']}, this daemon's is {STATE}")
+        if saved["settings"] != asdict(self._settings):
+            raise CodecError("its runs were looked at with other settings")
+        runs = (RunState.from_state(run, self._settings) for run in saved["runs"])
+        return {run.key: run for run in runs}
+
+    def _tell_refused(self, vshard: int, error: Exception) -> None:
+        """Log a snapshot that cannot be used; as a rule all of a start share the reason, so one line is enough."""
+        self._refused_states += 1
+        if self._refused_states == 1:
+            log.warning(
+                "the snapshot of virtual shard %d cannot be used (%s: %s), its runs are made again from the log;"
+                " further ones are not told",
+                vshard,
+                type(error).__name__,
+                error,
+            )
+
+
+def _by_run(records: Iterable[tuple[int, int, bytes]]) -> tuple[dict[Key, list[Message]], int]:
+    """Parse records and group them by run; also the number of those that could not be parsed."""
+    grouped: dict[Key, list[Message]] = {}
+    damaged = 0
+    for _, kind, payload in records:
+        try:
+            message = parse(kind, payload)
+        except DecodeError:
+            damaged += 1
+            continue
+        if message is not None:
+            key = key_of(message)
+            grouped.setdefault((key.tenant, key.group, key.run), []).append(message)
+    return grouped, damaged

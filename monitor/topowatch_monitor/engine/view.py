@@ -49,6 +49,9 @@ class RunView(TypedDict):
         samples: stored samples of all ranks and incarnations.
         dropped: items that the client's full spool dropped.
         rejected: items refused by the daemon.
+        superseded: stored samples that are not on the path, because a newer incarnation covered their step when they
+            arrived.
+        incomplete: steps of a sharded model without a point, because a rank's part never came or came too late.
         scalars: newest value by name.
         path: the path of the weights; `representation` that of the predictions on the probes.
         longest_pause: seconds between samples, at most, lately.
@@ -63,6 +66,8 @@ class RunView(TypedDict):
     samples: int
     dropped: int
     rejected: int
+    superseded: int
+    incomplete: int
     state: str
     started_at: float | None
     last_received_at: float | None
@@ -81,6 +86,16 @@ class RunView(TypedDict):
     instability_score: float | None
     path_class: ClassView
     forecast: ForecastView
+
+
+def no_class(reason: str) -> ClassView:
+    """Say that the path's class is unknown, and why."""
+    return {"label": None, "p_value": None, "outlier": None, "abstained": True, "reason": reason}
+
+
+def no_forecast(reason: str) -> ForecastView:
+    """Say that nothing is forecast, and why."""
+    return {"metric": None, "value": None, "lower": None, "upper": None, "abstained": True, "reason": reason}
 
 
 def at(view: RunView, now: float, thresholds: StalledRunThresholds | None = None) -> RunView:

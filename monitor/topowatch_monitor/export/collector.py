@@ -49,7 +49,8 @@ class FleetCollector(Collector):
         self._now = now
         self._version = version
         self._lock = threading.Lock()
-        self._dropped = 0
+        # The most series that one scrape left out, by run: however often it is scraped, each is counted once.
+        self._left_out: dict[tuple[str, str, str], int] = {}
 
     def collect(self) -> Iterator[Family]:
         """Yield every metric family of the registry, runs first."""
@@ -57,7 +58,7 @@ class FleetCollector(Collector):
         families = {metric: _family(metric) for metric in registry.METRICS if metric is not registry.ACK_SECONDS}
         seen: set[tuple[str, ...]] = set()
         verdicts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
-        dropped = 0
+        left_out: dict[tuple[str, str, str], int] = {}
         for run in runs:
             verdicts[run["verdict"]] += 1
             labels = _labels(run)
@@ -65,15 +66,20 @@ class FleetCollector(Collector):
             identity = tuple(labels.values())
             kept = 0 if identity in seen else registry.MAX_SERIES_PER_RUN
             seen.add(identity)
-            dropped += max(0, len(series) - kept)
+            if len(series) > kept:
+                left_out[run["tenant"], run["group"], run["run"]] = len(series) - kept
             for metric, extra, value in series[:kept]:
                 families[metric].add_sample(metric.name, {**labels, **extra} if extra else labels, value)
         for name, count in verdicts.items():
             families[registry.CLUSTER_RUNS].add_sample(registry.CLUSTER_RUNS.name, {"verdict": name}, count)
+        yield from self._daemon(families, self._count(left_out))
+
+    def _count(self, left_out: Mapping[tuple[str, str, str], int]) -> int:
+        """Return how many series have been left out so far, with those of this scrape."""
         with self._lock:
-            self._dropped += dropped
-            left_out = self._dropped
-        yield from self._daemon(families, left_out)
+            for key, count in left_out.items():
+                self._left_out[key] = max(count, self._left_out.get(key, 0))
+            return sum(self._left_out.values())
 
     def _daemon(self, families: Mapping[Metric, Family], left_out: int) -> Iterator[Family]:
         stats = self._stats()
@@ -88,7 +94,8 @@ class FleetCollector(Collector):
             (registry.SHARD_LAG, stats.shard_lag_samples),
             (registry.SHARD_RESTARTS, stats.shard_restarts_total),
             (registry.LOG_BYTES, stats.log_bytes),
-            (registry.SERIES_DROPPED, stats.series_dropped_total + left_out),
+            (registry.LOG_RECORDS_LOST, stats.records_lost_total),
+            (registry.SERIES_DROPPED, left_out),
         ):
             families[metric].add_sample(metric.name, {}, float(value))
         yield from families.values()
@@ -132,7 +139,3 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
             yield metric, {}, float(value)
     for detector in sorted({flag["detector"] for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
-
-
-def _bound(seconds: float) -> str:
-    return "+Inf" if math.isinf(seconds) else repr(float(seconds))

@@ -21,7 +21,7 @@ Key = tuple[str, str, str]  # tenant, group, run
 class IngestSummary:
     """What ingest knows of a run, which may be more recent than what the engine has analysed.
 
-    Times are Unix seconds. `ended` is true once every rank that was heard of has ended.
+    Times are Unix seconds. `ended` is true while the newest life of the lowest rank is one that has ended.
     """
 
     tenant: str
@@ -50,7 +50,7 @@ class DaemonStats:
     shard_lag_samples: int = 0
     shard_restarts_total: int = 0
     log_bytes: int = 0
-    series_dropped_total: int = 0
+    records_lost_total: int = 0  # of the log: could not be read, decoded or analysed
 
 
 class FleetRun(RunView):
@@ -153,8 +153,10 @@ class Fleet:
         merged = view.copy() if view is not None else unseen(summary)
         analysed = merged["samples"]
         if summary is not None:
-            merged["samples"], merged["rejected"] = summary.samples, summary.rejected
-            merged["dropped"] = max(merged["dropped"], summary.dropped)
+            # Either may be the fresher one: a summary is as old as the last look at ingest.
+            merged["samples"] = max(analysed, summary.samples)
+            merged["rejected"] = max(merged["rejected"], summary.rejected)
+            merged["dropped"] = summary.dropped  # net of what came through or was reported twice
             if (summary.last_received_at or 0.0) > (merged["last_received_at"] or 0.0):
                 merged["last_received_at"] = summary.last_received_at
                 merged["state"] = "ended" if summary.ended else "live"
@@ -174,6 +176,8 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "dimension": None,
         "points": 0,
         "resolution": None,
+        "ignored": 0,
+        "unbridged": 0,
     }
     return {
         "tenant": summary.tenant,
@@ -183,6 +187,8 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "incarnation": None,
         "step": None,
         "samples": 0,
+        "superseded": 0,
+        "incomplete": 0,
         "dropped": 0,
         "rejected": 0,
         "state": "ended" if summary.ended else "live",

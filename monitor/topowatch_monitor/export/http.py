@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -17,6 +14,7 @@ from starlette.routing import Route
 from topowatch_monitor.export import exposition, page
 from topowatch_monitor.export.collector import FleetCollector
 from topowatch_monitor.export.fleet import AmbiguousRunError, RunNotFoundError
+from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,22 +142,3 @@ class SecurityHeaders:
 def json_response(content: Any, status: int = 200) -> Response:
     """Return `content` as JSON; NaN and infinities, which JSON has no words for, become null."""
     return Response(dumps(content), status, media_type="application/json")
-
-
-def dumps(content: Any) -> bytes:
-    """Encode as JSON with null for NaN and infinities."""
-    try:
-        text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except ValueError:
-        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -93,8 +93,17 @@ SHARD_RESTARTS = Metric(
     "topowatch_shard_restarts_total", "counter", (), "Shards restored after their process or node was lost."
 )
 LOG_BYTES = Metric("topowatch_log_bytes", "gauge", (), "Size of the log on disk, in bytes.")
+LOG_RECORDS_LOST = Metric(
+    "topowatch_log_records_lost_total",
+    "counter",
+    (),
+    "Records of the log that could not be read, decoded or analysed since the daemon started.",
+)
 SERIES_DROPPED = Metric(
-    "topowatch_series_dropped_total", "counter", (), "Series left out of scrapes by the limits on series and labels."
+    "topowatch_series_dropped_total",
+    "counter",
+    (),
+    "Series left out of scrapes by the limits on series and labels, each counted once.",
 )
 
 METRICS: Final = (
@@ -120,5 +129,6 @@ METRICS: Final = (
     SHARD_LAG,
     SHARD_RESTARTS,
     LOG_BYTES,
+    LOG_RECORDS_LOST,
     SERIES_DROPPED,
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
 from topowatch_monitor.ingest.registry import (
     Registry,
-    Run,
     RunName,
     RunSummary,
     Writer,
@@ -17,7 +16,6 @@ from topowatch_monitor.ingest.registry import (
     to_timestamp,
 )
 from topowatch_monitor.ingest.validation import Reject, check_descriptor, check_item, check_key
-from topowatch_monitor.ingest.window import SeqWindow
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import ingest_pb2 as pb
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
@@ -41,6 +39,14 @@ class Token:
     rejected: list[tuple[int, Reject]] = field(default_factory=list)
     stored: list[tuple[int, sample_pb2.Item]] = field(default_factory=list)
     stored_bytes: int = 0
+
+    def apply(self, registry: Registry) -> list[int]:
+        """Change a registry in the order of the records; return how many items each stored one newly drops."""
+        if self.opened is not None:
+            registry.opened(self.opened, self.received_at)
+        if self.rejected:
+            registry.rejected(self.name, [seq for seq, _ in self.rejected], self.received_at)
+        return [registry.stored(self.name, seq, item, self.received_at) for seq, item in self.stored]
 
 
 class Admitted(NamedTuple):
@@ -95,6 +101,7 @@ class Admission:
             elif record.kind == LogKind.ITEMS_REJECTED:
                 refused = log_pb2.ItemsRejected.FromString(record.payload)
                 self._registry.rejected(_name_of(refused), list(refused.seqs), to_nanoseconds(refused.received_at))
+        self._registry.order_by_silence()
 
     def admit(self, batch: pb.Batch, received_at: float, stream: int, tenant: str = DEFAULT_TENANT) -> Admitted:
         """Check a batch and say what it adds to the log.
@@ -108,6 +115,7 @@ class Admission:
         key = run_pb2.RunKey(tenant=tenant, group=batch.key.group, run=batch.key.run)
         name = WriterName(RunName(tenant, key.group, key.run), batch.rank, batch.incarnation)
         token = Token(name, round(received_at * 1e9))
+        self._registry.forget_silent(round((received_at - self._limits.silent_seconds) * 1e9))
         entries = [(envelope.seq, envelope.item) for envelope in batch.items]
         try:
             self._check_batch(batch, entries)
@@ -123,32 +131,23 @@ class Admission:
             rejections=[pb.Rejection(seq=seq, reason=why.reason, detail=why.detail) for seq, why in token.rejected],
             duplicates=duplicates,
         )
-        records = _records(fresh, batch, key, token)
+        records = _records(fresh, self._newly_dropped(token), batch, key, token)
         if not records:
             return Admitted(ack, [], None)
         if token.opened is not None:
-            run = self._registry.runs.setdefault(name.run, Run())
-            run.sketch = token.opened.sketch
-            run.opening += 1
+            self._registry.begin(name.run, token.opened.sketch, token.received_at)
         return Admitted(ack, records, token)
 
     def commit(self, token: Token) -> None:
         """The token's records are durable."""
+        token.apply(self._registry)
         if token.opened is not None:
-            self._registry.opened(token.opened, token.received_at)
-            self._registry.runs[token.name.run].opening -= 1
-        if token.rejected:
-            self._registry.rejected(token.name, [seq for seq, _ in token.rejected], token.received_at)
-        for seq, item in token.stored:
-            self._registry.stored(token.name, seq, item, token.received_at)
+            self._registry.begun(token.name.run)
 
     def abandon(self, token: Token) -> None:
         """The token's records could not be written: it is as if the batch had not come."""
         if token.opened is not None:
-            run = self._registry.runs[token.name.run]
-            run.opening -= 1
-            if not run.writers and not run.opening:
-                del self._registry.runs[token.name.run]
+            self._registry.begun(token.name.run)
 
     def head(self) -> list[tuple[int, bytes]]:
         """Return the records that open a segment, so that it can be restored from alone; only while no token is out."""
@@ -168,6 +167,10 @@ class Admission:
     def runs(self) -> list[RunSummary]:
         """Return what is known of every run, in the order in which they were opened."""
         return self._registry.summaries()
+
+    def take_changed(self) -> list[RunSummary]:
+        """Return what is known of the runs that changed since the last call; of all of them on the first."""
+        return self._registry.take_changed()
 
     def _check_batch(self, batch: pb.Batch, entries: list[tuple[int, bytes]]) -> None:
         """Refuse a batch that is malformed as a whole."""
@@ -211,7 +214,7 @@ class Admission:
         token.opened = descriptor
         if known is not None:
             return replace(known, descriptor=descriptor)
-        return Writer(descriptor, token.received_at, SeqWindow(descriptor.first_seq))
+        return self._registry.introduced(token.name.run, descriptor, token.received_at)
 
     def _check_opening(
         self, batch: pb.Batch, key: run_pb2.RunKey, descriptor: run_pb2.RunDescriptor, known: Writer | None
@@ -230,14 +233,18 @@ class Admission:
                 problem = "first_seq and start_step of an incarnation cannot change"
         if problem is not None:
             raise _RefusedError(pb.ACK_STATUS_INVALID, problem)
-        if run is None and len(self._registry.runs) >= self._limits.max_runs:
-            raise _RefusedError(
-                pb.ACK_STATUS_RESOURCE_EXHAUSTED, f"the daemon keeps {self._limits.max_runs} runs at most", 60.0
-            )
-        if known is None and self._registry.writer_count >= self._limits.max_writers:
-            raise _RefusedError(
-                pb.ACK_STATUS_RESOURCE_EXHAUSTED, f"the daemon keeps {self._limits.max_writers} writers at most", 60.0
-            )
+        if known is None:
+            self._check_room(new_run=run is None)
+
+    def _check_room(self, *, new_run: bool) -> None:
+        """Refuse a writer beyond the limits; a run that is known may always go on."""
+        registry, limits = self._registry, self._limits
+        if new_run and registry.live_runs >= limits.max_runs:
+            full = f"the daemon takes {limits.max_runs} live runs at most: try again when one has ended"
+            raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
+        if registry.live_writers >= limits.max_writers:
+            full = f"the daemon takes {limits.max_writers} writers of live runs at most: try again when a run has ended"
+            raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
 
     def _fence(self, batch: pb.Batch, token: Token, stream: int) -> None:
         """Refuse what an older stream of the same spool brings."""
@@ -275,7 +282,7 @@ class Admission:
                 continue
             item = check_item(encoded, descriptor, self._limits)
             if not isinstance(item, Reject) and item.HasField("dropped"):
-                item = self._check_dropped(seq, item, token.name) or item
+                item = self._check_dropped(seq, item, token, descriptor.writer_uuid) or item
             if isinstance(item, Reject):
                 token.rejected.append((seq, item))
             else:
@@ -284,18 +291,24 @@ class Admission:
                 fresh.append((seq, encoded))
         return fresh, len(entries) - len(fresh) - len(token.rejected)
 
-    def _check_dropped(self, seq: int, item: sample_pb2.Item, name: WriterName) -> Reject | None:
+    def _newly_dropped(self, token: Token) -> list[int]:
+        """Return for each stored item how many items it reports as dropped that were not known to be."""
+        if not any(item.HasField("dropped") for _, item in token.stored):
+            return [0] * len(token.stored)
+        return token.apply(self._registry.trial(token.name.run, token.name.rank))
+
+    def _check_dropped(self, seq: int, item: sample_pb2.Item, token: Token, writer_uuid: str) -> Reject | None:
         """Say what is wrong with a dropped range in view of what else is known of its spool."""
         if item.dropped.last_seq >= seq:
             return Reject(pb.REJECTION_REASON_MALFORMED, f"item {seq} reports item {item.dropped.last_seq} as dropped")
-        owner = self._registry.find(name._replace(incarnation=item.dropped.incarnation))
-        if owner is not None and len(owner.window.missing) > self._limits.max_missing_ranges:
+        found = self._registry.answering(token.name, writer_uuid, item.dropped)
+        if found is not None and len(found[0].window.missing) > self._limits.max_missing_ranges:
             return Reject(pb.REJECTION_REASON_MALFORMED, "the spool's sequence has too many gaps to drop more of it")
         return None
 
 
 def _records(
-    fresh: list[tuple[int, bytes]], batch: pb.Batch, key: run_pb2.RunKey, token: Token
+    fresh: list[tuple[int, bytes]], newly_dropped: list[int], batch: pb.Batch, key: run_pb2.RunKey, token: Token
 ) -> list[tuple[int, bytes]]:
     """Return what the log keeps of a batch; `Registry` applies it in this order."""
     received_at = to_timestamp(token.received_at)
@@ -318,8 +331,11 @@ def _records(
             key=key, rank=batch.rank, incarnation=batch.incarnation, received_at=received_at
         ).SerializeToString()
         records += [
-            (LogKind.STORED_ITEM, shared + log_pb2.StoredItem(seq=seq, item=encoded).SerializeToString())
-            for seq, encoded in fresh
+            (
+                LogKind.STORED_ITEM,
+                shared + log_pb2.StoredItem(seq=seq, item=encoded, newly_dropped=count).SerializeToString(),
+            )
+            for (seq, encoded), count in zip(fresh, newly_dropped, strict=True)
         ]
     return records
 

@@ -93,6 +93,10 @@ class Ingest:
         """Return what ingest knows of every run; call it in the event loop."""
         return self._admission.runs()
 
+    def take_changed(self) -> list[RunSummary]:
+        """Return the runs that changed since the last call, all of them on the first; call it in the event loop."""
+        return self._admission.take_changed()
+
     async def handle(
         self, batch: pb.Batch, stream: int, *, tenant: str = DEFAULT_TENANT, size: int | None = None
     ) -> pb.Ack:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 ACK_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()
+
+
+REASONS = tuple(_word(name, "REJECTION_REASON_") for name, reason in pb.RejectionReason.items() if reason)
+
+
 class Histogram:
     """Observations by upper bound; the last bucket has none."""
 
@@ -45,7 +52,8 @@ class Counters:
     Attributes:
         samples_total: samples stored.
         duplicates_total: items that the daemon already had.
-        rejected_total: items refused, by reason (`sketch_dimension`, `not_finite`, ...).
+        rejected_total: items refused, by reason (`sketch_dimension`, `not_finite`, ...); each reason is there from the
+            start, because Prometheus sees no increase where a series begins above 0.
         acks_total: batches answered, by status (`stored`, `unknown_run`, ...).
         bytes_total: bytes of the items stored, as they came.
         ack_seconds: from a batch's arrival to its ack, of batches that were taken.
@@ -53,7 +61,7 @@ class Counters:
 
     samples_total: int = 0
     duplicates_total: int = 0
-    rejected_total: Counter[str] = field(default_factory=Counter)
+    rejected_total: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     acks_total: Counter[str] = field(default_factory=Counter)
     bytes_total: int = 0
     ack_seconds: Histogram = field(default_factory=lambda: Histogram(ACK_BOUNDS))
@@ -71,7 +79,3 @@ class Counters:
         """Count what has become durable."""
         self.samples_total += sum(item.HasField("sample") for _, item in token.stored)
         self.bytes_total += token.stored_bytes
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()

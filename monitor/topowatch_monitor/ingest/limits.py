@@ -14,8 +14,9 @@ class Limits:
         max_pending_bytes: batches that are being handled, all together; beyond it ingest throttles.
         max_items: items of one batch.
         max_item_bytes: one encoded item.
-        max_runs: runs that are known.
-        max_writers: writers (a life of a rank of a run) that are known, over all runs.
+        max_runs: live runs: those that have not ended; new ones beyond it are refused.
+        max_writers: writers (a life of a rank of a run), over all live runs.
+        silent_seconds: silence after which a run that has not ended no longer counts as live.
         max_labels: labels of one run.
         max_text: characters of a name, label or label value.
         max_series: scalar series, layers or results of one item.
@@ -30,6 +31,7 @@ class Limits:
     max_item_bytes: int = 8 << 20
     max_runs: int = 20_000
     max_writers: int = 200_000
+    silent_seconds: float = 86_400.0
     max_labels: int = 64
     max_text: int = 200
     max_series: int = 1_000

@@ -5,7 +5,8 @@ The same transitions serve a commit and a restore, so that a restart finds the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -42,7 +43,7 @@ class RunSummary:
         incarnation: the newest.
         samples: stored samples, each counted once.
         rejected: items that were refused.
-        dropped: items that a full spool dropped.
+        dropped: items that a full spool dropped and that never came, each counted once.
         missing: items that were jumped over and may still come.
         last_step: highest step of the ranks' newest lives; None before the first sample.
         last_received_at: Unix seconds of the last item; None before the first.
@@ -67,7 +68,10 @@ class RunSummary:
 
 @dataclass(slots=True)
 class Writer:
-    """What was taken from one life of one rank. Times are nanoseconds since the epoch."""
+    """What was taken from one life of one rank. Times are nanoseconds since the epoch.
+
+    Below the life's own first seq the window knows which items of earlier, unknown lives of the spool were dropped.
+    """
 
     descriptor: run_pb2.RunDescriptor
     opened_at: int
@@ -95,21 +99,81 @@ class Writer:
 
 @dataclass(slots=True)
 class Run:
-    """A run and its writers by (rank, incarnation)."""
+    """A run and its writers by (rank, incarnation); `heard_at` in nanoseconds since the epoch."""
 
     writers: dict[tuple[int, int], Writer] = field(default_factory=dict)
+    leading: Writer | None = None  # the newest life of the lowest rank; None before the first writer
+    heard_at: int = 0
     # What all ranks must agree on; known from the moment when the first of them is about to be logged.
     sketch: run_pb2.SketchSpec | None = None
     opening: int = 0  # writers that are about to be logged
 
+    def add(self, writer: Writer) -> None:
+        """Take in a life of a rank that is not known yet."""
+        described = writer.descriptor
+        self.writers[described.rank, described.incarnation] = writer
+        leader = self.leading.descriptor if self.leading is not None else described
+        if (-described.rank, described.incarnation) >= (-leader.rank, leader.incarnation):
+            self.leading = writer
+
 
 class Registry:
-    """All runs, and the transitions that log records stand for."""
+    """All runs, and the transitions that log records stand for.
+
+    Attributes:
+        runs: by name, in the order in which they were opened.
+        live_writers: writers of the runs that are live.
+        orphans: items in the log whose writer's descriptor is not there: only after damage.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[RunName, Run] = {}
-        self.writer_count = 0
-        self.orphans = 0  # items in the log whose writer's descriptor is not there: only after damage
+        self.live_writers = 0
+        self.orphans = 0
+        self._live: OrderedDict[RunName, int] = OrderedDict()  # their writers; who has been silent longest comes first
+        self._changed: dict[RunName, None] = {}  # since the last `take_changed`; a set that keeps its order
+
+    @property
+    def live_runs(self) -> int:
+        """Runs that have not ended, are about to be opened, or were not found silent by `forget_silent`."""
+        return len(self._live)
+
+    def forget_silent(self, before: int) -> None:
+        """Count runs no longer as live that were not heard of since `before`, until they are heard of again."""
+        while self._live and self.runs[next(iter(self._live))].heard_at < before:
+            _, writers = self._live.popitem(last=False)
+            self.live_writers -= writers
+
+    def order_by_silence(self) -> None:
+        """Put runs in order that were restored from a segment's head, which keeps another one."""
+        self._live = OrderedDict(sorted(self._live.items(), key=lambda entry: self.runs[entry[0]].heard_at))
+
+    def begin(self, name: RunName, sketch: run_pb2.SketchSpec, received_at: int) -> None:
+        """A writer of a run is about to be logged."""
+        run = self.runs.setdefault(name, Run())
+        run.sketch = sketch
+        run.opening += 1
+        if not run.writers:
+            run.heard_at = received_at
+            self._live[name] = 0
+
+    def begun(self, name: RunName) -> None:
+        """The writer was logged, or could not be: then a run that has no other is forgotten."""
+        run = self.runs[name]
+        run.opening -= 1
+        if not run.writers and not run.opening:
+            del self.runs[name]
+            self._live.pop(name, None)
+
+    def trial(self, name: RunName, rank: int) -> Registry:
+        """Return a copy of what is known of one rank, to see what a transition would do."""
+        copy = Registry()
+        known = self.runs.get(name, Run())
+        run = copy.runs[name] = Run()
+        for place, writer in known.writers.items():
+            if place[0] == rank:
+                run.add(replace(writer, window=SeqWindow(writer.window.next_seq, writer.window.missing)))
+        return copy
 
     def find(self, name: WriterName) -> Writer | None:
         """Return a writer's state, if it is known."""
@@ -126,11 +190,10 @@ class Registry:
         name = RunName(descriptor.key.tenant, descriptor.key.group, descriptor.key.run)
         run = self.runs.setdefault(name, Run())
         run.sketch = descriptor.sketch
-        place = (descriptor.rank, descriptor.incarnation)
-        writer = run.writers.get(place)
+        writer = run.writers.get((descriptor.rank, descriptor.incarnation))
         if writer is None:
-            writer = run.writers[place] = Writer(descriptor, received_at, SeqWindow(descriptor.first_seq))
-            self.writer_count += 1
+            writer = self.introduced(name, descriptor, received_at)
+            run.add(writer)
         writer.descriptor = descriptor
         if progress is not None:
             writer.window = SeqWindow(progress.next_seq, [(gap.first, gap.last) for gap in progress.missing])
@@ -140,6 +203,17 @@ class Registry:
             writer.last_step = progress.last_step
             writer.last_received_at = to_nanoseconds(progress.last_received_at)
             writer.ended = progress.ended
+        self._heard(name, max(received_at, writer.last_received_at))
+
+    def introduced(self, name: RunName, descriptor: run_pb2.RunDescriptor, received_at: int) -> Writer:
+        """Return the state that a writer begins with; what of it was counted as dropped before is taken."""
+        first_seq = descriptor.first_seq
+        window = SeqWindow(first_seq, [(0, first_seq - 1)] if first_seq else [])
+        later = self._life_after(name, descriptor.rank, descriptor.writer_uuid, first_seq)
+        if later is not None:
+            for first, last in later.window.taken(later.descriptor.first_seq):
+                window.take(first, last)
+        return Writer(descriptor, received_at, window)
 
     def rejected(self, name: WriterName, seqs: list[int], received_at: int) -> None:
         """Items were refused; their seqs are spent."""
@@ -150,13 +224,15 @@ class Registry:
         for seq in seqs:
             writer.rejected += writer.window.take(seq, seq)
         writer.last_received_at = received_at
+        self._heard(name.run, received_at)
 
-    def stored(self, name: WriterName, seq: int, item: sample_pb2.Item, received_at: int) -> None:
-        """An item was stored."""
+    def stored(self, name: WriterName, seq: int, item: sample_pb2.Item, received_at: int) -> int:
+        """An item was stored; return how many items it reports as dropped that were not known to be."""
         writer = self.find(name)
         if writer is None:
             self.orphans += 1
-            return
+            return 0
+        newly_dropped = 0
         writer.window.take(seq, seq)
         writer.last_received_at = received_at
         if item.HasField("sample"):
@@ -165,28 +241,66 @@ class Registry:
         elif item.HasField("end"):
             writer.ended = True
         elif item.HasField("dropped"):
-            self._dropped(name, writer, item.dropped)
+            newly_dropped = self._dropped(name, writer, item.dropped)
+        self._heard(name.run, received_at)
+        return newly_dropped
 
-    def _dropped(self, name: WriterName, reporter: Writer, dropped: sample_pb2.DroppedRange) -> None:
-        """Count what a spool dropped, less what came through, on the life that it belongs to."""
+    def answering(
+        self, name: WriterName, writer_uuid: str, dropped: sample_pb2.DroppedRange
+    ) -> tuple[Writer, int, int] | None:
+        """Return the life on which a dropped range counts, and the first and last seq that do; None if none does."""
         owner = self.find(name._replace(incarnation=dropped.incarnation))
-        if owner is None or owner.descriptor.writer_uuid != reporter.descriptor.writer_uuid:
-            # Its descriptor was dropped as well, so nothing of it ever came.
-            reporter.dropped += dropped.last_seq - dropped.first_seq + 1
-        else:
-            first = max(dropped.first_seq, owner.descriptor.first_seq)
-            owner.dropped += owner.window.take(first, dropped.last_seq) if first <= dropped.last_seq else 0
+        first, last = dropped.first_seq, dropped.last_seq
+        if owner is not None and owner.descriptor.writer_uuid == writer_uuid:
+            return owner, max(first, owner.descriptor.first_seq), last
+        # Its descriptor was dropped as well: the spool's next life answers for it.
+        later = self._life_after(name.run, name.rank, writer_uuid, first)
+        return None if later is None else (later, first, min(last, later.descriptor.first_seq - 1))
+
+    def _dropped(self, name: WriterName, reporter: Writer, dropped: sample_pb2.DroppedRange) -> int:
+        """Count what a spool dropped, less what came through or was counted before."""
+        found = self.answering(name, reporter.descriptor.writer_uuid, dropped)
+        if found is None:
+            return 0
+        writer, first, last = found
+        new = writer.window.take(first, last) if first <= last else 0
+        writer.dropped += new
+        return new
+
+    def _life_after(self, name: RunName, rank: int, writer_uuid: str, seq: int) -> Writer | None:
+        """Return the first known life of a spool that begins behind `seq`."""
+        run = self.runs.get(name)
+        lives = [
+            (writer.descriptor.first_seq, place)
+            for place, writer in (run.writers.items() if run is not None else ())
+            if place[0] == rank and writer.descriptor.writer_uuid == writer_uuid and writer.descriptor.first_seq > seq
+        ]
+        return run.writers[min(lives)[1]] if run is not None and lives else None
+
+    def _heard(self, name: RunName, received_at: int) -> None:
+        """A run has changed; keep what is counted of it."""
+        run = self.runs[name]
+        run.heard_at = max(run.heard_at, received_at)
+        self._changed[name] = None
+        self.live_writers -= self._live.pop(name, 0)
+        if run.leading is None or not run.leading.ended:
+            self._live[name] = len(run.writers)
+            self.live_writers += len(run.writers)
+
+    def take_changed(self) -> list[RunSummary]:
+        """Return what is known of the runs that changed since the last call; of all of them on the first."""
+        changed, self._changed = self._changed, {}
+        return [_summary(name, run, run.leading) for name in changed if (run := self.runs[name]).leading is not None]
 
     def summaries(self) -> list[RunSummary]:
         """Return what is known of every run, in the order in which they were opened."""
-        return [_summary(name, run) for name, run in self.runs.items() if run.writers]
+        return [_summary(name, run, run.leading) for name, run in self.runs.items() if run.leading is not None]
 
 
-def _summary(name: RunName, run: Run) -> RunSummary:
+def _summary(name: RunName, run: Run, leading: Writer) -> RunSummary:
     newest: dict[int, Writer] = {}
     for (rank, _), writer in sorted(run.writers.items(), key=lambda entry: entry[0]):
         newest[rank] = writer
-    leading = newest[min(newest)]
     writers = run.writers.values()
     received = max(writer.last_received_at for writer in writers)
     step = max(writer.last_step for writer in newest.values())
@@ -197,13 +311,18 @@ def _summary(name: RunName, run: Run) -> RunSummary:
         samples=sum(writer.samples for writer in writers),
         rejected=sum(writer.rejected for writer in writers),
         dropped=sum(writer.dropped for writer in writers),
-        missing=sum(last - first + 1 for writer in writers for first, last in writer.window.missing),
+        missing=sum(_missing(writer) for writer in writers),
         last_step=step if step != NO_STEP else None,
         last_received_at=received / 1e9 if received else None,
         opened_at=min(writer.opened_at for writer in writers) / 1e9,
         ended=leading.ended,
         descriptor=leading.descriptor,
     )
+
+
+def _missing(writer: Writer) -> int:
+    own = writer.descriptor.first_seq
+    return sum(last - max(first, own) + 1 for first, last in writer.window.missing if last >= own)
 
 
 def to_timestamp(nanoseconds: int) -> Timestamp:

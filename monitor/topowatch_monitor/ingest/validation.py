@@ -9,13 +9,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
+from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import ingest_pb2 as pb
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-SCHEMA = 1  # the newest version of Item that this daemon reads
 _WRITER_UUID = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FLOAT32 = np.dtype("<f4")

@@ -44,6 +44,17 @@ class SeqWindow:
             self.next_seq = last + 1
         return new
 
+    def taken(self, stop: int) -> list[tuple[int, int]]:
+        """Return the ranges below `stop`, at most `next_seq`, that have been taken; both ends belong to them."""
+        ranges = []
+        start = 0
+        for first, last in (*self.missing, (stop, stop)):
+            end = min(first, stop) - 1
+            if start <= end:
+                ranges.append((start, end))
+            start = last + 1
+        return ranges
+
     def _fill(self, first: int, last: int) -> int:
         """Take what of first..last is missing; return how many."""
         low = bisect_left(self.missing, first, key=_LAST)

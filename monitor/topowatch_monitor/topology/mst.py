@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+# Norm of a point, at most: the distance of two such points is within the range of float32 (3.4e38).
+MAX_NORM = 1e38
+
+
 class IncrementalMST:
     """Exact H₀ lifetimes of the last `window` points.
 
@@ -80,6 +84,10 @@ class IncrementalMST:
         order = np.array(self._order, dtype=np.intp)
         return lambda position: self._distances[order[position]][order]
 
+    def takes(self, dimension: int) -> bool:
+        """Whether a point of this many numbers can join those that are held."""
+        return dimension > 0 and (not self._order or dimension == self._points.shape[1])
+
     def distance(self, first: int, second: int) -> float:
         """The distance between the points at two positions."""
         return float(self._distances[self._order[first], self._order[second]])
@@ -93,10 +101,10 @@ class IncrementalMST:
         """Append a point; a full window first gives up its oldest one.
 
         Args:
-            point: d finite numbers; d is that of the first point.
+            point: d finite numbers of a norm up to MAX_NORM; d is that of the first point.
 
         Raises:
-            ValueError: `point` is not a finite vector, or of another dimension than the points before.
+            ValueError: `point` is not a finite vector, too long, or of another dimension than the points before.
         """
         self.insert(len(self._order), point)
 
@@ -192,10 +200,12 @@ class IncrementalMST:
             vector = np.asarray(point, dtype=np.float32)
         if vector.ndim != 1 or not len(vector):
             raise ValueError(f"a point is a vector of at least one number, not of shape {vector.shape}")
-        if self._order and len(vector) != self._points.shape[1]:
+        if not self.takes(len(vector)):
             raise ValueError(f"the points have {self._points.shape[1]} numbers, this one has {len(vector)}")
         if not np.isfinite(vector).all():
             raise ValueError("a point has finite numbers only (in float32)")
+        if not norm_fits(vector):
+            raise ValueError(f"a point has a norm of at most {MAX_NORM:g}, so that distances are finite in float32")
         return vector
 
     def _reserve(self, count: int, dimension: int) -> None:
@@ -351,3 +361,13 @@ class IncrementalMST:
             nearest[closer] = gaps[joined, :last][closer]
             other[closer] = joined
         return pairs
+
+
+def norm_fits(vector: NDArray[np.float32]) -> bool:
+    """Whether the norm of a finite vector is at most MAX_NORM."""
+    with np.errstate(over="ignore"):
+        square = vector.dot(vector)
+    if np.isfinite(square):
+        return True
+    wide = vector.astype(np.float64)
+    return bool(wide.dot(wide) <= MAX_NORM**2)
