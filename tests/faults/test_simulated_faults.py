@@ -142,9 +142,7 @@ class Spool:
         self.dropped.update(range(self.cursor, last + 1))
         for report in ranges:
             self.reports[len(self.items)] = report
-            said = sample_pb2.DroppedRange(
-                incarnation=report.incarnation, first_seq=report.first, last_seq=report.last
-            )
+            said = sample_pb2.DroppedRange(incarnation=report.incarnation, first_seq=report.first, last_seq=report.last)
             self.items.append(sample_pb2.Item(schema=1, dropped=said).SerializeToString())
         self.advance(set())
 

@@ -133,6 +133,12 @@ def test_wrong_usage_ends_with_2_and_no_traceback(run: Run, arguments: list[str]
     assert "Traceback" not in err
 
 
+def test_commands_load_no_web_server():
+    """What a command shares with the HTTP face lies in a file of its own."""
+    code = "import sys, topowatch_monitor.commands.app; sys.exit('starlette' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_version(run: Run):
     status, out, _ = run("--version")
     assert status == 0

@@ -1,13 +1,16 @@
-"""Snapshots and recordings: what is damaged is noticed, and the one before is used."""
+"""Snapshots, recordings and tables: what is damaged is noticed, and the one before is used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Record
+from topowatch_monitor.store.parquet import write_parquet
 from topowatch_monitor.store.recording import RecordingDamagedError, read_recording, write_recording
 from topowatch_monitor.store.snapshots import SnapshotStore
 
@@ -81,3 +84,13 @@ def test_any_other_file_is_no_recording(tmp_path: Path) -> None:
     path.write_text("hello")
     with pytest.raises(RecordingDamagedError, match="not a topowatch recording"):
         next(read_recording(path))
+
+
+def test_a_table_comes_back_with_its_metadata(tmp_path: Path) -> None:
+    """Lists with nulls too: not every step has a sketch."""
+    columns = {"step": [0, 1], "weights": pa.array([[0.5, 1.0], None], pa.list_(pa.float32()))}
+    table = pa.table(columns, metadata={"topowatch": "{}"})
+    write_parquet(tmp_path / "a.parquet", table)
+    back = pq.read_table(tmp_path / "a.parquet")
+    assert back.equals(table)
+    assert back.schema.metadata[b"topowatch"] == b"{}"

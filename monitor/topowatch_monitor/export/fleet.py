@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from topowatch_monitor.engine.view import RunView
+from topowatch_monitor.engine.view import RunView, no_class, no_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -207,13 +207,6 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "flags": [],
         "minimum_unstable": False,
         "instability_score": None,
-        "path_class": {"label": None, "p_value": None, "outlier": None, "abstained": True, "reason": why},
-        "forecast": {
-            "metric": None,
-            "value": None,
-            "lower": None,
-            "upper": None,
-            "abstained": True,
-            "reason": why,
-        },
+        "path_class": no_class(why),
+        "forecast": no_forecast(why),
     }
