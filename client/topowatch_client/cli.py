@@ -158,10 +158,19 @@ class _Patience:
 def _forward(directory: Path, endpoint: str | None) -> int:
     from topowatch_client.forwarder import Plan, serve
 
+    if not directory.is_dir():
+        print(f"topowatch: {directory} is no directory: make it first, or correct the name", file=sys.stderr)
+        return 1
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     config = load({"endpoint": endpoint})
     plan = Plan(stay=True, include_offline=True, endpoint=_chosen_endpoint(config))
-    if asyncio.run(serve(directory, config, plan)) is None:
+    lines = [f"watching {directory.absolute()}, shipping to {plan.endpoint or 'the daemon that each job names'}"]
+
+    def announce(_forwarder: Forwarder) -> None:
+        while lines:  # once, and only where no other forwarder holds the directory
+            print(lines.pop(), flush=True)
+
+    if asyncio.run(serve(directory, config, plan, announce)) is None:
         print(f"topowatch: another forwarder is shipping {directory}", file=sys.stderr)
         return 1
     return 0

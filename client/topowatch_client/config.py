@@ -74,10 +74,24 @@ class Config:
             ),
             ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
             ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
-            ("start_step", None if self.start_step is None or self.start_step >= 0 else "must not be negative"),
-            ("incarnation", None if self.incarnation is None or self.incarnation > 0 else "must be positive"),
-            ("sketch_dim", None if self.sketch_dim >= 1 else "must be positive"),
-            ("probe_positions", None if self.probe_positions >= 1 else "must be positive"),
+            (
+                "start_step",
+                None
+                if self.start_step is None or 0 <= self.start_step <= identity.LARGEST
+                else "must not be negative or above 2**63 - 1",
+            ),
+            (
+                "incarnation",
+                None
+                if self.incarnation is None or 0 < self.incarnation <= identity.LARGEST
+                else "must be positive and at most 2**63 - 1",
+            ),
+            (
+                "sketch_seed",
+                None if 0 <= self.sketch_seed <= identity.LARGEST else "must lie between 0 and 2**63 - 1",
+            ),
+            ("sketch_dim", None if 1 <= self.sketch_dim <= 1 << 16 else "must be positive and at most 65536"),
+            ("probe_positions", None if 1 <= self.probe_positions <= 1 << 20 else "must lie between 1 and 2**20"),
             ("tls_cert", "needs tls_key, and tls_key needs it" if bool(self.tls_cert) != bool(self.tls_key) else None),
         ):
             if problem:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-REJECTED_LOG = "rejected.log"
+REJECTED_LOG = spool.REJECTED_LOG
 _POLL_SECONDS = 0.25
 _log = logging.getLogger("topowatch.forwarder")
 

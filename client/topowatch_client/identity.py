@@ -11,11 +11,14 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from topowatch_client import names
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _lock = threading.Lock()
 _last_incarnation = 0
+LARGEST = 2**63 - 1  # of the numbers that a job may choose
 
 
 def default_run(environment: Mapping[str, str]) -> str:
@@ -39,7 +42,13 @@ def ranks(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def next_incarnation(wanted: int | None = None) -> int:
-    """Return `wanted`, or milliseconds since the epoch, but always more than any number returned before."""
+    """Return `wanted`, or milliseconds since the epoch, but then more than any number returned before.
+
+    Raises:
+        ValueError: `wanted` is out of range; nothing is remembered of it.
+    """
+    if wanted is not None and not 0 < wanted <= LARGEST:
+        raise ValueError(f"an incarnation lies between 1 and 2**63 - 1, not at {wanted}")
     global _last_incarnation  # noqa: PLW0603 -- two attaches within one millisecond must still differ
     with _lock:
         if wanted is None:
@@ -54,5 +63,4 @@ def new_writer_uuid() -> str:
 
 
 def _safe(name: str) -> str:
-    cleaned = "".join("-" if character in "/\\" or not character.isprintable() else character for character in name)
-    return cleaned[:200]
+    return names.of_key("".join(character if character.isprintable() else "-" for character in name))

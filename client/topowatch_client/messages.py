@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from topowatch_client import names
 from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
@@ -160,7 +161,7 @@ def _put_probe(sample: sample_pb2.Sample, probe: ProbeResult) -> None:
     if probe.frames is not None:
         sample.frames.CopyFrom(
             sample_pb2.Frames(
-                layer=probe.layer,
+                layer=names.of_value(probe.layer),
                 rows=probe.frames.shape[0],
                 columns=probe.frames.shape[1],
                 values=_little(probe.frames, "<f2"),

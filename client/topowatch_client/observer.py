@@ -68,7 +68,6 @@ class Observer:
         self.coverage = 1.0
         self.incarnation = 0
         self.probe_error: str | None = None
-        self.warning: str | None = None
         self._model = model
         self._optimizer = optimizer
         self._config = config
@@ -78,6 +77,7 @@ class Observer:
         self._clock = clock
         self._sketch = FoldSketch(config.sketch_seed, config.sketch_dim)
         self._scalars = ScalarBuffer()
+        self._uncounted: str | None = None  # the warning that nobody said where we start
         self._before: tuple[int, torch.Tensor] | None = None  # sketches of the parameters, at an earlier step
         self._taken: _Taken | None = None
         self._ended_at = clock()
@@ -92,6 +92,11 @@ class Observer:
     def step(self) -> int:
         """The step that ended last; one below the first step before any has."""
         return self._step
+
+    @property
+    def warning(self) -> str | None:
+        """What the user was warned of since the start."""
+        return "; ".join(text for text in (self._uncounted, self._scalars.warning) if text) or None
 
     def log(self, scalars: Mapping[str, object]) -> None:
         """Keep scalars of the step that just ended (of the first one, if none has)."""
@@ -158,7 +163,6 @@ class Observer:
         """Write the descriptor of this incarnation before its first item."""
         if self._begun:
             return
-        self._begun = True
         self.incarnation = next_incarnation(self._wanted_incarnation)
         descriptor = messages.encode_descriptor(
             self._facts,
@@ -168,13 +172,14 @@ class Observer:
             probe=self._probe.facts if self._probe else None,
         )
         self._spool.begin(self.incarnation, descriptor)
+        self._begun = True  # only now: what goes without a descriptor is lost
 
     def _sample(self, step: int, *, probe: bool) -> None:
         started = self._clock()
         before = self._before[1] if self._before is not None and self._before[0] == step - 1 else None
         rate = _learning_rate(self._optimizer)
         if rate is not None:
-            self._scalars.add(step, {"learning_rate": rate})
+            self._scalars.put(step, "learning_rate", rate)
         parameters, now = self._look()
         sketched = self._clock()
         self._take(step, parameters, now, before if before is not None and before.shape == now.shape else None)
@@ -288,13 +293,13 @@ class Observer:
 
     def _warn_uncounted(self) -> None:
         """Say once that nobody told us at which step this job goes on."""
-        if self._config.start_step is None and self.warning is None:
-            self.warning = (
+        if self._config.start_step is None and self._uncounted is None:
+            self._uncounted = (
                 f"{type(self._optimizer).__name__} keeps no step count, so a job resumed from a checkpoint is taken to "
                 f"be at step {self._step_or_start} and supersedes its own earlier samples from there: "
                 'pass config={"start_step": n} to attach'
             )
-            _log.warning("topowatch: %s", self.warning)
+            _log.warning("topowatch: %s", self._uncounted)
 
     def _optimizer_step(self) -> int | None:
         """Return how many steps the optimiser's state has seen, None where it does not count them."""
@@ -343,9 +348,14 @@ def _gradient_norm(parameters: Sequence[tuple[str, torch.Tensor]]) -> torch.Tens
     dense = [gradient for gradient in gradients if gradient is not None and gradient.layout == torch.strided]
     if not dense:
         return None
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32).to(dense[0].device) for gradient in dense]
+    norms = [_norm(gradient).to(dense[0].device) for gradient in dense]
     total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the norm as float32; summed in no less than that, and no narrower than the tensor, as torch asks."""
+    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)).float()
 
 
 def _learning_rate(optimizer: torch.optim.Optimizer | None) -> object:

@@ -64,6 +64,7 @@ class Probe:
         self._model = model
         self.layer, self._module = _find_layer(model, settings.layer)
         examples = _length(settings.inputs)
+        _check_targets(settings.targets, examples)
         chosen = _thin(examples, settings.positions)
         self._inputs = _map(settings.inputs, lambda tensor: tensor.detach()[chosen.to(tensor.device)])
         self._targets = None
@@ -254,6 +255,15 @@ def _length(inputs: Any) -> int:
     return lengths.pop()
 
 
+def _check_targets(targets: Any, examples: int) -> None:
+    for tensor in _tensors(targets):
+        rows = tensor.shape[0] if tensor.dim() else 0
+        if rows != examples:
+            raise ProbeError(
+                f"probe inputs have {examples} rows and the targets {rows}: one target an example is needed"
+            )
+
+
 def _thin(available: int, wanted: int) -> torch.Tensor:
     """Return at most `wanted` indices, evenly spaced."""
     if available <= wanted:
@@ -279,6 +289,8 @@ def _positions(result: Any, kind: str) -> torch.Tensor:
         result = result[0]
     if not isinstance(result, torch.Tensor) or result.dim() == 0:
         raise ProbeError(f"outputs must be a tensor of {kind}, not {type(result).__name__}; see `forward`")
+    if result.is_complex():
+        raise ProbeError(f"outputs must be real numbers, not {result.dtype}; `forward` may turn them into such")
     return result.reshape(result.shape[0], 1) if result.dim() == 1 else result.reshape(-1, result.shape[-1])
 
 
@@ -329,7 +341,10 @@ def _collect_losses(losses: list[tuple[Any, int, torch.Tensor, int]]) -> tuple[A
     for value, positions, keep, examples in losses:
         if value is None:
             return None, None
-        loss = torch.as_tensor(value).detach().float()
+        loss = torch.as_tensor(value).detach()
+        if loss.is_complex():
+            raise ProbeError(f"the loss must be a real number, not {loss.dtype}: take its .real or .abs()")
+        loss = loss.float()
         means.append(float(loss.mean()))
         weights.append(examples)
         if loss.numel() == positions and (positions > 1 or loss.dim() > 0):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from topowatch_client import names
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+_log = logging.getLogger("topowatch")
+_MAX_NAMES = 500  # distinct ones until the next sample: the daemon takes 1000 series a sample, ours included
 
 
 class Series(NamedTuple):
@@ -41,9 +48,13 @@ class Waiting:
 
 
 class ScalarBuffer:
-    """Collects (step, value) by name; a second value at the same step replaces the first."""
+    """Collects (step, value) by name; a second value at the same step replaces the first.
+
+    `warning` says, once something was, which name was changed or left out first.
+    """
 
     def __init__(self) -> None:
+        self.warning: str | None = None
         self._values: dict[str, dict[int, float | torch.Tensor]] = {}
         self._count = 0
 
@@ -54,26 +65,44 @@ class ScalarBuffer:
         """Keep values of `step`: numbers, or tensors of one element.
 
         A tensor on the CPU is read at once, as that costs nothing; one on an accelerator is copied there and read
-        later, because the loop may go on to change it in place.
+        later, because the loop may go on to change it in place. Names that the daemon would refuse are made acceptable,
+        and of more than it takes the first are kept: either costs a warning, not the sample.
 
         Raises:
-            TypeError: A value is neither a number nor a tensor of one element.
+            TypeError: A value is neither a real number nor a real tensor of one element.
         """
         for name, value in scalars.items():
-            kept: float | torch.Tensor
-            if isinstance(value, torch.Tensor):
-                if value.numel() != 1:
-                    raise TypeError(
-                        f"log({name}=…) takes a number or a tensor of one element, not {tuple(value.shape)}"
-                    )
-                single = value.detach().reshape(())
-                kept = float(single) if single.device.type == "cpu" else single.to(torch.float32, copy=True)
+            cleaned = names.of_value(name)
+            if cleaned != name:
+                self._warn(f"the scalar {names.shown(name)} is called {names.shown(cleaned)}")
+            if len(self._values) >= _MAX_NAMES and cleaned not in self._values:
+                self._warn(f"over {_MAX_NAMES} names of scalars: {names.shown(cleaned)} and others are left out")
             else:
-                kept = float(value)  # type: ignore[arg-type] # whatever has __float__ is welcome, the rest raises
-            self._values.setdefault(name, {})[step] = kept
-            self._count += 1
+                self.put(step, cleaned, value)
+
+    def put(self, step: int, name: str, value: object) -> None:
+        """Keep one value under an acceptable name, however many there are. Raises TypeError as `add` does."""
+        kept: float | torch.Tensor
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise TypeError(f"log({name}=…) takes a number or a tensor of one element, not {tuple(value.shape)}")
+            if value.is_complex():
+                raise TypeError(f"log({name}=…) takes real numbers, not {value.dtype}: log its .real or .abs()")
+            single = value.detach().reshape(())
+            kept = float(single) if single.device.type == "cpu" else single.to(torch.float32, copy=True)
+        elif isinstance(value, complex):
+            raise TypeError(f"log({name}=…) takes real numbers, not {value!r}: log its real part or abs()")
+        else:
+            kept = float(value)  # type: ignore[arg-type] # whatever has __float__ is welcome, the rest raises
+        self._values.setdefault(name, {})[step] = kept
+        self._count += 1
 
     def take(self) -> Waiting:
         """Hand out everything and forget it."""
         values, self._values, self._count = self._values, {}, 0
         return Waiting(values)
+
+    def _warn(self, text: str) -> None:
+        if self.warning is None:
+            self.warning = text
+            _log.warning("topowatch: %s", text)

@@ -49,12 +49,10 @@ def open_session(
     Raises:
         OSError: The spool directory cannot be written.
         ProbeError: The probe set cannot be used.
-        TypeError: Labels are no text, or the model is no module.
+        TypeError: The model is no module, or the optimizer none that calls hooks.
     """
+    _check_kinds(model, optimizer)
     plain = _unwrapped(model)
-    for key, value in labels.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"labels are text: {key!r} = {value!r} is not; write {str(key)!r}: {str(value)!r}")
     sketch = FoldSketch(config.sketch_seed, config.sketch_dim)
     prober = None
     if probe is not None:
@@ -85,6 +83,20 @@ def open_session(
             config.interval,
         )
     return Session(Observer(plain, optimizer, config, facts=facts, spool=spool, governor=governor, probe=prober), spool)
+
+
+def _check_kinds(model: object, optimizer: object) -> None:
+    import torch
+
+    if isinstance(model, torch.optim.Optimizer):
+        raise TypeError("model and optimizer are swapped: it is attach(model, optimizer)")
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
+        raise TypeError(
+            f"the optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}; "
+            "a loop with another kind leaves it out and calls Watch.step()"
+        )
 
 
 def _meta(config: Config, run: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from topowatch_protos import framing
 from topowatch_protos.schema import SCHEMA
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 META, LOCK, CURSOR, ENDED, RESERVE = "meta.json", "writer.lock", "cursor.json", "ended", "reserve"
+REJECTED_LOG = "rejected.log"  # what the daemon refused and why; the forwarder's
 FORWARDER_LOCK = "forwarder.lock"  # in the spool directory itself
 _UNFINISHED = ".new-"  # a directory that does not yet hold all that belongs in it
 _MAX_SEGMENT_BYTES = 8 << 20
@@ -78,6 +79,7 @@ class SpoolWriter:
         self._segments: list[_Segment] = []
         self._older_bytes = 0  # of all segments but the open one
         self._fd = -1
+        self._closed = False
         self._length = 0  # of the open segment, whole frames only
         self._calm = _CALM_APPENDS  # items written since the last trouble
         hidden = spool_dir / f"{_UNFINISHED}{writer_uuid}"
@@ -89,6 +91,10 @@ class SpoolWriter:
         hidden.rename(self.directory)
         self._keep_reserve()
 
+    def __reduce__(self) -> NoReturn:
+        # A copy would share the descriptors: once one of the two closes them, their numbers are somebody else's files.
+        raise TypeError("a SpoolWriter cannot be copied or pickled")
+
     @property
     def size_bytes(self) -> int:
         """Bytes on disk that were not yet acked and removed, or dropped; as of the last append."""
@@ -96,6 +102,8 @@ class SpoolWriter:
 
     def begin(self, incarnation: int, descriptor: bytes) -> None:
         """Start an incarnation: the encoded RunDescriptor governs all items that follow."""
+        if self._closed:
+            return
         self._descriptor = descriptor
         self._lives.append((self.next_seq, incarnation))
         try:
@@ -114,6 +122,8 @@ class SpoolWriter:
             item: The encoded Item.
             vital: It is the last and has to get through: on a full disk the reserve and older segments are given up.
         """
+        if self._closed:
+            return False
         self._report_lost(vital=vital)
         again = True
         while True:
@@ -135,8 +145,11 @@ class SpoolWriter:
         return int(read_cursor(self.directory).get("next_seq", 0))
 
     def close(self, *, ended: bool) -> None:
-        """Stop writing; `ended` says that nothing of this run will follow."""
+        """Stop writing for good; `ended` says that nothing of this run will follow."""
+        if self._closed:
+            return
         self._report_lost(vital=True)
+        self._closed = True
         self._abandon_segment()
         self._give_up_reserve()
         if ended:
@@ -144,9 +157,8 @@ class SpoolWriter:
                 (self.directory / ENDED).touch()
             except OSError as error:
                 _log.warning("topowatch: the end of the spool cannot be marked: %s", error)
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        lock_fd, self._lock_fd = self._lock_fd, -1
+        os.close(lock_fd)
 
     def _write_item(self, item: bytes) -> None:
         envelope = ingest_pb2.Envelope(seq=self.next_seq, item=item).SerializeToString()
@@ -185,10 +197,10 @@ class SpoolWriter:
 
     def _abandon_segment(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first: whatever `close` says, the number is no longer ours
             self._older_bytes += self._length
             self._length = 0
+            os.close(fd)
 
     def _make_room(self) -> None:
         """Forget segments that the forwarder removed, then drop the oldest until one more segment fits."""

@@ -8,9 +8,11 @@ import logging
 import os
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from topowatch_client import config as settings
+from topowatch_client import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,6 +92,7 @@ class Watch:
         self._pid = os.getpid()
         self._mode = "disabled"
         self._error: str | None = None
+        self._warning: str | None = None
         self._config: Config | None = None
         self._run: str | None = None
         self._observer: Observer | None = None
@@ -99,6 +102,16 @@ class Watch:
         self._failed = 0
         self._checked_at = 0.0
         self._at_exit: Callable[[], None] | None = None
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
+        """A copy or an unpickled handle is a disabled one: files and hooks belong to the original, as does the run."""
+        return Watch, ()
+
+    def __copy__(self) -> Watch:
+        return Watch()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+        return Watch()
 
     def log(self, **scalars: Any) -> None:
         """Keep numbers or tensors of one element for the optimiser step that just ended; nothing waits for a device."""
@@ -130,13 +143,12 @@ class Watch:
         `samples` counts what went into the spool; `acked` and `forwarder` are what the forwarder last noted.
         """
         observer, spool, chosen = self._observer, self._spool, self._config
-        cursor: dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
         if spool is not None:
-            from topowatch_client.spool import read_cursor
+            from topowatch_client.outcome import read_outcome
 
-            cursor = read_cursor(spool.directory)
-            if not spool.directory.exists():  # the forwarder removes a spool when all of it is acked
-                cursor = {"acked": spool.next_seq}
+            outcome = read_outcome(spool.directory, spool.next_seq)
+        warnings = (self._warning, observer.warning if observer else None)
         return {
             "mode": self._mode,
             "run": self._run,
@@ -150,11 +162,11 @@ class Watch:
             "overhead_ratio": observer.governor.total_ratio if observer else 0.0,
             "interval": observer.governor.interval if observer else None,
             "coverage": observer.coverage if observer else 0.0,
-            "acked": cursor.get("acked", 0),
-            "rejected": cursor.get("rejected", 0),
-            "forwarder": cursor.get("message", ""),
+            "acked": outcome.get("acked", 0),
+            "rejected": outcome.get("rejected", 0),
+            "forwarder": outcome.get("message", ""),
             "failures": self._failed,
-            "warning": observer.warning if observer else None,
+            "warning": "; ".join(text for text in warnings if text) or None,
             "error": self._error or (observer.probe_error if observer else None),
         }
 
@@ -180,8 +192,7 @@ class Watch:
         probe: Mapping[str, Any] | None,
     ) -> None:
         rank, world = launch.rank, launch.world_size
-        self._config = config
-        self._run = config.run or launch.run
+        self._config, self._run, labels = self._acceptable(config, config.run or launch.run, labels)
         if config.mode == "disabled":
             return
         if rank > 0:
@@ -190,15 +201,33 @@ class Watch:
         from topowatch_client.session import open_session
 
         session = open_session(
-            model, optimizer, config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
+            model, optimizer, self._config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
         )
         self._observer, self._spool, self._mode = session.observer, session.spool, config.mode
         if optimizer is not None:
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._on_step()))
-            self._handles.append(optimizer.register_load_state_dict_post_hook(lambda *_: self._on_load()))
+            from torch.compiler import disable  # a compiled step must call the hooks, not trace into them
+
+            self._handles += [
+                optimizer.register_step_post_hook(disable(lambda *_: self._on_step())),
+                optimizer.register_load_state_dict_post_hook(disable(lambda *_: self._on_load())),
+            ]
         self._at_exit = _flush_of(weakref.ref(self))
         atexit.register(self._at_exit)
         self._guarded(self._check_forwarder, fatal=False)
+
+    def _acceptable(self, config: Config, run: str, labels: Mapping[str, str]) -> tuple[Config, str, Mapping[str, str]]:
+        """Change what the daemon would refuse in names and labels, and say so once."""
+        group, name = names.of_key(config.group), names.of_key(run)
+        kept, changes = names.of_labels(labels)
+        for what, given, used in (("group", config.group, group), ("run", run, name)):
+            if given != used:
+                changes.append(f"{what} {names.shown(given)} is called {names.shown(used)}")
+        if changes:
+            self._warning = (
+                f"the daemon takes names as text of at most {names.LONGEST} characters: {', '.join(changes)}"
+            )
+            _log.warning("topowatch: %s", self._warning)
+        return (config if group == config.group else replace(config, group=group)), name, kept
 
     def _on_step(self) -> None:
         observer = self._live()
@@ -257,11 +286,12 @@ class Watch:
         spool, config = self._spool, self._config
         if spool is None or config is None or config.mode != "online":
             return
+        from topowatch_client.outcome import put_away
         from topowatch_client.spool import read_cursor
 
         self._checked_at = 0.0
         self._check_forwarder()
-        while spool.directory.exists():
+        while not put_away(spool.directory):
             cursor = read_cursor(spool.directory)
             if cursor.get("next_seq", 0) >= spool.next_seq:
                 return
@@ -311,7 +341,7 @@ def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:
 
 
 def _put_number(numbers: dict[str, float], name: str, value: Any) -> None:
-    numbers[name] = float(value.detach() if hasattr(value, "detach") else value)
+    numbers[names.of_value(name)] = float(value.detach() if hasattr(value, "detach") else value)
 
 
 def _probe_arguments(
@@ -323,6 +353,9 @@ def _probe_arguments(
 ) -> dict[str, Any] | None:
     if probe is None:
         return None
+    if not isinstance(probe, (tuple, list)) or len(probe) != 2:
+        length = f" of {len(probe)}" if isinstance(probe, (tuple, list)) else ""
+        raise TypeError(f"probe must be a pair (inputs, targets or None), not a {type(probe).__name__}{length}")
     inputs, targets = probe
     return {
         "inputs": inputs,

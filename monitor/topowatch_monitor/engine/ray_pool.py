@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from topowatch_monitor.engine.pool import Call, ShardLostError
 from topowatch_monitor.engine.shard import Shard
@@ -76,6 +76,8 @@ class RayPool:
         """What the call returned; raises ShardLostError if it did not within `timeout` seconds."""
         try:
             return ray.get(call.handle, timeout=timeout)
+        except RayTaskError:
+            raise  # a defect of ours, which a new actor would meet again
         except GetTimeoutError as error:
             raise ShardLostError(call.carrier, f"no answer for {timeout:g} s") from error
         except RayError as error:
