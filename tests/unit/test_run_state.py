@@ -411,6 +411,12 @@ def test_a_loss_that_is_not_finite_always_counts_and_survives_in_the_view():
     assert view["flags"][0]["since_step"] == 1
 
 
+def test_probe_losses_of_both_infinities_are_not_finite_and_overflow_nothing():
+    view = run_of(opened(), stored(sample(0, probes=[math.inf, -math.inf]))).view()
+    assert math.isnan(view["probe_loss"])
+    assert [flag["detector"] for flag in view["flags"]] == ["non_finite_loss"]
+
+
 def test_without_a_logged_loss_the_probes_are_watched():
     losses = [0.2 + 2 * math.exp(-step / 20) + (1.5 if step >= 128 else 0.0) for step in range(160)]
     run = run_of(opened(), *(stored(sample(step, probes=[loss, loss])) for step, loss in enumerate(losses)))

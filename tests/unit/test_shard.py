@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from topowatch_monitor.engine import assembly
 from topowatch_monitor.engine.assembly import WAITING
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import PathSettings
@@ -392,12 +393,11 @@ def test_hostile_runs_keep_their_state_small():
     assert len({entry["step"] for entry in run["assembly"]["waiting"]}) <= WAITING
 
 
-def test_what_waits_for_missing_ranks_is_bounded_in_bytes_too():
+def test_what_waits_for_missing_ranks_is_bounded_in_bytes_too(monkeypatch):
+    monkeypatch.setattr(assembly, "WAITING_BYTES", 50_000)
     shard = loaded(3)
-    wide = [1.0] * (1 << 16)
-    messages = [opened("a", rank=rank, ranks=4096) for rank in (0, 1)]
-    messages += [sample_of("a", step, wide, rank=rank) for step in range(150) for rank in (0, 1)]
-    part = part_of(messages)
-    assert shard.apply([part]).views[0]["incomplete"] > 20
+    messages = [opened("a", rank=rank, ranks=4096) for rank in range(8)]
+    messages += [sample_of("a", step, [1.0] * 500, rank=rank) for step in range(20) for rank in range(8)]
+    assert shard.apply([part_of(messages)]).views[0]["incomplete"] == 18  # three steps of eight parts have no room
     waiting = decode(shard.snapshot([3])[0][2])["runs"][0]["assembly"]["waiting"]
-    assert sum(entry["part"].nbytes for entry in waiting) <= 64 << 20
+    assert 30_000 < sum(entry["part"].nbytes for entry in waiting) <= 50_000
