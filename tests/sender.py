@@ -88,9 +88,11 @@ class Sender:
                     assert not ack.rejections
                     self.acked += [envelope.seq for envelope in batch.items]
                     return
+                last: object = ack
             except grpc.RpcError as error:
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"no ack within {within:g} s") from error
+                last = error
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not stored within {within:g} s: {last}")
             time.sleep(0.05)
 
     def close(self) -> None:

@@ -60,4 +60,4 @@ def of_labels(labels: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def shown(name: str) -> str:
     """Return a name in quotes for a message, cut and with odd characters escaped."""
-    return ascii(name) if len(name) <= _SHOWN else f"{ascii(name[:_SHOWN])}… ({len(name)} characters)"
+    return ascii(name) if len(name) <= _SHOWN else f"{name[:_SHOWN]!a}… ({len(name)} characters)"

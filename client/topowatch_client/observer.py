@@ -355,7 +355,8 @@ def _gradient_norm(parameters: Sequence[tuple[str, torch.Tensor]]) -> torch.Tens
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:
     """Return the norm as float32; summed in no less than that, and no narrower than the tensor, as torch asks."""
-    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)).float()
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return norm.float()
 
 
 def _learning_rate(optimizer: torch.optim.Optimizer | None) -> object:

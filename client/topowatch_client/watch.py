@@ -192,24 +192,24 @@ class Watch:
         probe: Mapping[str, Any] | None,
     ) -> None:
         rank, world = launch.rank, launch.world_size
-        self._config, self._run, labels = self._acceptable(config, config.run or launch.run, labels)
+        self._config, self._run = config, config.run or launch.run
         if config.mode == "disabled":
             return
         if rank > 0:
             self._error = f"rank {rank} of {world}: the model is replicated and rank 0 sends"
             return
+        config, self._run, labels = self._acceptable(config, self._run, labels)
+        self._config = config
         from topowatch_client.session import open_session
 
         session = open_session(
-            model, optimizer, self._config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
+            model, optimizer, config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
         )
         self._observer, self._spool, self._mode = session.observer, session.spool, config.mode
         if optimizer is not None:
-            from torch.compiler import disable  # a compiled step must call the hooks, not trace into them
-
             self._handles += [
-                optimizer.register_step_post_hook(disable(lambda *_: self._on_step())),
-                optimizer.register_load_state_dict_post_hook(disable(lambda *_: self._on_load())),
+                optimizer.register_step_post_hook(_untraced(lambda *_: self._on_step())),
+                optimizer.register_load_state_dict_post_hook(_untraced(lambda *_: self._on_load())),
             ]
         self._at_exit = _flush_of(weakref.ref(self))
         atexit.register(self._at_exit)
@@ -329,6 +329,14 @@ class Watch:
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
             self._at_exit = None
+
+
+def _untraced(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that a compiled step calls and does not trace into."""
+    from torch.compiler import disable
+
+    untraced: Callable[..., None] = disable(hook)  # type: ignore[no-untyped-call] # torch leaves it untyped
+    return untraced
 
 
 def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:

@@ -514,6 +514,7 @@ def test_sync_of_a_directory_that_is_not_there_says_so(tmp_path, capsys) -> None
 
 def test_forward_ships_for_as_long_as_it_runs(daemon, spool_dir) -> None:
     """As a sidecar, offline spools included; SIGTERM ends it."""
+    spool_dir.mkdir()
     code = f"from topowatch_client.cli import main; raise SystemExit(main(['forward', {str(spool_dir)!r}]))"
     sidecar = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
