@@ -73,7 +73,7 @@ class Config:
                 None if self.probe_interval is None or self.probe_interval >= 1 else "must be at least 1 step",
             ),
             ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
-            ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
+            ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 4096 bytes"),
             (
                 "start_step",
                 None
@@ -90,7 +90,7 @@ class Config:
                 "sketch_seed",
                 None if 0 <= self.sketch_seed <= identity.LARGEST else "must lie between 0 and 2**63 - 1",
             ),
-            ("sketch_dim", None if 1 <= self.sketch_dim <= 1 << 16 else "must be positive and at most 65536"),
+            ("sketch_dim", None if 1 <= self.sketch_dim <= 4096 else "must be positive and at most 4096"),
             ("probe_positions", None if 1 <= self.probe_positions <= 1 << 20 else "must lie between 1 and 2**20"),
             ("tls_cert", "needs tls_key, and tls_key needs it" if bool(self.tls_cert) != bool(self.tls_key) else None),
         ):
@@ -218,4 +218,4 @@ def _parse(name: str, text: str, where: str) -> Any:
 
 def _is_address(text: str) -> bool:
     host, _, port = text.rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+    return bool(host) and port.isdecimal() and 0 < int(port) < 4096

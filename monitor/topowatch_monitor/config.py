@@ -160,7 +160,8 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
     """Merge flags (None: not given), environment, file and defaults.
 
     Raises:
-        ConfigError: An unknown key, a value out of range or an unreadable file; the message names it.
+        ConfigError: An unknown key, a value out of range, values that exclude each other or an unreadable file; the
+            message names it.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     from_file = _read(file) if file is not None else {}
@@ -174,6 +175,11 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
         settings = Settings(**{**from_file, **from_environment, **given})
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(detail, origin) for detail in error.errors())) from None
+    if settings.engine == "inline" and settings.ray_address is not None:
+        raise ConfigError(
+            f"ray_address ({origin['ray_address']}): engine is inline ({origin['engine']}), which joins no Ray "
+            "cluster: leave the address out, or set engine to ray"
+        )
     return Loaded(settings, origin)
 
 

@@ -231,7 +231,12 @@ def run(settings: Settings) -> int:
     try:
         daemon = Daemon(settings)
     except OSError as error:
-        log.error("cannot open %s: %s", settings.data_dir, error)
+        log.error(
+            "cannot keep data in %s (%s): choose a directory that this user can write, and that no other daemon uses, with"
+            " --data-dir",
+            settings.data_dir,
+            error,
+        )
         return CANNOT_START
     started = time.monotonic()
     try:

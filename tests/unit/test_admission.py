@@ -301,6 +301,33 @@ def test_a_range_that_was_not_sent_yet_cannot_have_been_dropped(ledger: Ledger) 
     assert ledger.run.dropped == 0
 
 
+def test_lives_of_a_spool_that_are_each_blamed_for_all_drop_it_once(ledger: Ledger) -> None:
+    """No more is dropped than was numbered, and a head can be written at the end of the range of numbers."""
+    end_of_seqs = 1 << 63
+    for incarnation in (1, 2, 3):
+        ledger.store(batch(incarnation=incarnation))
+    blamed = {end_of_seqs - 6 + n: dropped(0, end_of_seqs - 11, incarnation=n + 1) for n in range(3)}
+    ledger.store(batch(blamed, incarnation=3))
+    assert ledger.run.dropped == end_of_seqs - 10
+    assert sum(ledger.newly_dropped()) == end_of_seqs - 10
+    ledger.rotate()
+    assert ledger.restored().runs() == ledger.admission.runs()
+
+
+def test_a_dropped_range_ends_where_the_next_life_begins(ledger: Ledger) -> None:
+    ledger.store(batch({0: sample(0)}))
+    ledger.store(batch({10: sample(10)}, incarnation=2, first_seq=10))
+    ledger.store(batch({30: dropped(0, 29, 1), 31: dropped(0, 29, 2)}, incarnation=2, first_seq=10))
+    assert ledger.newly_dropped() == [9, 19]
+    assert (ledger.run.dropped, ledger.run.missing) == (28, 0)
+
+
+def test_a_life_that_becomes_known_late_does_not_drop_twice(ledger: Ledger) -> None:
+    ledger.store(batch({30: dropped(0, 29)}))
+    ledger.store(batch({31: dropped(0, 30, 2)}, incarnation=2, first_seq=10))
+    assert sum(ledger.newly_dropped()) == ledger.run.dropped <= 32
+
+
 def test_a_run_ends_and_is_taken_up_again(ledger: Ledger) -> None:
     ledger.store(batch({0: sample(0), 1: end()}))
     assert ledger.run.ended
@@ -560,5 +587,9 @@ def test_exactly_once_against_a_plain_set(script: list[tuple[pb.Batch, str]]) ->
                 place = (*name[:2], item.dropped.incarnation)
                 if owner.get(place) == made.writer_uuid:
                     first = 10 * (item.dropped.incarnation - 1)
-                    spent[place] |= set(range(max(first, item.dropped.first_seq), item.dropped.last_seq + 1))
+                    # A life of a spool ends where the next one that is known begins.
+                    after = (*name[:2], item.dropped.incarnation + 1)
+                    stop = first + 9 if owner.get(after) == made.writer_uuid else item.dropped.last_seq
+                    dropped_seqs = range(max(first, item.dropped.first_seq), min(stop, item.dropped.last_seq) + 1)
+                    spent[place] |= set(dropped_seqs)
     assert sum(run.samples for run in ledger.admission.runs()) == samples

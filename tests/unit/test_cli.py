@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +36,6 @@ from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMMANDS = ("serve", "demo", "runs", "show", "simulate", "replay", "export", "sync", "forward", "doctor", "config")
 CLOSED = "http://127.0.0.1:1"
@@ -196,10 +197,55 @@ def test_a_daemon_that_is_not_there_gives_one_sentence(run: Run, arguments: list
     )
 
 
-def test_an_address_that_is_none_is_explained(run: Run):
-    status, _, err = run("runs", "--url", "localhost:7071")
-    assert status == 2
+@pytest.mark.parametrize("url", ["localhost:7071", "http://[::1", "http://host:99999", "http://", "http://a\tb\x01"])
+def test_an_address_that_is_none_is_explained(run: Run, url: str):
+    status, out, err = run("runs", "--url", url)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: --url ")
     assert "http://127.0.0.1:7071" in err
+
+
+def run_into(output: Any, served: Served, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "topowatch_monitor.cli", *arguments, "--url", served.url]
+    return subprocess.run(
+        command, stdout=output, stderr=subprocess.PIPE, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["runs", "--json"], ["show", "a"]])
+def test_a_full_device_gives_one_sentence(served: Served, arguments: list[str]):
+    served.fleet.update([view("a")])
+    with Path("/dev/full").open("wb") as full:
+        done = run_into(full, served, *arguments)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_a_reader_that_went_away_is_no_error(served: Served):
+    served.fleet.update([view("a")])
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_into(writing, served, "runs", "--json")
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_encoding_that_cannot_write_the_output_gives_one_sentence(served: Served):
+    served.fleet.update([view("日本語")])
+    done = run_into(subprocess.PIPE, served, "runs", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert done.stderr == b"error: the output has characters that ascii cannot write: set PYTHONIOENCODING=utf-8\n"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "a b?c#d"])
+def test_a_run_that_cannot_be_is_said_not_to_be(run: Run, served: Served, name: str):
+    status, out, err = run("show", name, "--url", served.url)
+    assert (status, out) == (1, "")
+    assert (
+        err == f"error: no run {name!r} is known to the daemon at {served.url}: `topowatch runs` lists those that are\n"
+    )
 
 
 def test_runs_shows_a_table_and_json(run: Run, served: Served):

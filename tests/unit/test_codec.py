@@ -57,9 +57,7 @@ def test_restored_arrays_can_be_written_to_and_share_nothing():
     assert second[0] == original[0] == 0
 
 
-@pytest.mark.parametrize(
-    "state", [object(), {1: 2}, b"bytes", np.float64(1), np.array(["text"]), np.array([None])]
-)
+@pytest.mark.parametrize("state", [object(), {1: 2}, b"bytes", np.float64(1), np.array(["text"]), np.array([None])])
 def test_what_is_no_plain_state_is_refused(state):
     with pytest.raises(TypeError, match="state"):
         encode(state)

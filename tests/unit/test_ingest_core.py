@@ -301,6 +301,51 @@ def test_a_rotation_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogC
     assert "cannot begin a log segment" in caplog.text
 
 
+def test_a_defect_in_the_head_of_a_segment_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate opens again, the defect is told with its traceback, and the rotation is tried again."""
+    limits = Limits(retry_rotation=0.0)
+
+    async def scenario() -> None:
+        async with running(tmp_path, limits=limits, segment_bytes=100) as (ingest, commit):
+            with monkeypatch.context() as broken:
+                broken.setattr(Admission, "head", lambda _: run_pb2.RunDescriptor(incarnation=1 << 64))
+                for seq in range(3):
+                    assert (await ingest.handle(batch(seq, 3), 1)).status == pb.ACK_STATUS_STORED
+            assert ingest.ready
+            assert len(segments(tmp_path)) == 1
+            await ingest.handle(batch(5), 1)
+            await until(lambda: len(segments(tmp_path)) > 1)
+            assert stored(tmp_path, commit.log.next_offset) == [(0, n) for n in range(6)]
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
+    assert "cannot begin a log segment" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_closing_goes_on_without_what_is_stuck(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A device that never answers does not keep the daemon from ending."""
+
+    async def scenario() -> None:
+        log = Log.open(tmp_path, OsDisk())
+        commit = GroupCommit(log)
+        limits = Limits(close_seconds=0.05)
+        ingest = Ingest(Admission(limits), commit, limits=limits)
+        held = Held(commit)
+        task = asyncio.ensure_future(ingest.handle(batch(0), 1))
+        await until(lambda: commit.pending_bytes > 0)
+        await ingest.close()
+        assert task.cancelled()
+        held.release()
+        await asyncio.to_thread(commit.close)
+        log.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
+    assert "still under way" in caplog.text
+    assert "does not end" in caplog.text
+
+
 def test_closing_answers_what_is_under_way_and_refuses_the_rest(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as (ingest, commit):

@@ -75,6 +75,18 @@ def test_flags_beat_environment_beats_file_beats_defaults(monkeypatch: pytest.Mo
     assert loaded.origin["http"] == "default"
 
 
+def test_an_address_of_ray_without_ray_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Ignoring it would leave somebody in the belief that the cluster computes."""
+    monkeypatch.setenv("TOPOWATCH_MONITOR_RAY_ADDRESS", "head:6379")
+    assert load({"engine": "ray"}).settings.ray_address == "head:6379"
+    with pytest.raises(ConfigError) as refused:
+        load({"engine": "inline"})
+    assert str(refused.value) == (
+        "ray_address (environment TOPOWATCH_MONITOR_RAY_ADDRESS): engine is inline (flag --engine), which joins no Ray "
+        "cluster: leave the address out, or set engine to ray"
+    )
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         Settings().shards = 3

@@ -213,7 +213,7 @@ def test_other_names_are_fine(name: str) -> None:
         ({"contributing_ranks": 3}, "contributing ranks"),
         ({"start_step": -1}, "start_step -1 is negative"),
         ({"first_seq": 1 << 63}, "first_seq"),
-        ({"sketch": run_pb2.SketchSpec(dimension=1 << 17)}, "65536 numbers"),
+        ({"sketch": run_pb2.SketchSpec(dimension=4097)}, "at most 4096: lower sketch_dim"),
         ({"probe": run_pb2.ProbeSpec(positions=1 << 21)}, "positions"),
         ({"probe": run_pb2.ProbeSpec(digest=bytes(65))}, "digest"),
         ({"client_version": "1" * 201}, "client_version"),

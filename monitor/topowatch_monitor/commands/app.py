@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +55,24 @@ def _root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status."""
     try:
+        status = _call(arguments)
+        sys.stdout.flush()  # here, where a full device can still be reported
+    except BrokenPipeError:
+        _let_go_of_output()  # whoever reads has seen enough
+        return 1
+    except UnicodeEncodeError as error:
+        complain(f"the output has characters that {error.encoding} cannot write: set PYTHONIOENCODING=utf-8")
+        return 1
+    except OSError as error:
+        _let_go_of_output()
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{place}{error.strerror or error}")
+        return 1
+    return status
+
+
+def _call(arguments: Sequence[str]) -> int:
+    try:
         app(list(arguments), prog_name="topowatch")
     except CommandError as error:
         complain(str(error))
@@ -59,3 +80,11 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def _let_go_of_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's end does not fail on it again."""
+    with contextlib.suppress(OSError, ValueError):  # standard output without a descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

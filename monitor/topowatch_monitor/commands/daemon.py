@@ -19,15 +19,24 @@ def fetch_runs(url: str, group: str | None = None) -> dict[str, Any]:
 
 
 def fetch_run(url: str, run: str, group: str | None = None) -> dict[str, Any]:
-    """Return one run's JSON; raises CommandError with the daemon's own words if it has no such run."""
-    return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", group)
+    """Return one run's JSON; raises CommandError, which says how to list the runs if there is no such one."""
+    where = "" if group is None else f" in group {group!r}"
+    missing = f"no run {run!r}{where} is known to the daemon at {url}: `topowatch runs` lists those that are"
+    if run in {"", ".", ".."}:  # no names of runs, and a path would lead elsewhere
+        raise CommandError(missing)
+    return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", group, missing)
 
 
-def _fetch(url: str, path: str, group: str | None) -> dict[str, Any]:
+def _fetch(url: str, path: str, group: str | None, missing: str | None = None) -> dict[str, Any]:
     base = url.rstrip("/")
-    parts = urlsplit(base)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError(f"--url {url!r} is not an address such as {DEFAULT_URL}", status=2)
+    no_address = f"--url {url!r} is not an address such as {DEFAULT_URL}"
+    try:
+        parts = urlsplit(base)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise CommandError(no_address, status=2) from None
+    if not valid:
+        raise CommandError(no_address, status=2)
     local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     try:
         answer = httpx.get(
@@ -37,12 +46,16 @@ def _fetch(url: str, path: str, group: str | None) -> dict[str, Any]:
             trust_env=not local,  # a proxy cannot reach this host's own loopback
         )
         content = answer.json()
+    except httpx.InvalidURL:
+        raise CommandError(no_address, status=2) from None
     except httpx.TransportError as error:
         raise CommandError(_unreachable(base, error), status=2) from None
     except ValueError:
         raise CommandError(f"what answers at {base} is no topowatch daemon: name one with --url", status=2) from None
     if answer.status_code != httpx.codes.OK or not isinstance(content, dict):
         detail = content.get("error") if isinstance(content, dict) else None
+        if missing is not None and detail is not None and answer.status_code == httpx.codes.NOT_FOUND:
+            raise CommandError(missing)
         hint = "; name its group with --group" if answer.status_code == httpx.codes.CONFLICT else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -125,14 +127,31 @@ class Ingest:
         return ack
 
     async def close(self) -> None:
-        """Answer what is being handled, refuse what comes, and end the group commit."""
+        """Answer what is being handled, refuse what comes, and end the group commit; not for ever, if one is stuck."""
         self._closing = True
         self._announce()
         if self._recovery is not None:
             self._recovery.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        await asyncio.to_thread(self._commit.close)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.limits.close_seconds
+        while self._tasks and (left := deadline - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+        if self._tasks:
+            _logger.error("%d batches are still under way: going on without them", len(self._tasks))
+            for task in self._tasks:
+                task.cancel()
+        # A thread that the end of the process does not wait for: the device may never answer.
+        closed = asyncio.Event()
+        threading.Thread(target=self._close_commit, args=(loop, closed), name="topowatch-close", daemon=True).start()
+        try:
+            await asyncio.wait_for(closed.wait(), max(deadline - loop.time(), 1.0))
+        except asyncio.TimeoutError:  # before Python 3.11 it is not the builtin one
+            _logger.error("the log's last write does not end: going on without it")
+
+    def _close_commit(self, loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:
+        self._commit.close()
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(closed.set)
 
     async def _take(self, batch: pb.Batch, stream: int, tenant: str) -> pb.Ack:
         """Admit a batch when its rank's turn has come, and wait until its records are durable."""
@@ -185,13 +204,17 @@ class Ingest:
 
     async def _rotate(self) -> None:
         """Begin a new segment; nothing is under way, and the gate is shut."""
-        head = self._admission.head()
         try:
+            head = self._admission.head()
             await asyncio.wrap_future(self._commit.run_exclusive(lambda log: log.rotate(head)))
         except LogUnavailable as error:
             # The segment before goes on growing; if the disk is really full, the next batch will tell.
             _logger.warning("%s; trying again later", error)
             self._rotate_from = self._monotonic() + self.limits.retry_unavailable
+        except Exception:
+            # A defect must not shut the gate on every run; the segment before serves on.
+            _logger.exception("cannot begin a log segment; trying again in %g s", self.limits.retry_rotation)
+            self._rotate_from = self._monotonic() + self.limits.retry_rotation
         finally:
             self._gate.set()
 

@@ -21,8 +21,11 @@ class Limits:
         max_text: characters of a name, label or label value.
         max_series: scalar series, layers or results of one item.
         max_missing_ranges: gaps in the sequence of one writer.
+        max_dimension: numbers of a sketch; a path keeps its window times as many float32, 8 MiB for 512 points.
         retry_after: seconds that a throttled client waits.
         retry_unavailable: seconds that a client waits, and after which the daemon tries its disk again.
+        retry_rotation: seconds after which a segment is begun again that could not be for another reason than the disk.
+        close_seconds: how long a shutdown waits for what is under way, in seconds.
     """
 
     max_message_bytes: int = 16 << 20
@@ -36,8 +39,11 @@ class Limits:
     max_text: int = 200
     max_series: int = 1_000
     max_missing_ranges: int = 1_024
+    max_dimension: int = 4_096
     retry_after: float = 0.5
     retry_unavailable: float = 1.0
+    retry_rotation: float = 60.0
+    close_seconds: float = 10.0
 
 
 DEFAULT_LIMITS = Limits()

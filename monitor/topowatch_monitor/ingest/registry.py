@@ -15,6 +15,7 @@ from topowatch_monitor.ingest.window import SeqWindow
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 NO_STEP = -1
+_LAST_INCARNATION = (1 << 64) - 1
 
 
 class RunName(NamedTuple):
@@ -252,7 +253,10 @@ class Registry:
         owner = self.find(name._replace(incarnation=dropped.incarnation))
         first, last = dropped.first_seq, dropped.last_seq
         if owner is not None and owner.descriptor.writer_uuid == writer_uuid:
-            return owner, max(first, owner.descriptor.first_seq), last
+            own = owner.descriptor.first_seq
+            following = self._life_after(name.run, name.rank, writer_uuid, own, dropped.incarnation)
+            stop = last if following is None else min(last, following.descriptor.first_seq - 1)
+            return owner, max(first, own), stop
         # Its descriptor was dropped as well: the spool's next life answers for it.
         later = self._life_after(name.run, name.rank, writer_uuid, first)
         return None if later is None else (later, first, min(last, later.descriptor.first_seq - 1))
@@ -264,16 +268,29 @@ class Registry:
             return 0
         writer, first, last = found
         new = writer.window.take(first, last) if first <= last else 0
+        # Lives that become known late may have been counted with the one before: never more than the spool numbered.
+        run = self.runs[name.run]
+        spool = [
+            life
+            for (rank, _), life in run.writers.items()
+            if rank == name.rank and life.descriptor.writer_uuid == writer.descriptor.writer_uuid
+        ]
+        room = max(life.window.next_seq for life in spool) - sum(life.dropped for life in spool)
+        new = max(0, min(new, room))
         writer.dropped += new
         return new
 
-    def _life_after(self, name: RunName, rank: int, writer_uuid: str, seq: int) -> Writer | None:
-        """Return the first known life of a spool that begins behind `seq`."""
+    def _life_after(
+        self, name: RunName, rank: int, writer_uuid: str, seq: int, incarnation: int = _LAST_INCARNATION
+    ) -> Writer | None:
+        """Return the first known life of a spool that begins behind `seq`, or there but later than `incarnation`."""
         run = self.runs.get(name)
         lives = [
             (writer.descriptor.first_seq, place)
             for place, writer in (run.writers.items() if run is not None else ())
-            if place[0] == rank and writer.descriptor.writer_uuid == writer_uuid and writer.descriptor.first_seq > seq
+            if place[0] == rank
+            and writer.descriptor.writer_uuid == writer_uuid
+            and (writer.descriptor.first_seq, place[1]) > (seq, incarnation)
         ]
         return run.writers[min(lives)[1]] if run is not None and lives else None
 

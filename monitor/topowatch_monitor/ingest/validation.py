@@ -21,7 +21,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FLOAT32 = np.dtype("<f4")
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01
 _LAST_SECOND = 253_402_300_799  # 9999-12-31
-_MAX_DIMENSION = 1 << 16
 _MAX_POSITIONS = 1 << 20
 
 
@@ -94,7 +93,10 @@ def check_descriptor(descriptor: run_pb2.RunDescriptor, limits: Limits = DEFAULT
         (descriptor.contributing_ranks <= world, f"over {world} contributing ranks do not fit the world"),
         (descriptor.start_step >= 0, f"start_step {descriptor.start_step} is negative"),
         (descriptor.first_seq < 1 << 63, f"first_seq {descriptor.first_seq} is out of range"),
-        (descriptor.sketch.dimension <= _MAX_DIMENSION, f"a sketch has at most {_MAX_DIMENSION} numbers"),
+        (
+            descriptor.sketch.dimension <= limits.max_dimension,
+            f"a sketch of {descriptor.sketch.dimension} numbers, at most {limits.max_dimension}: lower sketch_dim",
+        ),
         (descriptor.probe.positions <= _MAX_POSITIONS, f"a probe set has at most {_MAX_POSITIONS} positions"),
         (len(descriptor.probe.digest) <= 64, "the digest of the probe set has over 64 bytes"),
         (_is_text(descriptor.client_version, longest), f"client_version is longer than {longest} or not printable"),
