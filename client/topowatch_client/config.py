@@ -73,7 +73,7 @@ class Config:
                 None if self.probe_interval is None or self.probe_interval >= 1 else "must be at least 1 step",
             ),
             ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
-            ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 4096 bytes"),
+            ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
             (
                 "start_step",
                 None
@@ -218,4 +218,4 @@ def _parse(name: str, text: str, where: str) -> Any:
 
 def _is_address(text: str) -> bool:
     host, _, port = text.rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 4096
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536

@@ -232,8 +232,7 @@ def run(settings: Settings) -> int:
         daemon = Daemon(settings)
     except OSError as error:
         log.error(
-            "cannot keep data in %s (%s): choose a directory that this user can write, and that no other daemon uses, with"
-            " --data-dir",
+            "cannot keep data in %s (%s): with --data-dir, choose one that this user can write and no other daemon uses",
             settings.data_dir,
             error,
         )
