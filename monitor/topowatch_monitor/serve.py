@@ -232,7 +232,7 @@ def run(settings: Settings) -> int:
         daemon = Daemon(settings)
     except OSError as error:
         log.error(
-            "cannot keep data in %s (%s): with --data-dir, choose one that this user can write and no other daemon uses",
+            "cannot keep data in %s (%s): with --data-dir, name one that you can write and no other daemon uses",
             settings.data_dir,
             error,
         )
