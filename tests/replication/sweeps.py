@@ -1,33 +1,25 @@
 """Sweeps of real runs with a known truth: 24 healthy seeds and twelve runs spoiled in six ways.
 
-`python -m replication.sweeps` (with tests/ on the path) trains what is not there yet and keeps every run in
-.cache/replication/<data set>/<sweep>/<kind>-<number>.npz, with the arrays that `training.train` describes. Sweeps named
-tune-* are for choosing thresholds, those named report-* for the figures that are published. A run is identified by its
-kind; "healthy" runs come 24 a sweep, each way of spoiling twice (4 spoiled runs at a time are put among the healthy).
+Their runs are <kind>-<number>. Sweeps named tune-* are for choosing thresholds, those named report-* for the figures
+that are published. A group to be judged is the healthy runs of a sweep with four of its spoiled ones, or with none.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from rich.progress import Progress
 
-from replication.data import DATA_SETS, load, split
 from replication.lessons import RATES, SPOILS
-from replication.training import Job, train
+from replication.runs import Plan
+from replication.training import Job
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-CACHE = Path(__file__).parents[2] / ".cache" / "replication"
 HEALTHY = 24
-SPOILED = 2  # runs of each kind
+TOGETHER = 4  # spoiled runs in one group
+_SPOILED = 2  # runs of each kind
+_TUNE, _REPORT = "tune", "report"
+HALVES = (_TUNE, _REPORT)
 
 
 @dataclass(frozen=True)
@@ -46,14 +38,30 @@ class Sweep:
     spread: float = 1.0  # healthy learning rates lie between lr / spread and lr × spread
 
     @property
-    def folder(self) -> Path:
-        """Where the runs lie."""
-        return CACHE / self.data / self.name
-
-    @property
     def half(self) -> str:
-        """`tune` or `report`."""
+        """Return `tune` or `report`."""
         return self.name.partition("-")[0]
+
+    def plans(self) -> list[Plan]:
+        """Return all runs: the healthy ones, then each kind of spoiled ones once, then once more."""
+        plans: list[Plan] = []
+        counts: Counter[str] = Counter()
+        for index, kind in enumerate(["healthy"] * HEALTHY + list(SPOILS) * _SPOILED):
+            seed = 1000 * self.split_seed + index
+            generator = np.random.default_rng(seed)
+            lr = self.lr * self.spread ** generator.uniform(-1, 1) * RATES.get(kind, 1.0)
+            batch = self.batch * int(generator.integers(1, 3)) if self.spread > 1 else self.batch
+            job = Job(self.network, self.optimiser, lr, batch, self.steps, self.schedule, seed, kind)
+            plans.append(Plan(self.data, self.name, f"{kind}-{counts[kind]:02}", self.split_seed, job))
+            counts[kind] += 1
+        return plans
+
+    def groups(self) -> list[list[Plan]]:
+        """Return the groups to be judged: the healthy runs alone, then with four spoiled ones of different kinds."""
+        plans = self.plans()
+        healthy, spoiled = plans[:HEALTHY], plans[HEALTHY:]
+        fours = [spoiled[first : first + TOGETHER] for first in range(0, len(spoiled), TOGETHER)]
+        return [healthy, *(healthy + four for four in fours)]
 
 
 SWEEPS = (
@@ -66,53 +74,3 @@ SWEEPS = (
     Sweep("mnist", "report-1", "lenet", "adam", 1.5e-3, "cosine", 1024, 7),
     Sweep("mnist", "report-2", "lenet", "sgd", 0.03, "constant", 1024, 8, spread=1.5),
 )
-
-
-def jobs(sweep: Sweep) -> Iterator[tuple[str, Job]]:
-    """Yield (name, job) of all runs of a sweep."""
-    kinds = ["healthy"] * HEALTHY + list(SPOILS) * SPOILED
-    counts: dict[str, int] = {}
-    for index, kind in enumerate(kinds):
-        counts[kind] = counts.get(kind, 0) + 1
-        seed = 1000 * sweep.split_seed + index
-        generator = np.random.default_rng(seed)
-        lr = sweep.lr * sweep.spread ** generator.uniform(-1, 1) * RATES.get(kind, 1.0)
-        batch = sweep.batch * int(generator.integers(1, 3)) if sweep.spread > 1 else sweep.batch
-        name = f"{kind}-{counts[kind] - 1:02}"
-        yield name, Job(sweep.network, sweep.optimiser, lr, batch, sweep.steps, sweep.schedule, seed, kind)
-
-
-def keep(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a run so that an interruption leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        np.savez(file, **arrays)
-    unfinished.replace(path)
-
-
-def generate(chosen: list[Sweep]) -> None:
-    """Train all runs that are not kept yet."""
-    torch.set_num_threads(1)
-    wanted = [(sweep, name, job) for sweep in chosen for name, job in jobs(sweep)]
-    missing = [entry for entry in wanted if not (entry[0].folder / f"{entry[1]}.npz").exists()]
-    parts = {sweep: split(load(sweep.data), sweep.split_seed) for sweep in {entry[0] for entry in missing}}
-    with Progress() as progress:
-        task = progress.add_task("training", total=len(missing))
-        for sweep, name, job in missing:
-            progress.update(task, description=f"training {sweep.data} {sweep.name} {name:<14}")
-            keep(sweep.folder / f"{name}.npz", train(job, parts[sweep]))
-            progress.advance(task)
-
-
-def main() -> int:
-    """Train the sweeps of the data sets that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="*", default=DATA_SETS, help=" or ".join(DATA_SETS))
-    options = parser.parse_args()
-    generate([sweep for sweep in SWEEPS if sweep.data in options.data])
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
