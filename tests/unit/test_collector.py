@@ -52,6 +52,7 @@ def full(run: str = "a") -> Any:
         "h0_total_persistence": 2.0,
         "h1_total_persistence": 0.25,
         "dimension": 1.5,
+        "betti_drift": 0.125,
         "points": 9,
         "resolution": 0.1,
     }
@@ -70,6 +71,7 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_h0_total_persistence"] == [(labels, 2.0)]
     assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
     assert found["topowatch_ph_dimension"] == [(labels, 1.5)]
+    assert found["topowatch_betti_drift"] == [(labels, 0.125)]
     assert found["topowatch_minimum_unstable"] == [(labels, 0.0)]
     assert found["topowatch_run_info"] == [({**labels, "state": "live", "verdict": "healthy"}, 1.0)]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gudhi
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import LENGTHS_KEPT, PathSettings, PathState
 from topowatch_monitor.topology import IncrementalMST, h1_diagram, total_persistence
+from topowatch_monitor.topology.dimension import ph_dimension, positive_magnitude
 
 
 def walk(count: int, seed: int = 0, dimension: int = 5) -> np.ndarray:
@@ -21,6 +23,13 @@ def walk(count: int, seed: int = 0, dimension: int = 5) -> np.ndarray:
 def length_of(points: list[np.ndarray]) -> float:
     wide = np.array(points, dtype=np.float64)
     return float(np.linalg.norm(np.diff(wide, axis=0), axis=1).sum())
+
+
+def finite(path: PathState) -> bool:
+    """Whether all that a path tells is finite or unknown."""
+    view = path.view()
+    numbers = [*(view.pop("e_alpha") or {}).values(), *view.values()]
+    return all(number is None or np.isfinite(number) for number in numbers)
 
 
 def check(path: PathState, held: dict[int, np.ndarray]) -> None:
@@ -99,7 +108,7 @@ def test_a_second_point_at_a_step_changes_nothing_and_is_counted():
 def test_points_near_the_largest_floats_leave_the_path_finite(dimension):
     """They are ignored, first or last, and the path is that of the others, also after a rewind."""
     points = walk(20, dimension=dimension)
-    path, held = PathState(PathSettings(window=12, h1_every=4, h1_landmarks=8)), {}
+    path, held = PathState(PathSettings(window=12, h1_every=4, h1_landmarks=8, shape_every=3)), {}
     for step in range(20):
         if step % 5 == 0:
             huge = np.full(dimension, 3e38 if step % 2 else -3e38, dtype=np.float32)
@@ -113,14 +122,14 @@ def test_points_near_the_largest_floats_leave_the_path_finite(dimension):
     kept = [point for step, point in held.items() if step < 13]
     assert path.length == pytest.approx(length_of(kept), rel=1e-5)
     path.add(13, points[13])
-    assert all(value is None or np.isfinite(value) for value in path.view().values())
+    assert finite(path)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dimension=st.sampled_from([1, 2, 1021]))
 def test_finite_points_of_any_size_give_finite_numbers(data, dimension):
     sizes = st.sampled_from([3.4e38, -3.4e38, 1e38, -1e38, 3e36, -3e36, 1e19, 1e-44, 0.0])
-    path = PathState(PathSettings(window=8, h1_every=1, h1_landmarks=8))
+    path = PathState(PathSettings(window=16, h1_every=1, h1_landmarks=8, shape_every=1))
     for _ in range(data.draw(st.integers(1, 30))):
         if data.draw(st.integers(0, 9)):
             point = np.zeros(dimension, dtype=np.float32)
@@ -128,7 +137,7 @@ def test_finite_points_of_any_size_give_finite_numbers(data, dimension):
             path.add(data.draw(st.integers(0, 40)), point)
         else:
             path.discard(data.draw(st.integers(0, 40)))
-        assert all(value is None or np.isfinite(value) for value in path.view().values())
+        assert finite(path)
 
 
 def test_points_of_another_dimension_or_without_a_number_are_ignored():
@@ -218,13 +227,64 @@ def test_h1_is_that_of_the_window_at_every_kth_sample():
     assert path.view()["h1_total_persistence"] == pytest.approx(total_persistence(again), rel=1e-5, abs=1e-6)
 
 
+def shape_from_scratch(window: np.ndarray, stride: int, landmarks: int) -> dict[str, float | None]:
+    """Dimension and magnitude of every `stride`-th point, and the drift between the halves, from the points alone."""
+    few = cdist(*2 * [window[::-stride][::-1].astype(float)])
+    estimate, half = ph_dimension(few), len(window) // 2
+    diagrams = [h1_diagram(part, landmarks)[0] for part in (window[len(window) - 2 * half : -half], window[-half:])]
+    return {
+        "dimension": estimate.value,
+        "dimension_lower": estimate.lower,
+        "dimension_upper": estimate.upper,
+        "magnitude": positive_magnitude(few),
+        "betti_drift": gudhi.bottleneck_distance(*diagrams),
+    }
+
+
+def test_the_shape_is_that_of_the_window_at_every_kth_sample_and_a_rewind_takes_it_away():
+    points = walk(400, dimension=2)
+    path = PathState(PathSettings(window=300, h1_landmarks=40, shape_every=50, shape_points=150))
+    names = ("dimension", "dimension_lower", "dimension_upper", "magnitude", "betti_drift")
+    for step, point in enumerate(points):
+        path.add(step, point)
+        if step == 48:
+            assert {path.view()[name] for name in (*names, "betti_drift_wasserstein")} == {None}
+    expected = shape_from_scratch(points[100:], 2, 40)
+    assert {name: path.view()[name] for name in names} == pytest.approx(expected, rel=1e-3)
+    assert path.view()["dimension_lower"] < path.view()["dimension"] < path.view()["dimension_upper"]
+    assert path.view()["betti_drift_wasserstein"] >= path.view()["betti_drift"] > 0
+    path.discard(371)
+    assert {path.view()[name] for name in (*names, "betti_drift_wasserstein")} == {None}
+    path.add(371, points[371])
+    expected = shape_from_scratch(points[100:372], 2, 40)
+    assert {name: path.view()[name] for name in names} == pytest.approx(expected, rel=1e-3)
+
+
+def test_weighted_sums_are_always_those_of_the_present_window():
+    path = PathState(PathSettings(window=8))
+    assert path.view()["e_alpha"] is None
+    for step, point in enumerate([0.0, 9.0, 10.0, 14.0]):
+        path.add(step, np.array([point], dtype=np.float32))
+    assert path.view()["e_alpha"] == {"0.5": 6.0, "1": 14.0, "2": 98.0}
+    path.discard(3)
+    assert path.view()["e_alpha"] == {"0.5": 4.0, "1": 10.0, "2": 82.0}
+
+
+def test_a_path_that_stands_still_has_one_point_and_no_dimension():
+    path = PathState(PathSettings(shape_every=70))
+    for step in range(70):
+        path.add(step, np.ones(3, dtype=np.float32))
+    view = path.view()
+    assert (view["dimension"], view["magnitude"], view["betti_drift"]) == (None, 1.0, 0.0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(0, 59), seed=st.integers(0, 1000))
 def test_a_restored_path_goes_on_exactly_as_the_original(cut, seed):
     rng = np.random.default_rng(seed)
     points = rng.integers(0, 4, (60, 3)).astype(np.float32)  # ties and duplicates
     steps = rng.permutation(60)
-    first = PathState(PathSettings(window=10, h1_every=4, h1_landmarks=8))
+    first = PathState(PathSettings(window=20, h1_every=4, h1_landmarks=8, shape_every=5, shape_points=8))
     second = first
     for index, step in enumerate(steps.tolist()):
         if index == cut:
@@ -245,3 +305,6 @@ def test_settings_that_make_no_sense_are_refused():
         PathSettings(window=1)
     with pytest.raises(ValueError, match="landmarks"):
         PathSettings(h1_landmarks=301)
+    for wrong in ({"shape_every": 0}, {"shape_points": 1}):
+        with pytest.raises(ValueError, match="at least 2 points, every 1 sample"):
+            PathSettings(**wrong)

@@ -16,7 +16,7 @@ from topowatch_monitor.engine.assembly import WAITING
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings
-from topowatch_monitor.engine.shard import Part, Shard
+from topowatch_monitor.engine.shard import STATE, Part, Shard
 from topowatch_monitor.topology import IncrementalMST
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
@@ -138,7 +138,7 @@ def without(name: str) -> bytes:
         lambda: saved_state()[:-200],
         lambda: without("path"),
         lambda: encode({"runs": decode(saved_state())["runs"]}),
-        lambda: encode(decode(saved_state()) | {"state": 2}),
+        lambda: encode(decode(saved_state()) | {"state": STATE + 1}),
         lambda: encode(decode(saved_state()) | {"runs": 7}),
         lambda: encode([1, 2]),
     ],

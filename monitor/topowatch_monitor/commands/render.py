@@ -133,6 +133,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     parts += _section("Path of the weights", _path(run["path"]))
     if run["representation"]:
         parts += _section("Path of the representation", _path(run["representation"]))
+    if run.get("loss_path"):
+        parts += _section("Path of the probe losses", _loss_path(run["loss_path"]))
     scalars: dict[str, str | Text] = {"loss": _loss(run), "probe loss": number(run["probe_loss"])}
     others = run["scalars"].keys() - {"loss", "probe_loss"}
     scalars |= {name: number(run["scalars"][name]) for name in sorted(others)}
@@ -153,14 +155,37 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
 
 
 def _path(path: Mapping[str, Any]) -> dict[str, str | Text]:
+    # A daemon of an earlier version does not say what is asked for with `get`.
     return {
         "length": number(path["length"]),
         "H₀ total persistence": number(path["h0_total_persistence"]),
+        "E_α of H₀": _weighted_sums(path.get("e_alpha")),
         "H₁ total persistence": number(path["h1_total_persistence"]),
-        "PH dimension": number(path["dimension"]),
+        "PH dimension": _interval(path["dimension"], path.get("dimension_lower"), path.get("dimension_upper")),
+        "positive magnitude": number(path.get("magnitude")),
+        "Betti drift": number(path.get("betti_drift")),
+        "Betti drift, Wasserstein": number(path.get("betti_drift_wasserstein")),
         "points in the window": number(path["points"]),
         "resolution of H₁": number(path["resolution"]),
     }
+
+
+def _loss_path(path: Mapping[str, Any]) -> dict[str, str | Text]:
+    return {
+        "PH dimension": _interval(path["dimension"], path["lower"], path["upper"]),
+        "E_α of H₀": _weighted_sums(path["e_alpha"]),
+        "points in the window": number(path["points"]),
+    }
+
+
+def _interval(value: float | None, lower: float | None, upper: float | None) -> str:
+    if value is None or lower is None or upper is None:
+        return number(value)
+    return f"{number(value, 3)}  ({number(lower, 3)} to {number(upper, 3)})"
+
+
+def _weighted_sums(sums: Mapping[str, float] | None) -> str:
+    return "  ".join(f"α={alpha}: {number(value)}" for alpha, value in (sums or {}).items()) or UNKNOWN
 
 
 def _section(title: str, rows: Mapping[str, str | Text]) -> list[RenderableType]:

@@ -1,14 +1,15 @@
-"""The path of one run through sketch space: its recent window, its length, its H₀ and H₁."""
+"""The path of one run through sketch space: its recent window, its length, its H₀ and H₁, and its shape."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from topowatch_monitor.engine.path_shape import UNKNOWN_SHAPE, PathShape, shape_of, weighted_sums
 from topowatch_monitor.topology import IncrementalMST, total_persistence
 from topowatch_monitor.topology.mst import norm_fits
 from topowatch_monitor.topology.persistence import check_landmarks, h1_of_distances, maxmin_by_rows
@@ -31,15 +32,21 @@ class PathSettings:
         h1_every: samples between two computations of H₁.
         h1_landmarks: landmarks of the window for H₁. 64 cost 1 to 2 ms a computation, 0.1 ms a sample; 128 cost six
             times as much, and at 1,000 samples/s on two cores a sample has 2 ms for everything.
+        shape_every: samples between two computations of dimension, magnitude and drift.
+        shape_points: points of the window for dimension and magnitude, evenly strided.
     """
 
     window: int = 512
     h1_every: int = 16
     h1_landmarks: int = 64
+    shape_every: int = 64
+    shape_points: int = 128
 
     def __post_init__(self) -> None:
         if self.window < 2 or self.h1_every < 1:
             raise ValueError("a path needs a window of at least 2 points, and H₁ every 1 sample or more")
+        if self.shape_every < 1 or self.shape_points < 2:
+            raise ValueError("a shape takes at least 2 points, every 1 sample or more")
         check_landmarks(self.h1_landmarks)
 
 
@@ -47,6 +54,8 @@ class PathView(TypedDict):
     """What a path tells. Lengths are in the unit of the sketched quantity; None where nothing is known.
 
     Attributes:
+        dimension: this and what follows up to drift, but for `e_alpha`: see `PathShape`.
+        e_alpha: Σ lifetime^α of H₀ of the window by α: '0.5', '1', '2'.
         ignored: points that were sent and are not on the path; see `PathState`.
         unbridged: places where a stretch is missing from the length.
     """
@@ -55,6 +64,12 @@ class PathView(TypedDict):
     h0_total_persistence: float | None
     h1_total_persistence: float | None
     dimension: float | None
+    dimension_lower: float | None
+    dimension_upper: float | None
+    e_alpha: dict[str, float] | None
+    magnitude: float | None
+    betti_drift: float | None
+    betti_drift_wasserstein: float | None
     points: int
     resolution: float | None
     ignored: int
@@ -83,6 +98,8 @@ class PathState:
         self._since_h1 = 0
         self._h1: float | None = None
         self._resolution: float | None = None
+        self._since_shape = 0
+        self._shape = UNKNOWN_SHAPE
         self.ignored = 0
         self.unbridged = 0
 
@@ -108,11 +125,18 @@ class PathState:
 
     def view(self) -> PathView:
         """What the path tells now."""
+        lifetimes = self._tree.lengths
         return {
             "length": self.length,
-            "h0_total_persistence": float(self._tree.lengths.sum()) if self._steps else None,
+            "h0_total_persistence": float(lifetimes.sum()) if self._steps else None,
             "h1_total_persistence": self._h1,
-            "dimension": None,
+            "dimension": self._shape.dimension,
+            "dimension_lower": self._shape.dimension_lower,
+            "dimension_upper": self._shape.dimension_upper,
+            "e_alpha": weighted_sums(lifetimes) if self._steps else None,
+            "magnitude": self._shape.magnitude,
+            "betti_drift": self._shape.betti_drift,
+            "betti_drift_wasserstein": self._shape.betti_drift_wasserstein,
             "points": len(self._steps),
             "resolution": self._resolution,
             "ignored": self.ignored,
@@ -137,6 +161,9 @@ class PathState:
         self._since_h1 += 1
         if self._since_h1 >= self._settings.h1_every:
             self._compute_h1()
+        self._since_shape += 1
+        if self._since_shape >= self._settings.shape_every:
+            self._compute_shape()
         return True
 
     def discard(self, start: int, stop: int | None = None) -> None:
@@ -150,7 +177,7 @@ class PathState:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the path is, as plain numbers and arrays."""
         return {
-            "settings": [self._settings.window, self._settings.h1_every, self._settings.h1_landmarks],
+            "settings": list(astuple(self._settings)),
             "tree": self._tree.state_dict(),
             "steps": np.array(self._steps, dtype=np.int64),
             "length_steps": np.array(self._length_steps, dtype=np.int64),
@@ -158,6 +185,8 @@ class PathState:
             "since_h1": self._since_h1,
             "h1": self._h1,
             "resolution": self._resolution,
+            "since_shape": self._since_shape,
+            "shape": self._shape.state_dict(),
             "ignored": self.ignored,
             "unbridged": self.unbridged,
         }
@@ -173,6 +202,8 @@ class PathState:
         path._since_h1 = state["since_h1"]
         path._h1 = state["h1"]
         path._resolution = state["resolution"]
+        path._since_shape = state["since_shape"]
+        path._shape = PathShape.from_state(state["shape"])
         path.ignored = state["ignored"]
         path.unbridged = state["unbridged"]
         return path
@@ -238,9 +269,11 @@ class PathState:
         kept[low:high] = False
         self._tree.keep(kept)
         del self._steps[low:high]
-        # The diagram was of a window that is gone: the next sample brings a new one.
+        # Diagram and shape were of a window that is gone: the next sample brings new ones.
         self._h1 = self._resolution = None
         self._since_h1 = self._settings.h1_every
+        self._shape = UNKNOWN_SHAPE
+        self._since_shape = self._settings.shape_every
 
     def _close_gap(self, first: int, last: int, low: int, high: int) -> None:
         """Join the samples before and behind a stretch that goes, and shorten what follows.
@@ -260,10 +293,20 @@ class PathState:
         self._tree = IncrementalMST(self._settings.window)
         self._steps = []
         self._length_steps, self._lengths = array("q"), array("d")
-        self._since_h1 = 0
+        self._since_h1 = self._since_shape = 0
         self._h1 = self._resolution = None
+        self._shape = UNKNOWN_SHAPE
 
     def _compute_h1(self) -> None:
         self._since_h1 = 0
         _, self._resolution, distances = maxmin_by_rows(self._tree.distance_rows(), self._settings.h1_landmarks)
         self._h1 = total_persistence(h1_of_distances(distances))
+
+    def _compute_shape(self) -> None:
+        self._since_shape = 0
+        self._shape = shape_of(
+            self._tree.distance_rows(),
+            len(self._steps),
+            most=self._settings.shape_points,
+            landmarks=self._settings.h1_landmarks,
+        )

@@ -36,7 +36,8 @@ class Reading:
         scalars: name, steps and values of each series.
         weights: sketch of the weights, or of this rank's part.
         representation: sketch of the predictions on the probes.
-        probe_loss: mean loss on the probes.
+        probe_losses: loss on each probe; None where none were sent.
+        probe_loss: their mean.
         status: the client's overhead_ratio, interval and coverage; None where it gave none.
     """
 
@@ -45,6 +46,7 @@ class Reading:
     scalars: list[tuple[str, NDArray[np.int64], NDArray[np.float64]]]
     weights: NDArray[np.float32] | None
     representation: NDArray[np.float32] | None
+    probe_losses: NDArray[np.float32] | None
     probe_loss: float | None
     status: tuple[float, int, float] | None
 
@@ -103,13 +105,15 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
     if sample.step < 0:
         raise ValueError(f"step {sample.step} is negative")
     client = sample.client
+    losses = _read_losses(sample.probe_losses)
     return Reading(
         step=sample.step,
         time=seconds(sample.time),
         scalars=[_read_series(series, sample.step) for series in sample.scalars],
         weights=_read_sketch(sample.weights) if sample.HasField("weights") else None,
         representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
-        probe_loss=_mean(sample.probe_losses),
+        probe_losses=losses,
+        probe_loss=None if losses is None else _mean(losses),
         status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
     )
 
@@ -135,10 +139,14 @@ def _read_sketch(sketch: sample_pb2.Sketch) -> NDArray[np.float32] | None:
     return values
 
 
-def _mean(losses: bytes) -> float | None:
+def _read_losses(losses: bytes) -> NDArray[np.float32] | None:
     if not losses:
         return None
     if len(losses) % 4:
         raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
+    return np.frombuffer(losses, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _mean(losses: NDArray[np.float32]) -> float:
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean: NaN, which detectors look for
-        return float(np.frombuffer(losses, dtype="<f4").mean(dtype=np.float64))
+        return float(losses.mean(dtype=np.float64))

@@ -21,8 +21,10 @@ from topowatch_monitor.detect.level import was_low
 from topowatch_monitor.engine.assembly import Assembly
 from topowatch_monitor.engine.failures import Failures
 from topowatch_monitor.engine.lineage import Lineage, Superseded
+from topowatch_monitor.engine.loss_path import LossPath
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
+from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("topowatch.engine")
 
-# How much of the longest pause between samples is forgotten at each sample: a tenth is left of it after 230.
-PAUSE_DECAY = 0.99
 SEVERITY = {detector.name: detector.severity for detector in DETECTORS}
 NOT_CLASSIFIED = "paths are compared once their group has enough ended runs"
 NOT_FORECAST = "no forecast has been made for this run"
@@ -74,6 +74,7 @@ class RunState:
         self._assembly = Assembly(1)
         self._path = PathState(self._settings.path)
         self._representation = PathState(self._settings.path)
+        self._losses = LossPath(self._settings.path)
         self._history = History(self._settings.history)
         self._flags: dict[str, tuple[int, str]] = {}
         self._superseded = Superseded()
@@ -83,10 +84,7 @@ class RunState:
         self._samples = self._dropped = self._rejected = 0
         self._ended = False
         self._results: dict[str, float] | None = None
-        self._started_at: float | None = None
-        self._received_at: float | None = None
-        self._sampled_at: float | None = None
-        self._longest_pause: float | None = None
+        self._times = Times()
         self._status: tuple[float, int, float] | None = None
 
     @property
@@ -157,9 +155,9 @@ class RunState:
             "superseded": self._superseded.count,
             "incomplete": self._assembly.incomplete,
             "state": "ended" if self._ended else "live",
-            "started_at": self._started_at,
-            "last_received_at": self._received_at,
-            "longest_pause": self._longest_pause,
+            "started_at": self._times.started_at,
+            "last_received_at": self._times.received_at,
+            "longest_pause": self._times.longest_pause,
             "results": None if self._results is None else dict(self._results),
             "loss": latest.get("loss"),
             "probe_loss": latest.get("probe_loss"),
@@ -169,6 +167,7 @@ class RunState:
             "coverage": coverage,
             "path": self._path_view(),
             "representation": self._representation.view() if self._representation.points else None,
+            "loss_path": self._losses.view(),
             "flags": self._flag_views(),
             "minimum_unstable": self._minimum_unstable,
             "instability_score": None,
@@ -189,6 +188,7 @@ class RunState:
             "assembly": self._assembly.state_dict(),
             "path": self._path.state_dict(),
             "representation": self._representation.state_dict(),
+            "losses": self._losses.state_dict(),
             "history": self._history.state_dict(),
             "flags": {name: list(flag) for name, flag in self._flags.items()},
             "superseded": self._superseded.state_dict(),
@@ -198,7 +198,7 @@ class RunState:
             "counts": [self._samples, self._dropped, self._rejected],
             "ended": self._ended,
             "results": self._results,
-            "times": [self._started_at, self._received_at, self._sampled_at, self._longest_pause],
+            "times": self._times.state(),
             "status": self._status,
         }
 
@@ -214,6 +214,7 @@ class RunState:
         run._assembly = Assembly.from_state(state["assembly"])
         run._path = PathState.from_state(state["path"])
         run._representation = PathState.from_state(state["representation"])
+        run._losses = LossPath.from_state(state["losses"], run._settings.path)
         run._history = History.from_state(state["history"])
         run._flags = {name: (since, reason) for name, (since, reason) in state["flags"].items()}
         run._superseded = Superseded.from_state(state["superseded"])
@@ -223,7 +224,7 @@ class RunState:
         run._samples, run._dropped, run._rejected = state["counts"]
         run._ended = state["ended"]
         run._results = state["results"]
-        run._started_at, run._received_at, run._sampled_at, run._longest_pause = state["times"]
+        run._times = Times(*state["times"])
         run._status = None if state["status"] is None else tuple(state["status"])
         return run
 
@@ -236,7 +237,7 @@ class RunState:
             return self._store(message)
         else:
             self._rejected += len(message.seqs)
-            self._hear(seconds(message.received_at))
+            self._times.heard(seconds(message.received_at))
         return True
 
     def _fail(self, message: Message, error: Exception) -> None:
@@ -258,10 +259,8 @@ class RunState:
             self._describe(descriptor)
         if known:
             return  # sent again after UNKNOWN_RUN, or repeated at the head of a log segment
-        began = seconds(descriptor.started_at)
-        if began is not None:
-            self._started_at = began if self._started_at is None else min(self._started_at, began)
-        self._hear(seconds(opened.received_at))
+        self._times.began(seconds(descriptor.started_at))
+        self._times.heard(seconds(opened.received_at))
         self._enter(descriptor.rank, descriptor.incarnation, descriptor.start_step)
 
     def _lineage(self, rank: int) -> Lineage:
@@ -287,9 +286,10 @@ class RunState:
             self._history.resumed = start > 0
         if superseded is not None:
             self._representation.discard(superseded.start, superseded.stop)
+            self._losses.discard(superseded.start, superseded.stop)
             self._history.discard(superseded.start, superseded.stop)
         if newest:
-            self._ended, self._results, self._sampled_at = False, None, None
+            self._ended, self._results, self._times.sampled_at = False, None, None
             if self._step is not None and self._step >= start:
                 self._step = start - 1 if start > 0 else None
             self._flags = {name: flag for name, flag in self._flags.items() if flag[0] < start}
@@ -305,6 +305,7 @@ class RunState:
         probe = descriptor.probe
         if self._probe_digest and probe.digest and probe.digest != self._probe_digest:
             self._representation = PathState(self._settings.path)
+            self._losses = LossPath(self._settings.path)
             self._history.forget("probe_loss")
         self._probe_digest = probe.digest or self._probe_digest
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
@@ -315,7 +316,7 @@ class RunState:
 
     def _store(self, stored: log_pb2.StoredItem) -> bool:
         received_at = seconds(stored.received_at)
-        self._hear(received_at)
+        self._times.heard(received_at)
         try:
             item = read_item(stored.item)
             reading = read_sample(item.sample) if item.HasField("sample") else None
@@ -363,11 +364,12 @@ class RunState:
             self._history.extend(name, steps[inside], values[inside])
         if not on_path:
             return
-        if reading.probe_loss is not None:
+        if reading.probe_losses is not None and reading.probe_loss is not None:
+            self._losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
         if incarnation == lineage.newest:
             self._status = reading.status or self._status
-            self._pause(reading.time if reading.time is not None else received_at)
+            self._times.sampled(reading.time if reading.time is not None else received_at)
         self._step = reading.step if self._step is None else max(self._step, reading.step)
         self._detect(reading.step)
 
@@ -400,17 +402,3 @@ class RunState:
             for name, severity in SEVERITY.items()
             if (flag := flags.get(name)) is not None
         ]
-
-    # Times
-
-    def _hear(self, received_at: float | None) -> None:
-        if received_at is not None:
-            self._received_at = received_at if self._received_at is None else max(self._received_at, received_at)
-
-    def _pause(self, sampled_at: float | None) -> None:
-        if sampled_at is None:
-            return
-        if self._sampled_at is not None:
-            pause = max(0.0, sampled_at - self._sampled_at)
-            self._longest_pause = max(pause, PAUSE_DECAY * (self._longest_pause or 0.0))
-        self._sampled_at = sampled_at

@@ -8,6 +8,7 @@ from topowatch_monitor.detect.catalogue import STALLED_RUN
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
 
 if TYPE_CHECKING:
+    from topowatch_monitor.engine.loss_path import LossPathView
     from topowatch_monitor.engine.path_state import PathView
 
 
@@ -53,7 +54,8 @@ class RunView(TypedDict):
             arrived.
         incomplete: steps of a sharded model without a point, because a rank's part never came or came too late.
         scalars: newest value by name.
-        path: the path of the weights; `representation` that of the predictions on the probes.
+        path: the path of the weights; `representation` that of the predictions on the probes, `loss_path` that of the
+            probes' losses.
         longest_pause: seconds between samples, at most, lately.
     """
 
@@ -81,6 +83,7 @@ class RunView(TypedDict):
     coverage: float | None
     path: PathView
     representation: PathView | None
+    loss_path: LossPathView | None
     flags: list[Flag]
     minimum_unstable: bool
     instability_score: float | None

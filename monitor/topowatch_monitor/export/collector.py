@@ -133,6 +133,7 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.H0_TOTAL_PERSISTENCE, path["h0_total_persistence"]),
         (registry.H1_TOTAL_PERSISTENCE, path["h1_total_persistence"]),
         (registry.PH_DIMENSION, path["dimension"]),
+        (registry.BETTI_DRIFT, path["betti_drift"]),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
     ):
         if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):

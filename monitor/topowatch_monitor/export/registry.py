@@ -63,6 +63,13 @@ H1_TOTAL_PERSISTENCE = Metric(
 PH_DIMENSION = Metric(
     "topowatch_ph_dimension", "gauge", RUN, "Persistent-homology dimension of the latest window of the path."
 )
+BETTI_DRIFT = Metric(
+    "topowatch_betti_drift",
+    "gauge",
+    RUN,
+    "Bottleneck distance of the H1 diagrams of the older and the newer half of the latest window of the path,"
+    " in sketch distance.",
+)
 MINIMUM_UNSTABLE = Metric(
     "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
 )
@@ -117,6 +124,7 @@ METRICS: Final = (
     H0_TOTAL_PERSISTENCE,
     H1_TOTAL_PERSISTENCE,
     PH_DIMENSION,
+    BETTI_DRIFT,
     MINIMUM_UNSTABLE,
     DETECTOR_ACTIVE,
     CLUSTER_RUNS,
