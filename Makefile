@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench soak protos install system clean
+.PHONY: help demo test lint unit bench soak evaluate-classes protos install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, ingest, shard
 soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).
 	@TOPOWATCH_TEST_KILLS=200 $(BIN)/python -m pytest tests/faults/test_kills.py -k again_and_again --timeout 3600
 
+evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
+	@cd tests && ../$(BIN)/python -m replication.evaluate
+
 protos: $(PROTOS_VENV)/.installed ## Generate the Python code of the .proto files anew.
 	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --python_out=$(abspath $(PROTOS_OUT)) \
 	  --pyi_out=$(abspath $(PROTOS_OUT)) $(PROTOS:%=topowatch_protos/v1/%.proto)
@@ -62,6 +65,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the developer's tools"; $(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.replication: $(VENV)/.dev
+	@echo "installing the images for the evaluation"; $(PIP) --editable '.[replication]'
 	@touch $@
 
 # An old grpcio-tools, so that the generated code runs on protobuf 4.25 and carries no version guard.
