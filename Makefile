@@ -12,7 +12,7 @@ WORKERS ?= 2
 .PHONY: help demo test lint unit bench soak evaluate-classes protos install system clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the installation).
 	@$(BIN)/topowatch demo

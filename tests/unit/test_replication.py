@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -11,7 +9,6 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 pytest.importorskip("torch")
 
-from replication import tables
 from replication.baselines import BASELINES, Siblings, disagreement, robust_z
 from replication.branching import FAMILIES, all_barriers, barrier
 from replication.dtw import dtw_distances, joining_heights, thin
@@ -186,8 +183,3 @@ def test_plans_are_distinct_and_halves_share_no_split() -> None:
         for group in sweep.groups()[1:]:
             assert len({plan.job.kind for plan in group}) == 1 + TOGETHER
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
-
-
-def test_the_page_is_what_the_kept_results_say() -> None:
-    results = {part: json.loads((tables.RESULTS / f"{part}.json").read_text()) for part in tables.PARTS}
-    assert tables.PAGE.read_text() == tables.page(results)
