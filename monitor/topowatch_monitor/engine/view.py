@@ -22,13 +22,27 @@ class Flag(TypedDict):
 
 
 class ClassView(TypedDict):
-    """Where the run's path stands among its siblings."""
+    """Where the run's path stands among its siblings.
+
+    Attributes:
+        label: name of the class; of a live run, that of the one class it is compatible with.
+        p_value: smallest p-value of the bars that part the run from the majority, 1 if none does.
+        outlier: whether the run is outside its siblings' classes, for as long as an alert needs.
+        provisional: whether the run is live, so that all this may change.
+        compatible: classes that a live run may still belong to.
+        distance: of a live run's present point to the map of its siblings, in representation distance; 0 on the map.
+        outside: refits in a row, each with new samples, at which the run was outside.
+    """
 
     label: int | None
     p_value: float | None
     outlier: bool | None
     abstained: bool
     reason: str
+    provisional: bool
+    compatible: list[int]
+    distance: float | None
+    outside: int
 
 
 class ForecastView(TypedDict):
@@ -93,7 +107,17 @@ class RunView(TypedDict):
 
 def no_class(reason: str) -> ClassView:
     """Say that the path's class is unknown, and why."""
-    return {"label": None, "p_value": None, "outlier": None, "abstained": True, "reason": reason}
+    return {
+        "label": None,
+        "p_value": None,
+        "outlier": None,
+        "abstained": True,
+        "reason": reason,
+        "provisional": False,
+        "compatible": [],
+        "distance": None,
+        "outside": 0,
+    }
 
 
 def no_forecast(reason: str) -> ForecastView:
