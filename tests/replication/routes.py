@@ -1,4 +1,4 @@
-"""Runs of which only the route differs: some make a detour in the first third, and all end alike."""
+"""Runs of which only the route differs: some make a detour at first, and all end alike."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Fork:
         plans = []
         for index in range(count):
             seed = 1000 * self.split_seed + 100 * ("straight", "permuted", "subset").index(kind) + index
-            job = Job(self.network, "sgd", self.lr, 32, self.steps, "cosine", seed, kind)
+            before = self.steps // 6 if kind != "straight" else 0
+            job = Job(self.network, "sgd", self.lr, 32, self.steps, "cosine", seed, kind, before=before)
             plans.append(Plan(self.data, self.name, f"{kind}-{index:02}", self.split_seed, job))
         return plans
 

@@ -28,6 +28,7 @@ class Job:
     Attributes:
         seed: Decides the initial weights and the order of the data.
         turn: Step from which on `order` decides the order of the data instead.
+        before: Steps of a detour, at a constant learning rate, that come before `steps`.
     """
 
     network: str
@@ -40,11 +41,15 @@ class Job:
     kind: str = "healthy"
     turn: int | None = None
     order: int = 0
+    before: int = 0
 
 
 def build(network: str) -> nn.Sequential:
-    """Make a network for `digits` ("mlp", "cnn") or `mnist` ("lenet"); none has batch norm, which blurs barriers."""
-    if network == "mlp":
+    """Make a network for digits (mlp, cnn, deep) or MNIST (lenet, deep28); none has batch norm: it blurs barriers."""
+    if network in {"deep", "deep28"}:
+        hidden = [layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU())]
+        body = [nn.Flatten(), nn.Linear(64 if network == "deep" else 784, 64), nn.ReLU(), *hidden]
+    elif network == "mlp":
         body = [nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()]
     elif network == "cnn":
         convolutions = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()]
@@ -83,20 +88,19 @@ def train(job: Job, parts: Parts) -> dict[str, np.ndarray]:
             parameter.requires_grad_(False)
     taught = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = _optimiser(job, taught)
-    looks, regular = moments(job.steps)
+    steps = job.before + job.steps
+    looks, regular = moments(steps)
     record = _Record(model, parts.probe)
-    curve = np.zeros(job.steps, np.float32)
-    schedule = lessons(job.kind, parts.train, job.seed)
-    orders = [_order(job, len(data)) for _, data in schedule]
-    current = 0
-    for step in range(job.steps):
+    curve = np.zeros(steps, np.float32)
+    detour, lesson = lessons(job.kind, parts.train, job.seed)
+    detour_order, order = _order(job, len(detour), job.before), _order(job, len(lesson), job.steps)
+    for step in range(steps):
         if step in looks:
             record.look()
-        while step >= schedule[current][0] * job.steps:
-            current += 1
-        data = schedule[current][1][orders[current][step]]
+        late = step - job.before  # steps into the lesson proper
+        data = lesson[order[late]] if late >= 0 else detour[detour_order[step]]
         for group in optimiser.param_groups:
-            group["lr"] = _rate(job, step)
+            group["lr"] = _rate(job, max(0, late))
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(model(data.inputs), data.targets)
         loss.backward()
@@ -114,7 +118,7 @@ def train(job: Job, parts: Parts) -> dict[str, np.ndarray]:
         "steps": looks,
         "regular": regular,
         "curve": curve,
-        "train_loss": np.float64(mean_loss(model, schedule[-1][1])),
+        "train_loss": np.float64(mean_loss(model, lesson)),
         "probe_loss": np.float64(mean_loss(model, parts.probe)),
         "test_accuracy": np.float64(_accuracy(model, parts.test)),
         "end": nn.utils.parameters_to_vector(model.parameters()).detach().numpy(),
@@ -158,14 +162,14 @@ def _rate(job: Job, step: int) -> float:
     return job.lr * (0.5 + 0.5 * float(np.cos(np.pi * step / job.steps))) if job.schedule == "cosine" else job.lr
 
 
-def _order(job: Job, examples: int) -> torch.Tensor:
+def _order(job: Job, examples: int, steps: int) -> torch.Tensor:
     """Return the examples of every batch, steps × batch: epoch after epoch, each in a new order."""
 
     def shuffled(seed: int) -> np.ndarray:
         generator = np.random.default_rng(seed)
-        wanted = job.steps * job.batch
+        wanted = steps * job.batch
         epochs = [generator.permutation(examples) for _ in range(-(-wanted // examples))]
-        return np.concatenate(epochs)[:wanted].reshape(job.steps, job.batch)
+        return np.concatenate([*epochs, np.zeros(0, int)])[:wanted].reshape(steps, job.batch)
 
     rows = shuffled(job.seed)
     if job.turn is not None:
