@@ -85,29 +85,6 @@ FAMILIES = (
 )
 
 
-def barriers(self) -> np.ndarray:
-    """Return the loss barrier on the training data between each pair of ends, runs × runs, in nats."""
-    data = split(load(self.data), self.split_seed).train
-    model = build(self.network)
-
-    def loss(weights: np.ndarray) -> float:
-        nn.utils.vector_to_parameters(torch.from_numpy(weights), model.parameters())
-        return mean_loss(model, data)
-
-    return all_barriers(loss, [plan.read("end")["end"] for plan in self.plans()])
-
-
-FAMILIES = tuple(
-    Family(data, network, lr, steps, split_seed, parent)
-    for data, network, lr, steps, split_seed in (
-        ("digits", "cnn", 0.05, 960, 11),
-        ("digits", "mlp", 0.1, 1280, 12),
-        ("mnist", "lenet", 0.05, 1024, 13),
-    )
-    for parent in (0, 1)
-)
-
-
 def barrier(loss: Callable[[np.ndarray], float], first: np.ndarray, second: np.ndarray) -> float:
     """Return by how much the loss on the line between two weight vectors rises above the line between their losses."""
     shares = np.linspace(0, 1, _POINTS)

@@ -47,7 +47,7 @@ class Job:
 def build(network: str) -> nn.Sequential:
     """Make a network for digits (mlp, cnn, deep) or MNIST (lenet, deep28); none has batch norm: it blurs barriers."""
     if network in {"deep", "deep28"}:
-        hidden = [layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU())]
+        hidden = [layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.ReLU())]
         body = [nn.Flatten(), nn.Linear(64 if network == "deep" else 784, 64), nn.ReLU(), *hidden]
     elif network == "mlp":
         body = [nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()]
