@@ -1,6 +1,7 @@
 """Spoiled runs among healthy siblings: path classes beside baselines at equal false positives.
 
-Thresholds are set on the tune sweeps and used as they are on the report sweeps.
+Thresholds are set on the tune sweeps and used as they are on the report sweeps. A second, strict threshold lets no
+healthy run of the tune sweeps pass; where path classes have no false positives either, it is the fairer one.
 """
 
 from __future__ import annotations
@@ -36,16 +37,22 @@ def judge_sweeps(advance: Callable[[str], None]) -> dict[str, Any]:
                 tallies[sweep.half][ours].add(kinds, verdict.outlier, verdict.score, abstained=verdict.abstained)
                 groups.append(_line(name, ours, verdict, [plan.name for plan in plans]))
             scores[sweep.half].append((kinds, {name: score(siblings) for name, score in BASELINES.items()}))
-    thresholds = _thresholds(tallies["tune"]["path classes"], scores["tune"])
+    ours = tallies["tune"]["path classes"]
+    rate = ours.flagged["healthy"] / ours.seen["healthy"]
+    thresholds = _thresholds(scores["tune"], rate or FALLBACK_RATE)
+    strict = _thresholds(scores["tune"], 0)
+    tables: dict[str, Any] = {}
     for half in HALVES:
+        cautious = {name: Tally() for name in BASELINES}
         for kinds, found in scores[half]:
             for name, values in found.items():
                 tallies[half][name].add(kinds, values > thresholds[name], values)
-    return {
-        "thresholds": thresholds,
-        "groups": groups,
-        **{half: {name: tally.summary() for name, tally in tallies[half].items()} for half in HALVES},
-    }
+                cautious[name].add(kinds, values > strict[name], values)
+        tables[half] = {name: tally.summary() for name, tally in tallies[half].items()}
+        for name, tally in cautious.items():
+            summary = tally.summary()
+            tables[half][name]["strict"] = {key: summary[key] for key in ("false_positives", "recall")}
+    return {"thresholds": thresholds, "strict_thresholds": strict, "groups": groups, **tables}
 
 
 def _line(group: str, method: str, verdict: Any, names: list[str]) -> dict[str, Any]:
@@ -61,11 +68,10 @@ def _line(group: str, method: str, verdict: Any, names: list[str]) -> dict[str, 
     }
 
 
-def _thresholds(ours: Tally, groups: list[tuple[list[str], dict[str, np.ndarray]]]) -> dict[str, float]:
-    """Allow every baseline as many false positives on the tune sweeps as path classes had there."""
-    rate = ours.flagged["healthy"] / ours.seen["healthy"]
+def _thresholds(groups: list[tuple[list[str], dict[str, np.ndarray]]], allowed: float) -> dict[str, float]:
+    """Return a threshold for every baseline that the share `allowed` of the healthy runs of these groups exceeds."""
     healthy = {
         name: np.concatenate([found[name][np.array(kinds) == "healthy"] for kinds, found in groups])
         for name in BASELINES
     }
-    return {name: threshold(values, rate or FALLBACK_RATE) for name, values in healthy.items()}
+    return {name: threshold(values, allowed) for name, values in healthy.items()}
