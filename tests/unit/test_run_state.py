@@ -20,7 +20,7 @@ from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 DIMENSION = 7
-SMALL = RunSettings(path=PathSettings(window=32, h1_every=4, h1_landmarks=12))
+SMALL = RunSettings(path=PathSettings(window=32, h1_every=4, h1_landmarks=12, shape_every=6))
 
 
 def key():
@@ -421,6 +421,30 @@ def test_without_a_logged_loss_the_probes_are_watched():
     losses = [0.2 + 2 * math.exp(-step / 20) + (1.5 if step >= 128 else 0.0) for step in range(160)]
     run = run_of(opened(), *(stored(sample(step, probes=[loss, loss])) for step, loss in enumerate(losses)))
     assert [flag["detector"] for flag in run.view()["flags"]] == ["loss_rise"]
+
+
+def test_the_losses_of_the_probes_are_a_path_of_the_leader_and_follow_rewinds_and_new_probes():
+    rng = np.random.default_rng(0)
+    table = np.cumsum(rng.random((100, 5)), axis=0)
+    wide = RunSettings(path=PathSettings(shape_every=1))
+    ranks = [opened(rank=0, ranks=2), opened(rank=1, ranks=2)]
+    records = [stored(sample(step, probes=table[step]), rank=rank) for step in range(100) for rank in (0, 1)]
+    run = run_of(*ranks, *records, run_settings=wide)
+    seen = run.view()["loss_path"]
+    assert seen["points"] == 100
+    assert seen["lower"] < seen["dimension"] < seen["upper"]
+    lengths = linkage(pdist(table.astype("<f4").astype(float), "cityblock") / 5, "single")[:, 2]
+    assert seen["e_alpha"]["1"] == pytest.approx(lengths.sum(), rel=1e-6)
+    run.apply(*opened(2, 90, ranks=2))
+    assert run.view()["loss_path"] == {"dimension": None, "lower": None, "upper": None, "points": 90, "e_alpha": None}
+    run.apply(*opened(3, 90, ranks=2, digest=b"other"))
+    assert run.view()["loss_path"] is None
+
+
+def test_losses_that_are_not_finite_are_told_and_leave_their_path_alone():
+    view = run_of(opened(), stored(sample(0)), stored(sample(1, probes=[math.inf, 1.0]))).view()
+    assert view["probe_loss"] == math.inf
+    assert view["loss_path"]["points"] == 1
 
 
 @settings(max_examples=30, deadline=None)

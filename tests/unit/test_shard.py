@@ -21,7 +21,7 @@ from topowatch_monitor.topology import IncrementalMST
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
-SMALL = RunSettings(path=PathSettings(window=16, h1_every=4, h1_landmarks=8))
+SMALL = RunSettings(path=PathSettings(window=16, h1_every=4, h1_landmarks=8, shape_every=6))
 
 
 def records_of(run: str, count: int, first_offset: int = 0) -> list[tuple[int, int, bytes]]:
@@ -362,9 +362,9 @@ def test_nothing_that_ingest_lets_through_raises_or_leaves_the_path_without_numb
     assert damaged == 0
     for view in views:
         assert "analysis_failed" not in [flag["detector"] for flag in view["flags"]]
-        for path in (view["path"], view["representation"]):
+        for path in (view["path"], view["representation"], view["loss_path"]):
             if path is not None:
-                numbers = [path["length"], path["h0_total_persistence"], path["h1_total_persistence"]]
+                numbers = [*(path.pop("e_alpha") or {}).values(), *path.values()]
                 assert all(number is None or math.isfinite(number) for number in numbers)
     whole = loaded(3)
     whole.apply([part])
