@@ -294,6 +294,35 @@ def test_show_says_what_a_later_start_superseded(run: Run, served: Served):
     assert "1,234 of them superseded by a later start" in out
 
 
+def test_show_tells_the_shape_of_the_path_and_leaves_out_what_an_earlier_daemon_does_not_say(run: Run, served: Served):
+    known = view("new")
+    sums = {"0.5": 6.0, "1": 14.0, "2": 98.0}
+    shape = {"dimension": 1.25, "dimension_lower": 1.125, "dimension_upper": 1.5, "magnitude": 2.75, "e_alpha": sums}
+    known["path"] |= shape | {"betti_drift": 0.03125, "betti_drift_wasserstein": 0.0625}
+    known["loss_path"] = {"dimension": 2.25, "lower": 2.125, "upper": None, "points": 77, "e_alpha": None}
+    earlier = view("old")
+    earlier["path"] = {name: earlier["path"][name] for name in earlier["path"].keys() - shape.keys() - {"betti_drift"}}
+    earlier["path"]["dimension"] = 1.5
+    del earlier["loss_path"]
+    served.fleet.update([known, earlier])
+    status, out, _ = run("show", "new", "--url", served.url)
+    assert status == 0
+    for words in (
+        "1.25  (1.12 to 1.5)",
+        "α=0.5: 6  α=1: 14  α=2: 98",
+        "2.75",
+        "0.03125",
+        "0.0625",
+        "probe losses",
+        "77",
+    ):
+        assert words in out
+    # The scrape needs what this daemon's own engine tells; only the terminal may meet an earlier one.
+    status, out, _ = run("show", "old", "--url", served.url)
+    assert status == 0
+    assert "probe losses" not in out
+
+
 def test_show_passes_the_daemons_answer_on(run: Run, served: Served):
     served.fleet.update([view("a", "g1"), view("a", "g2")])
     status, _, err = run("show", "a", "--url", served.url)

@@ -80,6 +80,41 @@ def test_a_circle_has_one_long_bar_and_landmarks_move_it_by_at_most_twice_the_co
     assert np.abs(longest - full[0]).max() <= 2 * radius
 
 
+@pytest.mark.parametrize(("counts", "radii"), [((12, 12), (1, 1)), ((12, 15), (1, 1.4)), ((16, 9), (1, 2))])
+def test_a_torus_has_the_loops_that_kuenneth_counts(counts, radii):
+    """In the maximum metric the complex of a product is the product of complexes, at every scale.
+
+    So H₁ holds each loop of one circle once for every component that the other circle has at that scale.
+    """
+    factors = [distances_of(radius * circle(count, 0)) for count, radius in zip(counts, radii, strict=True)]
+    distances = np.maximum(
+        np.kron(factors[0], np.ones((counts[1], counts[1]))), np.kron(np.ones((counts[0], counts[0])), factors[1])
+    )
+    expected = []
+    for one, other in (factors, factors[::-1]):
+        (birth, death), gap = h1_diagram(one, precomputed=True)[0][0], np.sort(other, axis=1)[:, 1].max()
+        expected += [(birth, death)] + [(birth, min(death, gap))] * (len(other) - 1 if gap > birth * (1 + 1e-5) else 0)
+    diagram, radius = h1_diagram(distances, precomputed=True)
+    assert radius == 0.0
+    assert len(diagram) == {(1, 1): 2, (1, 1.4): 16, (1, 2): 10}[radii]
+    assert same_bars(diagram, np.array(expected), 1e-5)
+
+
+def test_a_torus_in_three_dimensions_has_two_long_bars_as_ripser_finds_them():
+    rng = np.random.default_rng(0)
+    around, along = 2 * np.pi * rng.random((2, 4000))
+    ring = 2 + np.cos(along)
+    points = np.stack([ring * np.cos(around), ring * np.sin(around), np.sin(along)], axis=1)
+    picked, radius = maxmin_landmarks(points, 250)
+    diagram, same_radius = h1_diagram(points, 250)
+    assert radius == same_radius
+    lengths = np.sort(diagram[:, 1] - diagram[:, 0])[::-1]
+    assert lengths[1] > 3 * lengths[2]
+    by_ripser = ripser(distances_of(points[picked]), maxdim=1, distance_matrix=True)["dgms"][1]
+    long = by_ripser[by_ripser[:, 1] - by_ripser[:, 0] > 1e-4]
+    assert same_bars(diagram[diagram[:, 1] - diagram[:, 0] > 1e-4], long, 1e-5)
+
+
 def test_points_and_their_distance_matrix_give_the_same_diagram():
     points = np.random.default_rng(4).standard_normal((60, 5)).astype(np.float32)
     by_points, radius = h1_diagram(points, 30)
