@@ -1,0 +1,314 @@
+"""Classes of paths: which of them can be deformed into each other within the territory that all of them cover.
+
+What is computed is homology relative to the ends, the abelian shadow of homotopy; the result is called a path class. The
+territory's quotient by the ends is looked at in a projection to a few dimensions, so that it approximates relative
+homology up to scale. Source: A. Tamim, arXiv 2510.04376, with the departures that the README lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from topowatch_monitor.topology.atlas import Atlas, closings, visited
+from topowatch_monitor.topology.cocycles import Cocycle, persistent_cocycles
+from topowatch_monitor.topology.limits import check_classes
+from topowatch_monitor.topology.null import MIN_BARS, bar_p_values
+from topowatch_monitor.topology.territory import Territory, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+# Below it, groups without a hole are split too often.
+MIN_PATHS = 12
+# Share of the paths that a class needs for the others to be outliers.
+MAJORITY = 0.6
+# Coordinates beyond it have squares that leave the range of float64.
+MAX_COORDINATE = 1e100
+
+
+@dataclass(frozen=True)
+class PathClasses:
+    """The classes of n paths. Lengths are in the unit of the points.
+
+    Attributes:
+        labels: n; equal for paths of one class, 0 for the largest. All 0 if `abstained`.
+        signatures: n × B, how often each path, closed by stored walks, goes round each bar that counts; as integers, or
+            modulo `prime` where no integer cocycle was found.
+        bars: B × (birth, death) of the bars that count.
+        p_values: theirs, corrected for the number of bars.
+        best_p: the smallest of any bar; 1 without bars.
+        explained: share of the variance that the reduced space holds.
+        resolution: cover radius of the landmarks.
+        scale: at which the paths are realised; what is finer is not told apart.
+        abstained: whether the evidence is too thin to speak of classes.
+        reason: why, in words; empty otherwise.
+        lifted: whether every bar that counts has an integer cocycle.
+    """
+
+    labels: NDArray[np.intp]
+    signatures: NDArray[np.int64]
+    bars: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    best_p: float
+    explained: float
+    resolution: float
+    scale: float
+    abstained: bool
+    reason: str
+    lifted: bool
+    _walked: _Walked | None
+
+    @cached_property
+    def merge_scale(self) -> NDArray[np.float64]:
+        """Scale from which two paths agree on every bar that is alive: n × n, an ultrametric, 0 on the diagonal."""
+        count = len(self.labels)
+        if self._walked is None:
+            return np.zeros((count, count))
+        merge = _merge_scale(self._walked) * self._walked.territory.unit
+        np.fill_diagonal(merge, 0.0)
+        return merge
+
+    @cached_property
+    def atlas(self) -> Atlas | None:
+        """What a live path is compared with; None where all points are equal."""
+        return None if self._walked is None else _atlas(self._walked, self)
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """Paths on their territory: cocycles of all bars that die above its scale, and what each walk counts on them."""
+
+    territory: Territory
+    cocycles: list[Cocycle]
+    start: int
+    closing: NDArray[np.int64]  # V × all
+    signatures: NDArray[np.int64]  # n × all
+    counting: NDArray[np.intp]  # numbers of the cocycles whose bars count
+
+
+def classify_paths(
+    paths: Sequence[ArrayLike],
+    *,
+    landmarks: int = 400,
+    dims: int = 3,
+    prime: int = 41,
+    relative: bool = True,
+    alpha: float = 1e-4,
+) -> PathClasses:
+    """Sort paths into classes, or abstain.
+
+    The paths are reduced to `dims` principal coordinates and filled to polylines; loops of the landmarks' Rips complex
+    that noise does not explain at level `alpha` tell them apart. Holes that need more coordinates than `dims` are not
+    seen, and neither are loops that commute in homology alone.
+
+    Args:
+        paths: T × d numbers each, T ≥ 1; T may differ.
+        landmarks: the most vertices, 8 to MAX_VERTICES.
+        dims: coordinates to keep.
+        prime: of the coefficients.
+        relative: whether ends count as one point. Without it, runs that end apart are not compared there.
+        alpha: p-value below which a bar counts.
+
+    Raises:
+        ValueError: there is no path, or one is empty, not a matrix, not finite, of another dimension or too large; or
+            an argument is out of range.
+        TooLargeError: the paths together are too large.
+    """
+    checked = _checked(paths)
+    _check_arguments(landmarks, dims, prime, alpha)
+    check_classes(sum(map(len, checked)), checked[0].shape[1], landmarks)
+    territory = survey(checked, landmarks=landmarks, dims=dims, relative=relative)
+    if territory is None:
+        return _nothing(len(checked), "all points are equal")
+    bars, cocycles, alive = persistent_cocycles(territory.distances, prime, territory.scale)
+    p_values = bar_p_values(bars, territory.siblings)
+    reason = ""
+    if len(checked) < MIN_PATHS:
+        reason = f"{len(checked)} paths: classes need at least {MIN_PATHS}"
+    elif p_values is None:
+        reason = f"{len(bars)} loops: at least {MIN_BARS} of different sizes are needed to know what noise looks like"
+    counting = np.empty(0, dtype=np.intp)
+    if p_values is not None and not reason:
+        counting = np.flatnonzero(p_values[alive] < alpha)
+        if not len(counting):
+            reason = f"no loop stands out from noise (smallest p-value {p_values.min(initial=1.0):.2g})"
+    start = int(territory.walks[territory.offsets[_reference(territory)]])
+    closing = closings(territory, cocycles, start)
+    signatures = _signatures(territory, cocycles, closing)
+    walked = _Walked(territory, cocycles, start, closing, signatures, counting)
+    chosen = alive[counting]
+    return PathClasses(
+        labels=_labels(signatures[:, counting]),
+        signatures=signatures[:, counting],
+        bars=bars[chosen] * territory.unit,
+        p_values=np.empty(0) if p_values is None else p_values[chosen],
+        best_p=1.0 if p_values is None else float(p_values.min(initial=1.0)),
+        explained=territory.projection.explained,
+        resolution=territory.cover * territory.unit,
+        scale=territory.scale * territory.unit,
+        abstained=bool(reason),
+        reason=reason,
+        lifted=all(not cocycles[number].modulus for number in counting),
+        _walked=walked,
+    )
+
+
+def majority_of(labels: NDArray[np.intp]) -> int:
+    """The label that at least MAJORITY of the paths share; −1 if none."""
+    counts = np.bincount(labels)
+    largest = int(counts.argmax())
+    return largest if counts[largest] >= MAJORITY * len(labels) else -1
+
+
+def outliers(classes: PathClasses) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Which paths are outside the majority's class.
+
+    Returns:
+        n p-values, the smallest of the bars that part the path from the majority, 1 if none does; and n flags. Without
+        a majority nobody is an outlier.
+    """
+    count = len(classes.labels)
+    majority = majority_of(classes.labels)
+    if classes.abstained or majority < 0:
+        return np.ones(count), np.zeros(count, dtype=np.bool_)
+    member = int(np.flatnonzero(classes.labels == majority)[0])
+    parted = classes.signatures != classes.signatures[member]
+    p_values = np.where(parted, classes.p_values, 1.0).min(axis=1, initial=1.0)
+    return p_values, classes.labels != majority
+
+
+def _checked(paths: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
+    if not len(paths):
+        raise ValueError("there is no path to classify")
+    checked = []
+    for number, path in enumerate(paths):
+        points = np.asarray(path, dtype=np.float64)
+        if points.ndim != 2 or not points.shape[1]:
+            raise ValueError(f"path {number} has shape {points.shape}: T × d numbers are needed")
+        if not len(points):
+            raise ValueError(f"path {number} has no points: leave it out")
+        if points.shape[1] != (checked[0] if checked else points).shape[1]:
+            raise ValueError(
+                f"path {number} has points of {points.shape[1]} numbers, path 0 of {checked[0].shape[1]}: "
+                "paths are compared in one space"
+            )
+        if not np.isfinite(points).all():
+            raise ValueError(f"path {number} has NaN or infinite numbers: cut it before them, or leave it out")
+        if np.abs(points).max() > MAX_COORDINATE:
+            raise ValueError(f"path {number} has numbers beyond {MAX_COORDINATE:g}: cut it before them, or leave it out")
+        checked.append(points)
+    return checked
+
+
+def _check_arguments(landmarks: int, dims: int, prime: int, alpha: float) -> None:
+    if dims < 1:
+        raise ValueError(f"dims is at least 1, not {dims}")
+    if landmarks < 8:
+        raise ValueError(f"landmarks are at least 8, not {landmarks}")
+    if not 3 <= prime < 1 << 14 or any(prime % divisor == 0 for divisor in range(2, int(prime**0.5) + 1)):
+        raise ValueError(f"prime is an odd prime below {1 << 14}, not {prime}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha lies between 0 and 1, not at {alpha}")
+
+
+def _reference(territory: Territory) -> int:
+    """The path whose start is the reference: the one that starts at the vertex where most do, the first of them."""
+    starts = territory.walks[territory.offsets[:-1]]
+    return int(np.flatnonzero(starts == np.bincount(starts).argmax())[0])
+
+
+def _signatures(
+    territory: Territory, cocycles: Sequence[Cocycle], closing: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """What each walk counts on each cocycle, closed by stored walks at both ends: n × all."""
+    walks, offsets = territory.walks, territory.offsets
+    first, last = walks[offsets[:-1]], walks[offsets[1:] - 1]
+    end = int(np.bincount(last).argmax())
+    signatures = np.zeros((len(first), len(cocycles)), dtype=np.int64)
+    for number, cocycle in enumerate(cocycles):
+        sums = _running(territory, cocycle)[offsets[1:] - 1]
+        way = closing[:, number]
+        signatures[:, number] = cocycle.fold(way[first] + sums + way[end] - way[last])
+    return signatures
+
+
+def _running(territory: Territory, cocycle: Cocycle) -> NDArray[np.int64]:
+    """What the walks count on a cocycle up to each of their vertices, from 0 at their first."""
+    walks, offsets = territory.walks, territory.offsets
+    steps = np.zeros(len(walks), dtype=np.int64)
+    steps[1:] = cocycle.values[walks[:-1], walks[1:]]
+    steps[offsets[:-1]] = 0
+    total = np.cumsum(steps)
+    return total - np.repeat(total[offsets[:-1]], np.diff(offsets))
+
+
+def _labels(signatures: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Number equal rows alike: the most frequent row 0, ties by first appearance."""
+    if not signatures.shape[1]:
+        return np.zeros(len(signatures), dtype=np.intp)
+    _, first, label, counts = np.unique(
+        signatures, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    rank = np.empty(len(counts), dtype=np.intp)
+    rank[np.lexsort((first, -counts))] = np.arange(len(counts))
+    return rank[label.reshape(-1)]
+
+
+def _merge_scale(walked: _Walked) -> NDArray[np.float64]:
+    count = len(walked.signatures)
+    merge = np.full((count, count), walked.territory.scale)
+    for number in sorted(range(len(walked.cocycles)), key=lambda number: walked.cocycles[number].death):
+        column = walked.signatures[:, number]
+        merge[column[:, None] != column[None, :]] = walked.cocycles[number].death
+    return merge
+
+
+def _atlas(walked: _Walked, classes: PathClasses) -> Atlas:
+    territory, chosen = walked.territory, [walked.cocycles[number] for number in walked.counting]
+    closing = walked.closing[:, walked.counting]
+    starts = territory.walks[territory.offsets[:-1]]
+    counts = np.repeat(closing[starts], np.diff(territory.offsets), axis=0)
+    for number, cocycle in enumerate(chosen):
+        counts[:, number] = cocycle.fold(counts[:, number] + _running(territory, cocycle))
+    vertices = len(territory.distances)
+    return Atlas(
+        projection=territory.projection,
+        unit=territory.unit,
+        relative=territory.relative,
+        landmarks=territory.landmarks,
+        ends=territory.ends,
+        distances=territory.distances,
+        cover=territory.cover,
+        scale=territory.scale,
+        values=np.array([cocycle.values for cocycle in chosen], dtype=np.int16).reshape(-1, vertices, vertices),
+        deaths=np.array([cocycle.death for cocycle in chosen]),
+        moduli=np.array([cocycle.modulus for cocycle in chosen], dtype=np.int64),
+        bar_p_values=classes.p_values,
+        closing=closing,
+        visits=visited(territory, counts, classes.labels),
+        labels=np.unique(classes.labels),
+        majority=majority_of(classes.labels),
+    )
+
+
+def _nothing(count: int, reason: str) -> PathClasses:
+    return PathClasses(
+        labels=np.zeros(count, dtype=np.intp),
+        signatures=np.zeros((count, 0), dtype=np.int64),
+        bars=np.empty((0, 2)),
+        p_values=np.empty(0),
+        best_p=1.0,
+        explained=1.0,
+        resolution=0.0,
+        scale=0.0,
+        abstained=True,
+        reason=reason,
+        lifted=True,
+        _walked=None,
+    )
