@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from topowatch_monitor.engine.view import at
+from group_views import group_view, path_class
+from topowatch_monitor.engine.view import at, no_class
 from topowatch_monitor.export import registry
 from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean
 from topowatch_monitor.export.exposition import render
@@ -31,9 +32,10 @@ def flag(detector: str) -> dict[str, Any]:
     return {"detector": detector, "severity": "warning", "since_step": 3, "reason": "because"}
 
 
-def collector_of(*views: Any, stats: DaemonStats | None = None) -> FleetCollector:
+def collector_of(*views: Any, groups: Any = (), stats: DaemonStats | None = None) -> FleetCollector:
     fleet = Fleet(at)
     fleet.update(views)
+    fleet.update_groups(groups)
     return FleetCollector(fleet, lambda: stats or DaemonStats(), lambda: NOW, "1.2.3")
 
 
@@ -56,7 +58,7 @@ def full(run: str = "a") -> Any:
         "points": 9,
         "resolution": 0.1,
     }
-    return view(run, path=path, overhead_ratio=0.003, dropped=4)
+    return view(run, path=path, overhead_ratio=0.003, dropped=4, path_class=path_class(2, p_value=1e-9, outlier=True))
 
 
 def test_a_run_has_every_metric_that_is_known():
@@ -72,14 +74,74 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
     assert found["topowatch_ph_dimension"] == [(labels, 1.5)]
     assert found["topowatch_betti_drift"] == [(labels, 0.125)]
+    assert found["topowatch_path_class"] == [(labels, 2.0)]
+    assert found["topowatch_path_class_p_value"] == [(labels, 1e-9)]
+    assert found["topowatch_path_outlier"] == [(labels, 1.0)]
     assert found["topowatch_minimum_unstable"] == [(labels, 0.0)]
-    assert found["topowatch_run_info"] == [({**labels, "state": "live", "verdict": "healthy"}, 1.0)]
+    assert found["topowatch_run_info"] == [({**labels, "state": "live", "verdict": "warning"}, 1.0)]
 
 
 def test_what_is_unknown_has_no_series():
     found = series(collector_of(view(loss=None, step=None)))
     for name in ("run_step", "run_loss", "client_overhead_ratio", "path_length", "ph_dimension"):
         assert f"topowatch_{name}" not in found
+
+
+@pytest.mark.parametrize(
+    "told",
+    [no_class("too few runs"), {**path_class(0, p_value=1.0), "abstained": True}, path_class(None, p_value=None)],
+)
+def test_a_class_that_is_not_known_has_no_series(told: Any):
+    """Where all is withheld every run has the label 0, which must not look like an answer."""
+    found = series(collector_of(view(path_class={**told, "outlier": None})))
+    assert not [name for name in found if name.startswith("topowatch_path_")]
+
+
+def test_a_run_among_its_siblings_has_its_label_and_is_no_outlier():
+    found = series(collector_of(view(path_class=path_class(0))))
+    assert found["topowatch_path_class"] == [({"group": "g", "run": "a"}, 0.0)]
+    assert found["topowatch_path_outlier"] == [({"group": "g", "run": "a"}, 0.0)]
+
+
+def test_a_group_has_its_classes_and_their_spread():
+    found = series(collector_of(view(), groups=[group_view()]))
+    labels = {"group": "g"}
+    assert found["topowatch_group_classes"] == [(labels, 3.0)]
+    assert found["topowatch_group_abstained"] == [(labels, 0.0)]
+    assert found["topowatch_group_within_class_spread"] == [(labels, 0.004)]
+    assert found["topowatch_group_between_class_spread"] == [(labels, 0.05)]
+    assert found["topowatch_group_spread_p_value"] == [(labels, 0.001)]
+
+
+def test_what_is_not_known_of_a_group_has_no_series():
+    spread = {**group_view()["spread"], "within": None, "between": None, "p_value": math.nan}
+    found = series(collector_of(view(), groups=[group_view(abstained=True, classes=[], spread=spread)]))
+    assert [name for name in found if name.startswith("topowatch_group_")] == ["topowatch_group_abstained"]
+    assert found["topowatch_group_abstained"] == [({"group": "g"}, 1.0)]
+
+
+def test_series_of_a_group_vanish_with_the_last_of_its_runs():
+    fleet = Fleet(at, ended_series_seconds=300)
+    fleet.update([view(state="ended", last_received_at=NOW), {**view("b"), "group": "other"}])
+    fleet.update_groups([group_view()])
+    moment = [NOW + 300]
+    collector = FleetCollector(fleet, DaemonStats, lambda: moment[0], "1.2.3")
+    assert "topowatch_group_classes" in series(collector)
+    moment[0] += 1
+    assert "topowatch_group_classes" not in series(collector)
+
+
+def test_groups_of_tenants_are_told_apart_and_names_that_fall_together_are_left_out():
+    mine, theirs = view(), view(tenant="physics")
+    found = series(collector_of(mine, theirs, groups=[group_view(), group_view(tenant="physics", classes=[])]))
+    assert [labels for labels, _ in found["topowatch_group_abstained"]] == [
+        {"group": "g"},
+        {"tenant": "physics", "group": "g"},
+    ]
+    runs = [{**view(), "group": "g\x01"}, {**view("b"), "group": "g\x02"}]
+    found = series(collector_of(*runs, groups=[group_view("g\x01"), group_view("g\x02")]))
+    assert len(found["topowatch_group_classes"]) == 1
+    assert found["topowatch_series_dropped_total"][0][1] == 5
 
 
 def test_a_loss_that_is_not_a_number_is_shown_as_such():
@@ -168,6 +230,8 @@ def test_the_daemons_own_figures():
         shard_restarts_total=1,
         log_bytes=12345,
         records_lost_total=3,
+        homology_timeouts_total=2,
+        homology_refused_total=5,
     )
     found = series(collector_of(stats=stats))
     assert found["topowatch_ingest_ready"] == [({}, 0.0)]
@@ -178,6 +242,8 @@ def test_the_daemons_own_figures():
     assert found["topowatch_shard_restarts_total"] == [({}, 1.0)]
     assert found["topowatch_log_bytes"] == [({}, 12345.0)]
     assert found["topowatch_log_records_lost_total"] == [({}, 3.0)]
+    assert found["topowatch_homology_timeouts_total"] == [({}, 2.0)]
+    assert found["topowatch_homology_refused_total"] == [({}, 5.0)]
     assert found["topowatch_series_dropped_total"] == [({}, 0.0)]
     assert found["topowatch_build_info"] == [({"version": "1.2.3"}, 1.0)]
     assert found["topowatch_ack_seconds_bucket"] == [({"le": "0.1"}, 3), ({"le": "1.0"}, 5), ({"le": "+Inf"}, 6)]
@@ -197,7 +263,8 @@ def test_only_registered_metrics_are_exported_with_their_registered_labels():
     stats = DaemonStats(rejected_total={"x": 1}, ack_seconds_buckets=((math.inf, 0),))
     known = {metric.name: metric for metric in registry.METRICS}
     exported = set()
-    for family in collector_of(full(), view("b", flags=[flag("loss_rise")]), stats=stats).collect():
+    runs = full(), view("b", flags=[flag("loss_rise")])
+    for family in collector_of(*runs, groups=[group_view()], stats=stats).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         metric = known[name]
         assert (family.type, family.documentation) == (metric.kind, metric.help)
@@ -215,6 +282,7 @@ def test_the_text_says_the_same_as_prometheus_clients_own():
         view("b", loss=math.nan, flags=[flag("x")]),
         view("c", loss=-math.inf),
         view("d", loss=1e300),
+        groups=[group_view()],
         stats=stats,
     )
     theirs = CollectorRegistry(auto_describe=False)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from group_views import group_view, path_class
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.fleet import (
+    AmbiguousGroupError,
     AmbiguousRunError,
     Fleet,
+    GroupNotFoundError,
     IngestSummary,
     RunNotFoundError,
     unseen,
@@ -106,6 +109,45 @@ def test_a_name_in_several_groups_needs_its_group(fleet: Fleet):
         fleet.run("b", NOW, "g1")
 
 
+def test_a_group_is_what_the_engine_said_last_with_its_runs(fleet: Fleet):
+    fleet.update([view("b"), view("a"), view("c", "other")])
+    fleet.update_groups([group_view(version=1)])
+    fleet.update_groups([group_view(version=2)])
+    told, members = fleet.group("g", NOW)
+    assert told["version"] == 2
+    assert [run["run"] for run in members] == ["a", "b"]
+    assert list(fleet.groups()) == [("", "g")]
+    assert fleet.groups("other") == {}
+
+
+def test_a_group_that_the_engine_has_told_nothing_of_abstains(fleet: Fleet):
+    fleet.update([view("a"), view("b", state="ended")])
+    told, _ = fleet.group("g", NOW)
+    assert (told["version"], told["live"], told["ended"], told["abstained"]) == (0, 1, 1, True)
+    assert "not been computed yet" in told["reason"]
+
+
+def test_a_group_without_runs_is_not_there(fleet: Fleet):
+    fleet.update_groups([group_view()])
+    with pytest.raises(GroupNotFoundError, match="'g'"):
+        fleet.group("g", NOW)
+    fleet.update([view()])
+    with pytest.raises(GroupNotFoundError, match="of tenant 'physics'"):
+        fleet.group("g", NOW, "physics")
+
+
+def test_a_group_of_several_tenants_needs_its_tenant(fleet: Fleet):
+    fleet.update([view(), view(tenant="physics")])
+    fleet.update_groups([group_view(version=1), group_view(tenant="physics", version=2)])
+    with pytest.raises(AmbiguousGroupError) as caught:
+        fleet.group("g", NOW)
+    assert caught.value.tenants == ["", "physics"]
+    assert fleet.group("g", NOW, "")[0]["version"] == 1
+    told, members = fleet.group("g", NOW, "physics")
+    assert told["version"] == 2
+    assert [run["tenant"] for run in members] == ["physics"]
+
+
 def test_series_of_an_ended_run_vanish_after_a_while(fleet: Fleet):
     fleet.update([view("done", state="ended", last_received_at=NOW), view("on", last_received_at=NOW + 300)])
     assert [run["run"] for run in fleet.exported(NOW + 300)] == ["done", "on"]
@@ -131,6 +173,10 @@ def test_series_of_a_lost_run_stay_long_enough_to_be_alerted_on(fleet: Fleet):
         ({"state": "lost", "flags": [flag("stalled_run", "warning")]}, "lost"),
         ({"state": "lost", "minimum_unstable": True}, "unstable"),
         ({"state": "ended"}, "healthy"),
+        ({"path_class": path_class(1, outlier=True)}, "warning"),
+        ({"path_class": path_class(1, outlier=True), "step": None}, "warning"),
+        ({"path_class": path_class(1, outlier=True), "state": "lost"}, "lost"),
+        ({"path_class": path_class(0)}, "healthy"),
     ],
 )
 def test_verdict_is_the_gravest_that_holds(changes: dict[str, Any], expected: str):

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from group_views import group_view, path_class
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
 from topowatch_monitor.export.http import create_app
@@ -115,14 +116,63 @@ def test_only_reading_is_allowed(daemon: Daemon):
     assert "error" in answer.json()
 
 
-@pytest.mark.parametrize("part", ["classes", "forecast"])
-def test_groups_abstain_with_a_reason(daemon: Daemon, part: str):
+def test_forecasts_of_a_group_abstain_with_a_reason(daemon: Daemon):
     daemon.fleet.update([view("a"), view("b")])
-    answer = daemon.get(f"/api/v1/groups/g/{part}").json()
+    answer = daemon.get("/api/v1/groups/g/forecast").json()
     assert answer["abstained"] is True
     assert "this version" in answer["reason"]
     assert [run["run"] for run in answer["runs"]] == ["a", "b"]
     assert all(run["abstained"] for run in answer["runs"])
+
+
+def test_classes_of_a_group_are_the_engines_view_with_each_runs_own(daemon: Daemon):
+    daemon.fleet.update([view("noisy", path_class=path_class(1, p_value=1e-9, outlier=True)), view("seed-1")])
+    daemon.fleet.update_groups([group_view(bars=[[0.2, math.inf]])])
+    answer = daemon.get("/api/v1/groups/g/classes").json()
+    assert answer["bars"] == [[0.2, None]]
+    assert {name: value for name, value in answer.items() if name not in {"members", "bars"}} == {
+        name: value for name, value in group_view().items() if name != "bars"
+    }
+    noisy, calm = answer["members"]
+    assert (noisy["run"], noisy["label"], noisy["p_value"], noisy["outlier"]) == ("noisy", 1, 1e-9, True)
+    assert (noisy["state"], noisy["results"]) == ("live", None)
+    assert calm["abstained"]
+
+
+def test_classes_that_are_not_computed_yet_are_withheld_with_a_reason(daemon: Daemon):
+    daemon.fleet.update([view("a"), view("b")])
+    answer = daemon.get("/api/v1/groups/g/classes").json()
+    assert (answer["abstained"], answer["version"], answer["live"]) == (True, 0, 2)
+    assert "not been computed yet" in answer["reason"]
+    assert [run["run"] for run in answer["members"]] == ["a", "b"]
+
+
+def test_a_group_of_several_tenants_is_answered_with_them(daemon: Daemon):
+    daemon.fleet.update([view(), view(tenant="physics")])
+    daemon.fleet.update_groups([group_view(), group_view(tenant="physics", version=9)])
+    answer = daemon.get("/api/v1/groups/g/classes")
+    assert answer.status_code == 409
+    assert answer.json()["tenants"] == ["", "physics"]
+    assert "?tenant=" in answer.json()["error"]
+    assert daemon.get("/api/v1/groups/g/classes?tenant=physics").json()["version"] == 9
+    assert daemon.get("/api/v1/groups/g/classes?tenant=").json()["version"] == 3
+    assert daemon.get("/api/v1/groups/g/classes?tenant=x").status_code == 404
+
+
+def test_the_list_of_runs_sums_their_groups_up(daemon: Daemon):
+    daemon.fleet.update([view(), view("b", "other")])
+    daemon.fleet.update_groups([group_view(), group_view("other", abstained=True, reason="too few", outliers=[])])
+    groups = daemon.get("/api/v1/runs").json()["groups"]
+    assert groups[0] == {
+        "tenant": "",
+        "group": "g",
+        "abstained": False,
+        "reason": "",
+        "classes": 3,
+        "outliers": ["noisy", "shuffled"],
+    }
+    assert (groups[1]["abstained"], groups[1]["reason"]) == (True, "too few")
+    assert [group["group"] for group in daemon.get("/api/v1/runs?group=other").json()["groups"]] == ["other"]
 
 
 def test_readiness_says_why_not_and_health_does_not_care(daemon: Daemon):

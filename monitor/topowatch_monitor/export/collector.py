@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric as Family
 
+    from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet
     from topowatch_monitor.export.registry import Metric
 
@@ -70,9 +71,27 @@ class FleetCollector(Collector):
                 left_out[run["tenant"], run["group"], run["run"]] = len(series) - kept
             for metric, extra, value in series[:kept]:
                 families[metric].add_sample(metric.name, {**labels, **extra} if extra else labels, value)
+        self._groups(families, {(run["tenant"], run["group"]) for run in runs}, left_out)
         for name, count in verdicts.items():
             families[registry.CLUSTER_RUNS].add_sample(registry.CLUSTER_RUNS.name, {"verdict": name}, count)
         yield from self._daemon(families, self._count(left_out))
+
+    def _groups(
+        self, families: Mapping[Metric, Family], shown: set[tuple[str, str]], left_out: dict[tuple[str, str, str], int]
+    ) -> None:
+        """Add the series of the groups of which a run is shown: a group goes with the last of its runs."""
+        seen: set[tuple[tuple[str, str], ...]] = set()
+        for (tenant, group), view in self._fleet.groups().items():
+            if (tenant, group) not in shown:
+                continue
+            labels, series = _group_labels(view), list(_group_series(view))
+            identity = tuple(labels.items())
+            if identity in seen:
+                left_out[tenant, group, ""] = len(series)
+                continue
+            seen.add(identity)
+            for metric, value in series:
+                families[metric].add_sample(metric.name, labels, value)
 
     def _count(self, left_out: Mapping[tuple[str, str, str], int]) -> int:
         """Return how many series have been left out so far, with those of this scrape."""
@@ -95,6 +114,8 @@ class FleetCollector(Collector):
             (registry.SHARD_RESTARTS, stats.shard_restarts_total),
             (registry.LOG_BYTES, stats.log_bytes),
             (registry.LOG_RECORDS_LOST, stats.records_lost_total),
+            (registry.HOMOLOGY_TIMEOUTS, stats.homology_timeouts_total),
+            (registry.HOMOLOGY_REFUSED, stats.homology_refused_total),
             (registry.SERIES_DROPPED, left_out),
         ):
             families[metric].add_sample(metric.name, {}, float(value))
@@ -115,14 +136,19 @@ def _family(metric: Metric) -> Family:
 
 
 def _labels(run: Mapping[str, Any]) -> dict[str, str]:
-    labels = {"group": clean(run["group"]), "run": clean(run["run"])}
-    return labels if run["tenant"] in NO_TENANT else {"tenant": clean(run["tenant"]), **labels}
+    return {**_group_labels(run), "run": clean(run["run"])}
+
+
+def _group_labels(view: Mapping[str, Any]) -> dict[str, str]:
+    labels = {"group": clean(view["group"])}
+    return labels if view["tenant"] in NO_TENANT else {"tenant": clean(view["tenant"]), **labels}
 
 
 def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:
     """Yield (metric, labels beside group and run, value) of what is known of a run; detectors come last."""
     yield registry.RUN_INFO, {"state": run["state"], "verdict": run["verdict"]}, 1.0
-    path = run["path"]
+    path, path_class = run["path"], run["path_class"]
+    sure = not path_class["abstained"]
     for metric, value in (
         (registry.RUN_STEP, run["step"]),
         (registry.RUN_LOSS, run["loss"]),
@@ -134,9 +160,26 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.H1_TOTAL_PERSISTENCE, path["h1_total_persistence"]),
         (registry.PH_DIMENSION, path["dimension"]),
         (registry.BETTI_DRIFT, path["betti_drift"]),
+        (registry.PATH_CLASS, path_class["label"] if sure else None),
+        (registry.PATH_CLASS_P_VALUE, path_class["p_value"] if sure else None),
+        (registry.PATH_OUTLIER, path_class["outlier"] if sure else None),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
     ):
         if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):
             yield metric, {}, float(value)
     for detector in sorted({flag["detector"] for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
+
+
+def _group_series(view: GroupView) -> Iterator[tuple[Metric, float]]:
+    """Yield (metric, value) of what is known of a group."""
+    spread = view["spread"]
+    for metric, value in (
+        (registry.GROUP_CLASSES, len(view["classes"]) or None),
+        (registry.GROUP_ABSTAINED, view["abstained"]),
+        (registry.GROUP_WITHIN_CLASS_SPREAD, spread["within"]),
+        (registry.GROUP_BETWEEN_CLASS_SPREAD, spread["between"]),
+        (registry.GROUP_SPREAD_P_VALUE, spread["p_value"]),
+    ):
+        if value is not None and not math.isnan(value):
+            yield metric, float(value)

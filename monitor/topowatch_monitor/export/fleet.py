@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, cast
 from topowatch_monitor.engine.view import RunView, no_class, no_forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.engine.path_state import PathView
 
 Key = tuple[str, str, str]  # tenant, group, run
+GroupKey = tuple[str, str]  # tenant, group
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class DaemonStats:
     shard_restarts_total: int = 0
     log_bytes: int = 0
     records_lost_total: int = 0  # of the log: could not be read, decoded or analysed
+    homology_timeouts_total: int = 0  # computations that took too long and were dropped
+    homology_refused_total: int = 0  # computations that were too large to be begun
 
 
 class FleetRun(RunView):
@@ -77,20 +81,36 @@ class AmbiguousRunError(LookupError):
         self.groups = groups
 
 
+class GroupNotFoundError(LookupError):
+    """No run has named that group (of that tenant)."""
+
+
+class AmbiguousGroupError(LookupError):
+    """Several tenants have a group of that name; `tenants` are theirs."""
+
+    def __init__(self, group: str, tenants: list[str]) -> None:
+        named = ", ".join(map(repr, tenants))
+        super().__init__(f"group {group!r} exists for {len(tenants)} tenants: {named}; name one of them")
+        self.tenants = tenants
+
+
 def verdict(run: RunView) -> str:
-    """Sum a run up in one word: unstable, lost, warning, starting or healthy; the first that holds."""
+    """Sum a run up in one word: unstable, lost, warning, starting or healthy; the first that holds.
+
+    A run whose path is outside its siblings' classes is worth a look, so it is at least `warning`.
+    """
     severities = {flag["severity"] for flag in run["flags"]}
     if run["minimum_unstable"] or "critical" in severities:
         return "unstable"
     if run["state"] == "lost":
         return "lost"
-    if severities:
+    if severities or run["path_class"]["outlier"]:
         return "warning"
     return "healthy" if run["step"] is not None else "starting"
 
 
 class Fleet:
-    """Latest view and ingest summary of every run. Safe to use from several threads.
+    """Latest view and ingest summary of every run, latest view of every group. Safe to use from several threads.
 
     Args:
         at: what a view says at a Unix time: adds what depends on the clock (stalled, lost).
@@ -110,6 +130,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._views: dict[Key, RunView] = {}
         self._summaries: dict[Key, IngestSummary] = {}
+        self._groups: dict[GroupKey, GroupView] = {}
 
     def update(self, views: Iterable[RunView]) -> None:
         """Take newer views from the engine."""
@@ -122,6 +143,33 @@ class Fleet:
         newer = {(summary.tenant, summary.group, summary.run): summary for summary in summaries}
         with self._lock:
             self._summaries.update(newer)
+
+    def update_groups(self, views: Iterable[GroupView]) -> None:
+        """Take newer views of groups from the engine."""
+        newer = {(view["tenant"], view["group"]): view for view in views}
+        with self._lock:
+            self._groups.update(newer)
+
+    def groups(self, name: str | None = None) -> dict[GroupKey, GroupView]:
+        """Return what the engine has told of every group (of that name), by tenant and name, in order."""
+        with self._lock:
+            found = sorted(self._groups.items(), key=lambda item: (item[0][1], item[0][0]))
+        return {key: view for key, view in found if name in (None, key[1])}
+
+    def group(self, name: str, now: float, tenant: str | None = None) -> tuple[GroupView, list[FleetRun]]:
+        """Return a group's view and its runs as of `now`; a view that abstains where the engine has told none yet.
+
+        Raises:
+            GroupNotFoundError: no run is in such a group.
+            AmbiguousGroupError: several tenants have one.
+        """
+        members = [run for run in self.runs(now, name) if tenant in (None, run["tenant"])]
+        tenants = sorted({run["tenant"] for run in members})
+        if not members:
+            raise GroupNotFoundError(f"there is no group {name!r}" + (f" of tenant {tenant!r}" if tenant else ""))
+        if len(tenants) > 1:
+            raise AmbiguousGroupError(name, tenants)
+        return self.groups(name).get((tenants[0], name)) or unfitted(members), members
 
     def runs(self, now: float, group: str | None = None) -> list[FleetRun]:
         """Every run (of a group) as of Unix time `now`, ordered by group and name."""
@@ -162,6 +210,44 @@ class Fleet:
                 merged["state"] = "ended" if summary.ended else "live"
         seen = self._at(merged, now)
         return cast("FleetRun", {**seen, "analysed": analysed, "verdict": verdict(seen)})
+
+
+def unfitted(members: Sequence[RunView]) -> GroupView:
+    """Return the view of a group whose classes the engine has told nothing of."""
+    why = "the classes of this group have not been computed yet"
+    return {
+        "tenant": members[0]["tenant"],
+        "group": members[0]["group"],
+        "version": 0,
+        "fitted_at": None,
+        "ended": sum(run["state"] == "ended" for run in members),
+        "live": sum(run["state"] == "live" for run in members),
+        "abstained": True,
+        "reason": why,
+        "best_p": None,
+        "explained": None,
+        "resolution": None,
+        "scale": None,
+        "bars": [],
+        "p_values": [],
+        "classes": [],
+        "runs": [],
+        "merges": [],
+        "outliers": [],
+        "spread": {
+            "metric": None,
+            "within": None,
+            "between": None,
+            "p_value": None,
+            "strata": [],
+            "runs": 0,
+            "verdict": "abstained",
+            "reason": why,
+        },
+        "fits": 0,
+        "timeouts": 0,
+        "refused": 0,
+    }
 
 
 def unseen(summary: IngestSummary | None) -> RunView:

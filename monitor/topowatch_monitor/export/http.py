@@ -13,7 +13,12 @@ from starlette.routing import Route
 
 from topowatch_monitor.export import exposition, page
 from topowatch_monitor.export.collector import FleetCollector
-from topowatch_monitor.export.fleet import AmbiguousRunError, RunNotFoundError
+from topowatch_monitor.export.fleet import (
+    AmbiguousGroupError,
+    AmbiguousRunError,
+    GroupNotFoundError,
+    RunNotFoundError,
+)
 from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -22,10 +27,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
-CLASSES_REASON = "this version of topowatch does not compute path classes yet"
 FORECAST_REASON = "this version of topowatch does not forecast yet"
+LISTED = "/api/v1/runs lists the groups of all runs"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -68,8 +74,9 @@ def create_app(
         return PlainTextResponse("topowatch is ready\n")
 
     def runs(request: Request) -> Response:
-        moment = now()
-        return json_response({"now": moment, "runs": fleet.runs(moment, request.query_params.get("group"))})
+        moment, group = now(), request.query_params.get("group")
+        groups = [summary_of(view) for view in fleet.groups(group).values()]
+        return json_response({"now": moment, "runs": fleet.runs(moment, group), "groups": groups})
 
     def run(request: Request) -> Response:
         try:
@@ -84,13 +91,20 @@ def create_app(
         group = request.path_params["group"]
         found = fleet.runs(now(), group)
         if not found:
-            raise HTTPException(404, f"there is no group {group!r}; /api/v1/runs lists the groups of all runs")
+            raise HTTPException(404, f"there is no group {group!r}; {LISTED}")
         return group, found
 
     def classes(request: Request) -> Response:
-        group, found = members(request)
-        answers = [{"run": run["run"], **run["path_class"]} for run in found]
-        return json_response({"group": group, "abstained": True, "reason": CLASSES_REASON, "runs": answers})
+        try:
+            view, found = fleet.group(request.path_params["group"], now(), request.query_params.get("tenant"))
+        except AmbiguousGroupError as error:
+            return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
+        except GroupNotFoundError as error:
+            raise HTTPException(404, f"{error}; {LISTED}") from None
+        answers = [
+            {"run": run["run"], "state": run["state"], "results": run["results"], **run["path_class"]} for run in found
+        ]
+        return json_response({**view, "members": answers})
 
     def forecast(request: Request) -> Response:
         group, found = members(request)
@@ -119,6 +133,18 @@ def create_app(
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={HTTPException: failed, Exception: failed},
     )
+
+
+def summary_of(view: GroupView) -> dict[str, Any]:
+    """Return what a list of runs tells of a group; all of it is at /api/v1/groups/{group}/classes."""
+    return {
+        "tenant": view["tenant"],
+        "group": view["group"],
+        "abstained": view["abstained"],
+        "reason": view["reason"],
+        "classes": len(view["classes"]),
+        "outliers": view["outliers"],
+    }
 
 
 class SecurityHeaders:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 RUN: Final = ("group", "run")
+GROUP: Final = ("group",)
 MAX_SERIES_PER_RUN: Final = 35
 
 
@@ -70,11 +71,58 @@ BETTI_DRIFT = Metric(
     "Bottleneck distance of the H1 diagrams of the older and the newer half of the latest window of the path,"
     " in sketch distance.",
 )
+PATH_CLASS = Metric(
+    "topowatch_path_class",
+    "gauge",
+    RUN,
+    "Label of the class of the run's path among its siblings; no series while it is unknown.",
+)
+PATH_CLASS_P_VALUE = Metric(
+    "topowatch_path_class_p_value",
+    "gauge",
+    RUN,
+    "Smallest p-value of the bars that part the run's path from the majority of its siblings, 1 if none does.",
+)
+PATH_OUTLIER = Metric(
+    "topowatch_path_outlier",
+    "gauge",
+    RUN,
+    "1 while the run's path is outside its siblings' classes, else 0; no series while nothing can be said.",
+)
 MINIMUM_UNSTABLE = Metric(
     "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
 )
 DETECTOR_ACTIVE = Metric(
     "topowatch_detector_active", "gauge", (*RUN, "detector"), "1 while the detector is active; no series otherwise."
+)
+
+# --- by group, while a run of it has series ---
+GROUP_CLASSES = Metric(
+    "topowatch_group_classes",
+    "gauge",
+    GROUP,
+    "Classes of the paths of the group's ended runs; no series before they were computed.",
+)
+GROUP_ABSTAINED = Metric(
+    "topowatch_group_abstained", "gauge", GROUP, "1 while the group's paths do not suffice to tell classes, else 0."
+)
+GROUP_WITHIN_CLASS_SPREAD = Metric(
+    "topowatch_group_within_class_spread",
+    "gauge",
+    GROUP,
+    "Standard deviation of the runs' final result about the mean of their class, in the result's own unit.",
+)
+GROUP_BETWEEN_CLASS_SPREAD = Metric(
+    "topowatch_group_between_class_spread",
+    "gauge",
+    GROUP,
+    "Standard deviation of the classes' mean final results, weighted by size, in the result's own unit.",
+)
+GROUP_SPREAD_P_VALUE = Metric(
+    "topowatch_group_spread_p_value",
+    "gauge",
+    GROUP,
+    "p-value of the permutation test of whether runs of different classes end with different results.",
 )
 
 # --- over the fleet ---
@@ -106,6 +154,18 @@ LOG_RECORDS_LOST = Metric(
     (),
     "Records of the log that could not be read, decoded or analysed since the daemon started.",
 )
+HOMOLOGY_TIMEOUTS = Metric(
+    "topowatch_homology_timeouts_total",
+    "counter",
+    (),
+    "Homology computations that took too long and were dropped since the daemon started.",
+)
+HOMOLOGY_REFUSED = Metric(
+    "topowatch_homology_refused_total",
+    "counter",
+    (),
+    "Homology computations that were estimated too large to be begun since the daemon started.",
+)
 SERIES_DROPPED = Metric(
     "topowatch_series_dropped_total",
     "counter",
@@ -125,8 +185,16 @@ METRICS: Final = (
     H1_TOTAL_PERSISTENCE,
     PH_DIMENSION,
     BETTI_DRIFT,
+    PATH_CLASS,
+    PATH_CLASS_P_VALUE,
+    PATH_OUTLIER,
     MINIMUM_UNSTABLE,
     DETECTOR_ACTIVE,
+    GROUP_CLASSES,
+    GROUP_ABSTAINED,
+    GROUP_WITHIN_CLASS_SPREAD,
+    GROUP_BETWEEN_CLASS_SPREAD,
+    GROUP_SPREAD_P_VALUE,
     CLUSTER_RUNS,
     BUILD_INFO,
     INGEST_READY,
@@ -138,5 +206,7 @@ METRICS: Final = (
     SHARD_RESTARTS,
     LOG_BYTES,
     LOG_RECORDS_LOST,
+    HOMOLOGY_TIMEOUTS,
+    HOMOLOGY_REFUSED,
     SERIES_DROPPED,
 )
