@@ -260,6 +260,16 @@ def test_the_shape_is_that_of_the_window_at_every_kth_sample_and_a_rewind_takes_
     assert {name: path.view()[name] for name in names} == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_first_shape_comes_as_soon_as_there_may_be_a_dimension():
+    path, told = PathState(PathSettings(window=300)), []
+    for step, point in enumerate(walk(257, dimension=2)):
+        path.add(step, point)
+        if (dimension := path.view()["dimension"]) not in told:
+            told.append(dimension)
+            assert len(told) == 1 or step == (63, 191)[len(told) - 2]
+    assert len(told) == 3
+
+
 def test_weighted_sums_are_always_those_of_the_present_window():
     path = PathState(PathSettings(window=8))
     assert path.view()["e_alpha"] is None

@@ -55,7 +55,7 @@ class LossPath:
         self._steps: list[int] = []
         self._losses: list[NDArray[np.float32]] = []
         self._past = -1  # the latest step that the window has moved past
-        self._since = 0
+        self._since = settings.shape_head_start
         self._dimension: tuple[float | None, float | None, float | None] = (None, None, None)
         self._e_alpha: dict[str, float] | None = None
 
