@@ -28,7 +28,7 @@ ROOMS = {
 OWN = {"protos": "topowatch_protos", "client": "topowatch_client"}
 PURE = {"topology", "detect"}
 PURE_LIBRARIES = {"numpy", "scipy", "sklearn", "gtda", "gph", "ripser"}
-STANDARD = {"__future__", "collections", "dataclasses", "math", "typing"}
+STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}
 
 
 def sources(folder: Path) -> list[Path]:
