@@ -24,8 +24,8 @@ def test_runs_that_agree_are_one_line_and_the_largest_scale_is_at_the_left():
     notes = ["class 0"] * 12 + ["class 1, outlier", "class 2, outlier"]
     assert dendrogram(GROUP["merges"], GROUP["runs"], notes, floor=0.1, width=60) == [
         "0.8           0.45            0.1",
-        "┬───────────────────────┬──────── ×12 runs  class 0",
-        "│                       └──────── noisy  class 1, outlier",
+        "┬──────────────────────┬───────── ×12 runs  class 0",
+        "│                      └───────── noisy  class 1, outlier",
         "└──────────────────────────────── shuffled  class 2, outlier",
     ]
 
