@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topowatch_monitor.commands import config_check, demo, export_run, passed_on, read, replay, serve, simulate
+from topowatch_monitor.commands import (
+    by_label,
+    classes,
+    classify,
+    config_check,
+    demo,
+    export_run,
+    passed_on,
+    read,
+    replay,
+    serve,
+    simulate,
+)
 from topowatch_monitor.commands.output import CommandError, complain
 
 if TYPE_CHECKING:
@@ -31,6 +43,9 @@ app.command("serve", rich_help_panel=DAEMON)(serve.serve)
 app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
 app.command("runs", rich_help_panel=LOOK)(read.runs)
 app.command("show", rich_help_panel=LOOK)(read.show)
+app.command("classes", rich_help_panel=LOOK)(classes.classes)
+app.command("compare", rich_help_panel=LOOK)(by_label.compare)
+app.command("classify", rich_help_panel=DATA)(classify.classify)
 app.command("simulate", rich_help_panel=DATA)(simulate.simulate)
 app.command("replay", rich_help_panel=DATA)(replay.replay)
 app.command("export", rich_help_panel=DATA)(export_run.export)

@@ -27,7 +27,16 @@ def fetch_run(url: str, run: str, group: str | None = None) -> dict[str, Any]:
     return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", group, missing)
 
 
-def _fetch(url: str, path: str, group: str | None, missing: str | None = None) -> dict[str, Any]:
+def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, Any]:
+    """Return the JSON of a group's path classes; raises CommandError."""
+    missing = f"no run of a group {group!r} is known to the daemon at {url}: `topowatch runs` lists groups and runs"
+    if group in {"", ".", ".."}:  # no names of groups, and a path would lead elsewhere
+        raise CommandError(missing)
+    path = f"/api/v1/groups/{quote(group, safe='')}/classes"
+    return _fetch(url, path, tenant, missing, asked="tenant")
+
+
+def _fetch(url: str, path: str, which: str | None, missing: str | None = None, asked: str = "group") -> dict[str, Any]:
     base = url.rstrip("/")
     no_address = f"--url {url!r} is not an address such as {DEFAULT_URL}"
     try:
@@ -41,7 +50,7 @@ def _fetch(url: str, path: str, group: str | None, missing: str | None = None) -
     try:
         answer = httpx.get(
             base + path,
-            params={} if group is None else {"group": group},
+            params={} if which is None else {asked: which},
             timeout=TIMEOUT_SECONDS,
             trust_env=not local,  # a proxy cannot reach this host's own loopback
         )
@@ -56,7 +65,7 @@ def _fetch(url: str, path: str, group: str | None, missing: str | None = None) -
         detail = content.get("error") if isinstance(content, dict) else None
         if missing is not None and detail is not None and answer.status_code == httpx.codes.NOT_FOUND:
             raise CommandError(missing)
-        hint = "; name its group with --group" if answer.status_code == httpx.codes.CONFLICT else ""
+        hint = f"; name its {asked} with --{asked}" if answer.status_code == httpx.codes.CONFLICT else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content
 

@@ -51,6 +51,16 @@ def verdict_text(run: Mapping[str, Any]) -> Text:
     return Text(f"{SIGNS.get(word, '?')} {word}", style=STYLES.get(word, ""))
 
 
+def class_word(path_class: Mapping[str, Any]) -> Text:
+    """Return the label of a path's class in a few characters: `~` if it may change, `!` if it is an outlier."""
+    if path_class["abstained"]:
+        return Text(UNKNOWN, style="dim")
+    label = "none" if path_class["label"] is None else str(path_class["label"])
+    if path_class["outlier"]:
+        return Text(f"{label} !", style="yellow")
+    return Text(f"{label} ~" if path_class["provisional"] else label)
+
+
 def flag_lines(run: Mapping[str, Any]) -> list[Text]:
     """Return one line a flag: which detector, since when, why."""
     return [
@@ -70,15 +80,18 @@ def runs_table(runs: Sequence[Mapping[str, Any]], now: float, width: int = 120) 
         members = [run for run in runs if run["group"] == group]
         count = f"  {len(members)} runs" if len(members) > 1 else ""
         tables.append(Text.assemble(("group ", "dim"), (group, "bold"), (count, "dim")))
-        tables.append(Padding(_group_table(members, now, wide=width >= 100), (0, 0, 1, 0)))
+        classed = any(not run["path_class"]["abstained"] for run in members)
+        table = _group_table(members, now, wide=width >= 100, classed=classed and width >= 90)
+        tables.append(Padding(table, (0, 0, 1, 0)))
     return Group(*tables)
 
 
-def _group_table(runs: Sequence[Mapping[str, Any]], now: float, *, wide: bool) -> Table:
+def _group_table(runs: Sequence[Mapping[str, Any]], now: float, *, wide: bool, classed: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("verdict", no_wrap=True, min_width=10)
     table.add_column("run", overflow="fold", min_width=20)
-    for name in ("step", "loss", "length", "H₀", "H₁", *(("seen", "dropped", "overhead") if wide else ())):
+    names = ("step", "loss", "length", "H₀", "H₁", *(("class",) if classed else ()))
+    for name in (*names, *(("seen", "dropped", "overhead") if wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         path = run["path"]
@@ -98,6 +111,8 @@ def _group_table(runs: Sequence[Mapping[str, Any]], now: float, *, wide: bool) -
             number(path["h0_total_persistence"], 3),
             number(path["h1_total_persistence"], 3),
         ]
+        if classed:
+            cells.append(class_word(run["path_class"]))
         if wide:
             cells += [
                 ago(_age(run, now)),
@@ -148,6 +163,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
             "dropped": f"{number(run['dropped'])} samples",
         },
     )
+    if not run["path_class"]["abstained"]:
+        parts += _section("Path class", _path_class(run["path_class"]))
     for title, key in (("Path class", "path_class"), ("Forecast", "forecast")):
         if run[key]["abstained"] and run[key]["reason"]:
             parts += [Text.assemble(f"\n{title}: ", ("abstained", "dim"), f", {run[key]['reason']}")]
@@ -168,6 +185,22 @@ def _path(path: Mapping[str, Any]) -> dict[str, str | Text]:
         "points in the window": number(path["points"]),
         "resolution of H₁": number(path["resolution"]),
     }
+
+
+def _path_class(told: Mapping[str, Any]) -> dict[str, str | Text]:
+    label = "none" if told["label"] is None else str(told["label"])
+    rows: dict[str, str | Text] = {"class": f"{label}, provisionally" if told["provisional"] else label}
+    if told["outlier"] is not None:
+        rows["outlier"] = Text("yes", style="bold yellow") if told["outlier"] else "no"
+    if told["reason"]:
+        rows["because"] = told["reason"]
+    rows["p-value"] = number(told["p_value"], 2)
+    if told["provisional"]:
+        rows["may belong to"] = ", ".join(map(str, told["compatible"])) or "no class"
+        rows["off the map by"] = number(told["distance"], 3)
+    if told["outside"]:
+        rows["outside for"] = f"{number(told['outside'])} computations in a row"
+    return rows
 
 
 def _loss_path(path: Mapping[str, Any]) -> dict[str, str | Text]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.store.log import Record
 
 OF_THE_DAEMON = ("verdict", "analysed")  # not part of the state
+OF_THE_GROUP = ("path_class",)  # depends on the siblings, which are not in the recording
 
 
 def replay(
@@ -153,8 +154,8 @@ def _as_served(view: RunView) -> dict[str, Any]:
 
 
 def _comparable(view: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what the clock and the daemon add to a run's state."""
-    kept = {name: value for name, value in view.items() if name not in OF_THE_DAEMON}
+    """Leave out what the clock, the daemon and the run's siblings add to its state."""
+    kept = {name: value for name, value in view.items() if name not in {*OF_THE_DAEMON, *OF_THE_GROUP}}
     kept["samples"] = view.get("analysed", view["samples"])
     kept["state"] = "live" if view["state"] == "lost" else view["state"]
     kept["flags"] = [flag for flag in view["flags"] if flag["detector"] != "stalled_run"]
