@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -36,7 +36,7 @@ from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from topowatch_monitor.config import Address, Settings
     from topowatch_monitor.engine.loop import EngineReport
@@ -70,6 +70,8 @@ class Daemon:
         self._applied = 0
         self._restarts = 0
         self._lost_records = 0
+        self._homology_timeouts = 0
+        self._homology_refused = 0
         self.limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             max_pending_bytes=settings.max_pending_bytes,
@@ -116,6 +118,10 @@ class Daemon:
         self._restarts += report["restarts"]
         self._lost_records += report["lost_records"]
         self.fleet.update(report["views"])
+        told: Mapping[str, Any] = report  # an engine may say nothing of groups
+        self._homology_timeouts += told.get("homology_timeouts", 0)
+        self._homology_refused += told.get("homology_refused", 0)
+        self.fleet.update_groups(told.get("groups", []))
 
     def stats(self) -> DaemonStats:
         """The daemon's own figures now."""
@@ -131,6 +137,8 @@ class Daemon:
             records_lost_total=self._lost_records,
             shard_restarts_total=self._restarts + self.engine.restarts,
             log_bytes=self.log.size_bytes,
+            homology_timeouts_total=self._homology_timeouts,
+            homology_refused_total=self._homology_refused,
         )
 
     def not_ready(self) -> list[str]:
