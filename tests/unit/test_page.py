@@ -54,3 +54,10 @@ def test_every_verdict_has_a_style():
     for verdict in VERDICTS:
         assert re.search(rf"^\.{verdict} {{", page.HTML, flags=re.MULTILINE)
         assert f'"{verdict}"' in page.HTML
+
+
+def test_the_page_tells_classes_and_why_an_outlier_is_a_warning():
+    assert '["Class", "number"' in page.HTML
+    assert "classes withheld: " in page.HTML
+    assert 'detector: "path_outlier"' in page.HTML
+    assert "takes another route than its siblings" in page.HTML

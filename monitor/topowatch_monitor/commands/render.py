@@ -102,6 +102,8 @@ def _group_table(runs: Sequence[Mapping[str, Any]], now: float, *, wide: bool, c
             name.append(
                 f"\n{flag['detector'].replace('_', ' ')}", style="red" if flag["severity"] == "critical" else "yellow"
             )
+        if run["path_class"]["outlier"]:  # a verdict should not stand without its reason
+            name.append("\npath outlier", style="yellow")
         cells: list[Text | str] = [
             verdict_text(run),
             name,
