@@ -58,7 +58,8 @@ def how_ends_agree(siblings: Siblings, straight: int) -> dict[str, float]:
 
     Returns:
         Mean share of probes with different predictions, and mean distance of end points: `straight` between two
-        straight runs, `detour` between a detoured and a straight one.
+        straight runs, `detour` between a detoured and a straight one. And the share of pairs of a detoured and a straight
+        run that differ in no more predictions than 95 % of the pairs of straight ones do.
     """
     differ = (siblings.predictions[:, None] != siblings.predictions[None]).mean(2)
     apart = cdist(siblings.ends, siblings.ends)
@@ -66,6 +67,7 @@ def how_ends_agree(siblings: Siblings, straight: int) -> dict[str, float]:
     return {
         "disagreement_straight": float(differ[pairs].mean()),
         "disagreement_detour": float(differ[straight:, :straight].mean()),
+        "alike": float(np.mean(differ[straight:, :straight] <= np.quantile(differ[pairs], 0.95))),
         "distance_straight": float(apart[pairs].mean()),
         "distance_detour": float(apart[straight:, :straight].mean()),
     }

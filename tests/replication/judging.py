@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replication.dtw import joining_heights
-from replication.scoring import outliers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +36,7 @@ class Verdict:
 
 def judge(paths: Sequence[np.ndarray]) -> Verdict:
     """Classify the paths of a group."""
-    from topowatch_monitor.topology import classify_paths
+    from topowatch_monitor.topology import classify_paths, outliers
 
     began = time.perf_counter()
     classes = classify_paths(list(paths))
@@ -45,7 +44,7 @@ def judge(paths: Sequence[np.ndarray]) -> Verdict:
     scale = finite(np.asarray(classes.merge_scale, dtype=float))
     return Verdict(
         labels=np.asarray(classes.labels),
-        outlier=outliers(np.asarray(classes.labels), abstained=bool(classes.abstained)),
+        outlier=outliers(classes)[1],
         score=joining_heights(scale, "single") / max(float(classes.resolution), np.finfo(float).tiny),
         merge_scale=scale,
         abstained=bool(classes.abstained),

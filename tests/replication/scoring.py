@@ -12,16 +12,7 @@ from sklearn.metrics import roc_auc_score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAJORITY = 0.6  # share of the runs that a class needs for the others to be outliers
 FALLBACK_RATE = 1 / 24  # false positives that a baseline is allowed where the path classes had none
-
-
-def outliers(labels: np.ndarray, *, abstained: bool) -> np.ndarray:
-    """Return which runs lie outside the majority's class: none without a majority, or where the answer is withheld."""
-    values, counts = np.unique(labels, return_counts=True)
-    if abstained or counts.max() < MAJORITY * len(labels):
-        return np.zeros(len(labels), bool)
-    return np.asarray(labels != values[counts.argmax()])
 
 
 def threshold(healthy: np.ndarray, allowed: float) -> float:
@@ -38,8 +29,8 @@ class Tally:
     seen: Counter[str] = field(default_factory=Counter)
     scores: list[np.ndarray] = field(default_factory=list)
     truth: list[np.ndarray] = field(default_factory=list)
-    groups: int = 0
-    abstained: int = 0
+    groups: Counter[bool] = field(default_factory=Counter)  # by whether a spoiled run is among them
+    abstained: Counter[bool] = field(default_factory=Counter)
 
     def add(self, kinds: Sequence[str], verdict: np.ndarray, scores: np.ndarray, *, abstained: bool = False) -> None:
         """Count a group."""
@@ -47,8 +38,9 @@ class Tally:
         self.flagged.update(kind for kind, flagged in zip(kinds, verdict, strict=True) if flagged)
         self.scores.append(scores)
         self.truth.append(np.array([kind != "healthy" for kind in kinds]))
-        self.groups += 1
-        self.abstained += abstained
+        spoiled = bool(self.truth[-1].any())
+        self.groups[spoiled] += 1
+        self.abstained[spoiled] += abstained
 
     def summary(self) -> dict[str, Any]:
         """Return what is published; a ratio without a denominator is None."""
@@ -56,8 +48,8 @@ class Tally:
         found, spoiled = self.flagged.total() - false, self.seen.total() - healthy
         truth, scores = np.concatenate(self.truth), np.concatenate(self.scores)
         return {
-            "groups": self.groups,
-            "abstained": self.abstained,
+            "groups": {"healthy": self.groups[False], "spoiled": self.groups[True]},
+            "abstained": {"healthy": self.abstained[False], "spoiled": self.abstained[True]},
             "healthy": healthy,
             "false_positives": false,
             "spoiled": spoiled,

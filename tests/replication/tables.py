@@ -13,6 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "replication-classes.md"
 PARTS = ("sweeps", "branching", "routes")
 
+_ABSTAINED = ("abstained", "healthy alone")
 _HEAD = """\
 # Path classes against the truth of real runs
 
@@ -25,7 +26,7 @@ Groups of 24 healthy seeds, alone or with 4 spoiled runs of different kinds; dig
 is an outlier if it is not in the class of at least 60 % of its group; nobody is where the answer is withheld. Baselines
 have thresholds set on the tune sweeps, to the false positives that path classes (sampled as a client does) have there,
 or to 1 in 24 where they have none; strict ones let none of the healthy runs of the tune sweeps pass. AUC is of the
-scores: for path classes, the scale of merging with the majority.
+scores: for path classes, the scale of merging with the majority. Withholding the answer is right for healthy runs alone.
 """
 _BRANCHING = """\
 ## Children of one run
@@ -38,7 +39,8 @@ _ROUTES = """\
 ## Only the route differs
 
 18 straight runs and 6 with a detour. Ends: mean share of probes that two runs predict differently, and mean distance of
-their last points, between two straight runs → between a detoured and a straight one.
+their last points, between two straight runs → between a detoured and a straight one. Alike: share of pairs of a detoured
+and a straight run that differ in no more predictions than 95 % of the pairs of straight ones do.
 """
 
 
@@ -66,18 +68,19 @@ def _sweeps(found: dict[str, Any]) -> list[str]:
             "AUC",
             "strict: false",
             "recall",
-            "abstained",
+            *_ABSTAINED,
             *SPOILS,
         ]
         rows = []
         for method, line in found[half].items():
             kinds = ["{} of {}".format(*line["by_kind"][kind]) for kind in SPOILS]
-            abstained = f"{line['abstained']} of {line['groups']}" if method.startswith("path classes") else "–"
+            both = [f"{line['abstained'][side]} of {line['groups'][side]}" for side in ("spoiled", "healthy")]
+            abstained = both if method.startswith("path classes") else ["–", "–"]
             false = f"{line['false_positives']} of {line['healthy']}"
             ratios = [_number(line[name]) for name in ("precision", "recall", "auc")]
             strict = line.get("strict", {"false_positives": line["false_positives"], "recall": line["recall"]})
             cautious = [str(strict["false_positives"]), _number(strict["recall"])]
-            rows.append([method, false, *ratios, *cautious, abstained, *kinds])
+            rows.append([method, false, *ratios, *cautious, *abstained, *kinds])
         lines += [*_table(head, rows), ""]
     lines += [*(f"- {kind}: {meaning}" for kind, meaning in SPOILS.items()), ""]
     return lines
@@ -112,7 +115,7 @@ def _branching(families: list[dict[str, Any]]) -> list[str]:
 
 def _routes(forks: list[dict[str, Any]]) -> list[str]:
     lines = [_ROUTES]
-    head = ["runs", "detour", "test accuracy", "predictions differ", "distance", "classes", "best p"]
+    head = ["runs", "detour", "test accuracy", "predictions differ", "alike", "distance", "classes", "best p"]
     rows = []
     for fork in forks:
         ends = fork["ends"]
@@ -122,8 +125,9 @@ def _routes(forks: list[dict[str, Any]]) -> list[str]:
                 fork["detour"],
                 _change(fork["accuracy"]["straight"], fork["accuracy"]["detour"]),
                 _change(ends["disagreement_straight"], ends["disagreement_detour"]),
+                f"{ends['alike']:.0%}",
                 _change(ends["distance_straight"], ends["distance_detour"]),
-                "abstained" if fork["methods"]["path classes"]["abstained"] else str(fork["classes"]),
+                "abstained" if fork["methods"]["path classes"]["abstained"]["spoiled"] else str(fork["classes"]),
                 f"{fork['best_p']:.0e}",
             ]
         )

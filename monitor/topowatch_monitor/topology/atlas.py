@@ -94,7 +94,8 @@ class Atlas:
 
     def integral(self, walk: NDArray[np.intp]) -> NDArray[np.int64]:
         """What a walk over neighbouring vertices counts on each bar; additive, and reversed with its direction."""
-        return self.values[:, walk[:-1], walk[1:]].sum(axis=1, dtype=np.int64)
+        counts: NDArray[np.int64] = self.values[:, walk[:-1], walk[1:]].sum(axis=1, dtype=np.int64)
+        return counts
 
 
 def closings(territory: Territory, cocycles: Sequence[Cocycle], start: int) -> NDArray[np.int64]:
@@ -110,9 +111,7 @@ def closings(territory: Territory, cocycles: Sequence[Cocycle], start: int) -> N
     return counts
 
 
-def visited(
-    territory: Territory, counts: NDArray[np.int64], labels: NDArray[np.intp]
-) -> NDArray[np.int64]:
+def visited(territory: Territory, counts: NDArray[np.int64], labels: NDArray[np.intp]) -> NDArray[np.int64]:
     """Rows (label, vertex, counts so far) of all walks, each once.
 
     Args:

@@ -71,7 +71,9 @@ def persistent_cocycles(
     return bars, cocycles, alive
 
 
-def _lift(distances: NDArray[np.float32], entries: NDArray[np.int64], birth: float, death: float, prime: int) -> Cocycle:
+def _lift(
+    distances: NDArray[np.float32], entries: NDArray[np.int64], birth: float, death: float, prime: int
+) -> Cocycle:
     """Take the representatives in (−p/2, p/2) as integers, if that leaves a cocycle."""
     first, second = entries[:, 0], entries[:, 1]
     values = np.zeros(distances.shape, dtype=np.int16)

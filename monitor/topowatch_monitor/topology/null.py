@@ -1,14 +1,18 @@
 """Which bars of a persistence diagram are more than noise.
 
-Omer Bobrowski, Primoz Skraba: A universal null-distribution for topological data analysis, Scientific Reports 13 (2023):
-with π = death/birth and L = log log π, A·L + B of the noise bars follows a left-skewed Gumbel law whatever the sample.
-Paths are no uniform sample, so A and B are fitted to the bulk of the bars.
+Omer Bobrowski, Primoz Skraba: A universal null-distribution for topological data analysis, Scientific Reports 13
+(2023): with π = death/birth and L = log log π, A·L + B of the noise bars follows a left-skewed Gumbel law whatever the
+sample. Paths are no uniform sample, so A and B are fitted to the bulk of the bars.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Fewer bars say nothing about the law of noise.
 MIN_BARS = 20

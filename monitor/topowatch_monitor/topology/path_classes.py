@@ -1,7 +1,7 @@
 """Classes of paths: which of them can be deformed into each other within the territory that all of them cover.
 
-What is computed is homology relative to the ends, the abelian shadow of homotopy; the result is called a path class. The
-territory's quotient by the ends is looked at in a projection to a few dimensions, so that it approximates relative
+What is computed is homology relative to the ends, the abelian shadow of homotopy; the result is called a path class.
+The territory's quotient by the ends is looked at in a projection to a few dimensions, so that it approximates relative
 homology up to scale. Source: A. Tamim, arXiv 2510.04376, with the departures that the README lists.
 """
 
@@ -186,7 +186,7 @@ def outliers(classes: PathClasses) -> tuple[NDArray[np.float64], NDArray[np.bool
 def _checked(paths: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
     if not len(paths):
         raise ValueError("there is no path to classify")
-    checked = []
+    checked: list[NDArray[np.float64]] = []
     for number, path in enumerate(paths):
         points = np.asarray(path, dtype=np.float64)
         if points.ndim != 2 or not points.shape[1]:
@@ -201,7 +201,9 @@ def _checked(paths: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
         if not np.isfinite(points).all():
             raise ValueError(f"path {number} has NaN or infinite numbers: cut it before them, or leave it out")
         if np.abs(points).max() > MAX_COORDINATE:
-            raise ValueError(f"path {number} has numbers beyond {MAX_COORDINATE:g}: cut it before them, or leave it out")
+            raise ValueError(
+                f"path {number} has numbers beyond {MAX_COORDINATE:g}: cut it before them, or leave it out"
+            )
         checked.append(points)
     return checked
 
@@ -223,9 +225,7 @@ def _reference(territory: Territory) -> int:
     return int(np.flatnonzero(starts == np.bincount(starts).argmax())[0])
 
 
-def _signatures(
-    territory: Territory, cocycles: Sequence[Cocycle], closing: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _signatures(territory: Territory, cocycles: Sequence[Cocycle], closing: NDArray[np.int64]) -> NDArray[np.int64]:
     """What each walk counts on each cocycle, closed by stored walks at both ends: n × all."""
     walks, offsets = territory.walks, territory.offsets
     first, last = walks[offsets[:-1]], walks[offsets[1:] - 1]
@@ -245,19 +245,19 @@ def _running(territory: Territory, cocycle: Cocycle) -> NDArray[np.int64]:
     steps[1:] = cocycle.values[walks[:-1], walks[1:]]
     steps[offsets[:-1]] = 0
     total = np.cumsum(steps)
-    return total - np.repeat(total[offsets[:-1]], np.diff(offsets))
+    running: NDArray[np.int64] = total - np.repeat(total[offsets[:-1]], np.diff(offsets))
+    return running
 
 
 def _labels(signatures: NDArray[np.int64]) -> NDArray[np.intp]:
     """Number equal rows alike: the most frequent row 0, ties by first appearance."""
     if not signatures.shape[1]:
         return np.zeros(len(signatures), dtype=np.intp)
-    _, first, label, counts = np.unique(
-        signatures, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, label, counts = np.unique(signatures, axis=0, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), dtype=np.intp)
     rank[np.lexsort((first, -counts))] = np.arange(len(counts))
-    return rank[label.reshape(-1)]
+    labels: NDArray[np.intp] = rank[label.reshape(-1)]
+    return labels
 
 
 def _merge_scale(walked: _Walked) -> NDArray[np.float64]:

@@ -37,7 +37,8 @@ class Projection:
 
     def reduce(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """The coordinates, n × k, of points, n × d."""
-        return (points - self.mean) @ self.axes
+        reduced: NDArray[np.float64] = (points - self.mean) @ self.axes
+        return reduced
 
     def residuals(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """The distances of points, n × d, to the reduced space."""
@@ -87,4 +88,5 @@ def _curve_weights(path: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.zeros(len(path))
     weights[:-1] += steps
     weights[1:] += steps
-    return weights / (2.0 * total)
+    shares: NDArray[np.float64] = weights / (2.0 * total)
+    return shares

@@ -62,9 +62,7 @@ class Territory:
     scale: float
 
 
-def survey(
-    paths: Sequence[NDArray[np.float64]], *, landmarks: int, dims: int, relative: bool
-) -> Territory | None:
+def survey(paths: Sequence[NDArray[np.float64]], *, landmarks: int, dims: int, relative: bool) -> Territory | None:
     """Reduce the paths, fill them to polylines, pick maxmin landmarks and walk each path over them.
 
     Args:
@@ -97,7 +95,7 @@ def survey(
     to_end = cKDTree(ends).query(places)[0] if relative else np.full(len(places), np.inf)
     starts = filled[first]
     middle = int(cell_of[first[np.argmin(np.linalg.norm(starts - starts.mean(axis=0), axis=1))]])
-    picked, cover, spacing = _maxmin(places, to_end, owners, shared, middle, landmarks - relative)
+    picked, cover, spacing = _maxmin(places, to_end, owners, shared, first=middle, count=landmarks - relative)
     to_landmark, nearest = cKDTree(places[picked]).query(places)
     vertices = places[picked]
     distances = cdist(vertices, vertices)
@@ -167,6 +165,7 @@ def _maxmin(
     to_end: NDArray[np.float64],
     owner: NDArray[np.intp],
     shared: NDArray[np.bool_],
+    *,
     first: int,
     count: int,
 ) -> tuple[NDArray[np.intp], float, float]:

@@ -85,7 +85,7 @@ class PathTracker:
 
     @property
     def p_value(self) -> float:
-        """The smallest p-value of the bars that part the path from the majority; 1 if none does, or nothing is known."""
+        """Smallest p-value of the bars that part the path from the majority; 1 if none does, or nothing is known."""
         atlas = self._atlas
         if self._away > 0 or self._place is None or atlas.majority < 0 or not len(atlas.values):
             return 1.0
