@@ -58,8 +58,8 @@ def how_ends_agree(siblings: Siblings, straight: int) -> dict[str, float]:
 
     Returns:
         Mean share of probes with different predictions, and mean distance of end points: `straight` between two
-        straight runs, `detour` between a detoured and a straight one. And the share of pairs of a detoured and a straight
-        run that differ in no more predictions than 95 % of the pairs of straight ones do.
+        straight runs, `detour` between a detoured and a straight one. And the share of pairs of a detoured and a
+        straight run that differ in no more predictions than 95 % of the pairs of straight ones do.
     """
     differ = (siblings.predictions[:, None] != siblings.predictions[None]).mean(2)
     apart = cdist(siblings.ends, siblings.ends)

@@ -26,7 +26,8 @@ Groups of 24 healthy seeds, alone or with 4 spoiled runs of different kinds; dig
 is an outlier if it is not in the class of at least 60 % of its group; nobody is where the answer is withheld. Baselines
 have thresholds set on the tune sweeps, to the false positives that path classes (sampled as a client does) have there,
 or to 1 in 24 where they have none; strict ones let none of the healthy runs of the tune sweeps pass. AUC is of the
-scores: for path classes, the scale of merging with the majority. Withholding the answer is right for healthy runs alone.
+scores: for path classes, the scale of merging with the majority. Withholding the answer is right for healthy runs
+alone.
 """
 _BRANCHING = """\
 ## Children of one run
@@ -39,8 +40,8 @@ _ROUTES = """\
 ## Only the route differs
 
 18 straight runs and 6 with a detour. Ends: mean share of probes that two runs predict differently, and mean distance of
-their last points, between two straight runs → between a detoured and a straight one. Alike: share of pairs of a detoured
-and a straight run that differ in no more predictions than 95 % of the pairs of straight ones do.
+their last points, between two straight runs → between a detoured and a straight one. Alike: share of pairs of a
+detoured and a straight run that differ in no more predictions than 95 % of the pairs of straight ones do.
 """
 
 

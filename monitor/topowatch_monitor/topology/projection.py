@@ -47,7 +47,8 @@ class Projection:
         centred = points - self.mean
         reduced = centred @ self.axes
         squares = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", reduced, reduced)
-        return np.sqrt(np.maximum(squares, 0.0))
+        distances: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
+        return distances
 
 
 def fit_projection(paths: Sequence[NDArray[np.float64]], dims: int) -> Projection:
