@@ -21,8 +21,8 @@ from topowatch_monitor.detect.level import was_low
 from topowatch_monitor.engine.assembly import Assembly
 from topowatch_monitor.engine.failures import Failures
 from topowatch_monitor.engine.lineage import Lineage, Superseded
-from topowatch_monitor.engine.loss_path import LossPath
 from topowatch_monitor.engine.path_state import PathSettings, PathState
+from topowatch_monitor.engine.probed import Probed
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
@@ -48,6 +48,7 @@ class RunSettings:
 
     path: PathSettings = field(default_factory=PathSettings)
     history: int = 2048
+    trace_points: int = 256
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
@@ -70,11 +71,9 @@ class RunState:
         self._ranks: dict[int, Lineage] = {}
         self._leader: int | None = None  # the lowest of them
         self._labels: dict[str, str] = {}
-        self._probe_digest = b""
         self._assembly = Assembly(1)
         self._path = PathState(self._settings.path)
-        self._representation = PathState(self._settings.path)
-        self._losses = LossPath(self._settings.path)
+        self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
         self._flags: dict[str, tuple[int, str]] = {}
         self._superseded = Superseded()
@@ -100,7 +99,12 @@ class RunState:
     @property
     def representation(self) -> PathState:
         """The path of the predictions on the probes."""
-        return self._representation
+        return self._probed.predictions
+
+    @property
+    def probed(self) -> Probed:
+        """All that the probes show."""
+        return self._probed
 
     @property
     def history(self) -> History:
@@ -166,8 +170,8 @@ class RunState:
             "interval": interval,
             "coverage": coverage,
             "path": self._path_view(),
-            "representation": self._representation.view() if self._representation.points else None,
-            "loss_path": self._losses.view(),
+            "representation": self.representation.view() if self.representation.points else None,
+            "loss_path": self._probed.losses.view(),
             "flags": self._flag_views(),
             "minimum_unstable": self._minimum_unstable,
             "instability_score": None,
@@ -184,11 +188,9 @@ class RunState:
                 for rank, lineage in self._ranks.items()
             },
             "labels": dict(self._labels),
-            "probe_digest": self._probe_digest.hex(),
             "assembly": self._assembly.state_dict(),
             "path": self._path.state_dict(),
-            "representation": self._representation.state_dict(),
-            "losses": self._losses.state_dict(),
+            "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
             "flags": {name: list(flag) for name, flag in self._flags.items()},
             "superseded": self._superseded.state_dict(),
@@ -210,11 +212,9 @@ class RunState:
         run._ranks = {int(rank): Lineage(dict(starts)) for rank, starts in state["ranks"].items()}
         run._leader = min(run._ranks, default=None)
         run._labels = dict(state["labels"])
-        run._probe_digest = bytes.fromhex(state["probe_digest"])
         run._assembly = Assembly.from_state(state["assembly"])
         run._path = PathState.from_state(state["path"])
-        run._representation = PathState.from_state(state["representation"])
-        run._losses = LossPath.from_state(state["losses"], run._settings.path)
+        run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
         run._flags = {name: (since, reason) for name, (since, reason) in state["flags"].items()}
         run._superseded = Superseded.from_state(state["superseded"])
@@ -285,8 +285,7 @@ class RunState:
         if first:
             self._history.resumed = start > 0
         if superseded is not None:
-            self._representation.discard(superseded.start, superseded.stop)
-            self._losses.discard(superseded.start, superseded.stop)
+            self._probed.discard(superseded.start, superseded.stop)
             self._history.discard(superseded.start, superseded.stop)
         if newest:
             self._ended, self._results, self._times.sampled_at = False, None, None
@@ -303,11 +302,8 @@ class RunState:
         """
         self._labels = dict(descriptor.labels)
         probe = descriptor.probe
-        if self._probe_digest and probe.digest and probe.digest != self._probe_digest:
-            self._representation = PathState(self._settings.path)
-            self._losses = LossPath(self._settings.path)
+        if self._probed.show(probe.digest):
             self._history.forget("probe_loss")
-        self._probe_digest = probe.digest or self._probe_digest
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
             self._history.chance_loss = math.log(probe.outputs)
         self._assembly.resize(max(1, descriptor.contributing_ranks))
@@ -358,14 +354,14 @@ class RunState:
         if not leads:
             return
         if on_path and reading.representation is not None:
-            self._representation.add(reading.step, reading.representation)
+            self._probed.predicted(reading.step, reading.representation)
         for name, steps, values in reading.scalars:
             inside = (steps >= span.start) & (steps < span.stop)
             self._history.extend(name, steps[inside], values[inside])
         if not on_path:
             return
         if reading.probe_losses is not None and reading.probe_loss is not None:
-            self._losses.add(reading.step, reading.probe_losses)
+            self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
         if incarnation == lineage.newest:
             self._status = reading.status or self._status
