@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench soak evaluate-classes protos install system clean
+.PHONY: help demo test lint unit bench soak evaluate-classes protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ protos: $(PROTOS_VENV)/.installed ## Generate the Python code of the .proto file
 	  --pyi_out=$(abspath $(PROTOS_OUT)) $(PROTOS:%=topowatch_protos/v1/%.proto)
 	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --grpc_python_out=$(abspath $(PROTOS_OUT)) \
 	  topowatch_protos/v1/ingest.proto
+
+dashboards: $(VENV)/.dev ## Generate the JSON of the Grafana dashboards anew.
+	@$(BIN)/python deploy/grafana/generate.py
 
 clean: ## Remove the environments and caches.
 	rm -rf $(VENV) $(PROTOS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

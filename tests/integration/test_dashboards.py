@@ -1,0 +1,148 @@
+"""The Grafana dashboards: as generated, about metrics that are exported, in queries that a real Prometheus accepts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from harness import eventually, unavailable
+from topowatch_monitor.export import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "grafana"
+FILES = sorted(DEPLOY.glob("*.json"))
+VARIABLES = {"$__rate_interval": "1m", "$group": ".*", "$run": ".*"}  # as Grafana fills them in
+
+
+def panels(file: Path) -> list[dict[str, Any]]:
+    """Every panel that is no row."""
+    board = json.loads(file.read_text(encoding="utf-8"))
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def queries(file: Path) -> list[str]:
+    return [target["expr"] for panel in panels(file) for target in panel["targets"]]
+
+
+def asked_by_variables(file: Path) -> list[str]:
+    board = json.loads(file.read_text(encoding="utf-8"))
+    return [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+
+
+def exported() -> set[str]:
+    parts = {metric.name: ("_bucket", "_sum", "_count") for metric in registry.METRICS if metric.kind == "histogram"}
+    return {metric.name + part for metric in registry.METRICS for part in parts.get(metric.name, ("",))}
+
+
+def test_there_are_dashboards():
+    assert [file.stem for file in FILES] == ["path-classes"]
+
+
+def test_generating_them_again_changes_nothing(tmp_path: Path):
+    pytest.importorskip("grafana_foundation_sdk")
+    subprocess.run([sys.executable, str(DEPLOY / "generate.py"), str(tmp_path)], check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name for file in FILES]
+    for file in FILES:
+        assert (tmp_path / file.name).read_text(encoding="utf-8") == file.read_text(encoding="utf-8"), "make dashboards"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_metric_is_one_that_the_daemon_exports(file: Path):
+    asked = [*queries(file), *asked_by_variables(file)]
+    named = set(re.findall(r"\btopowatch_[a-z0-9_]+", " ".join(asked)))
+    assert named
+    assert named <= exported()
+    for expression in asked:
+        assert "topowatch_" in expression
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_queries_name_only_labels_that_their_metric_has(file: Path):
+    labels = {metric.name: {*metric.labels, "instance", "job"} for metric in registry.METRICS}
+    for expression in queries(file):
+        for name, matchers in re.findall(r"(topowatch_\w+)\{([^}]*)\}", expression):
+            assert set(re.findall(r"(\w+)=~", matchers)) <= labels[name], expression
+
+
+def test_the_dashboard_of_path_classes_shows_what_it_is_for():
+    asked = " ".join(queries(DEPLOY / "path-classes.json"))
+    for metric in (
+        registry.PATH_CLASS,
+        registry.PATH_OUTLIER,
+        registry.PATH_CLASS_P_VALUE,
+        registry.PH_DIMENSION,
+        registry.BETTI_DRIFT,
+        registry.PATH_LENGTH,
+        registry.GROUP_CLASSES,
+        registry.GROUP_ABSTAINED,
+        registry.GROUP_WITHIN_CLASS_SPREAD,
+        registry.GROUP_BETWEEN_CLASS_SPREAD,
+        registry.GROUP_SPREAD_P_VALUE,
+        registry.HOMOLOGY_TIMEOUTS,
+    ):
+        assert metric.name in asked
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_panels_stand_beside_each_other_each_with_its_own_number_and_the_chosen_source(file: Path):
+    board = json.loads(file.read_text(encoding="utf-8"))
+    numbers = [panel["id"] for panel in board["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    for panel in panels(file):
+        assert panel["description"].endswith(".")
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+        assert all(target["legendFormat"] for target in panel["targets"])
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prometheus that scrapes nothing; its address."""
+    if shutil.which("prometheus") is None:
+        unavailable("the Debian package prometheus is not installed")
+    directory = tmp_path_factory.mktemp("prometheus")
+    (directory / "prometheus.yml").write_text("scrape_configs: []\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (directory / "prometheus.log").open("wb") as journal:
+        process = subprocess.Popen(
+            [
+                "prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb",
+                f"--web.listen-address={address}",
+            ],
+            stdin=subprocess.DEVNULL, stdout=journal, stderr=journal,
+        )  # fmt: skip
+    try:
+        eventually(lambda: httpx.get(f"http://{address}/-/ready", timeout=2.0).status_code == 200)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.parametrize("expression", [one for file in FILES for one in queries(file)])
+def test_a_real_prometheus_accepts_every_query(prometheus: str, expression: str):
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    answer = httpx.get(f"http://{prometheus}/api/v1/query", params={"query": expression}, timeout=10.0)
+    assert answer.json()["status"] == "success", answer.text
