@@ -190,7 +190,7 @@ def test_a_file_without_rows_is_said_to_be_empty(tmp_path: Path):
     assert "has no rows" in refused(tmp_path, pa.table(GOOD).slice(0, 0))
 
 
-def test_what_is_no_parquet_file_is_said_not_to_be(run: Run, tmp_path: Path):
+def test_what_is_no_parquet_file_is_said_not_to_be(tmp_path: Path):
     (tmp_path / "text").write_text("a,b\n1,2\n" * 9)
     (tmp_path / "empty").touch()
     good = written(tmp_path, two_sides())
@@ -203,13 +203,17 @@ def test_what_is_no_parquet_file_is_said_not_to_be(run: Run, tmp_path: Path):
         ("empty", "cannot be read as Parquet"),
         ("cut", "cannot be read as Parquet"),
         ("damaged", "damaged"),
-        ("missing", "there is no file"),
         (".", "is a directory"),
     ):
-        status, out, err = run("classify", str(tmp_path / name))
-        assert (status, out) == (1, ""), name
-        assert words in err
-        assert err.count("\n") == 1, err
+        with pytest.raises(PathsFileError) as caught:
+            read_paths(tmp_path / name)
+        assert words in str(caught.value), name
+        assert "\n" not in str(caught.value), name
+
+
+def test_a_file_that_is_not_there_gives_one_sentence(run: Run, tmp_path: Path):
+    status, out, err = run("classify", str(tmp_path / "missing"))
+    assert (status, out, err) == (1, "", f"error: there is no file {tmp_path / 'missing'}\n")
 
 
 def test_paths_come_in_the_order_of_t_and_of_their_first_points(tmp_path: Path):
@@ -350,3 +354,10 @@ def test_the_worker_ends_by_itself_after_its_time():
         worker.wait()
         if worker.stdin is not None:
             worker.stdin.close()
+
+
+def test_the_help_of_the_commands_loads_no_columns_and_no_mathematics():
+    """They are for the worker alone."""
+    heavy = "{'pyarrow', 'scipy', 'ripser'}"
+    code = f"import sys, topowatch_monitor.commands.app; sys.exit(bool({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
