@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from topowatch_monitor.cli import main
-from topowatch_monitor.commands import classify_worker
+from topowatch_monitor.commands import classify, classify_worker
 from topowatch_monitor.commands.classify_worker import classify_file, merges
 from topowatch_monitor.commands.killable import TooSlowError, run_killable
 from topowatch_monitor.commands.output import CommandError
@@ -93,6 +94,17 @@ def test_classify_can_print_a_table(run: Run, tmp_path: Path):
     assert "run-23 1 !" in flat
     assert "─ ×4 runs class 1, outlier" in flat
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_of_very_many_paths_no_tree_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It needs a number for every two of them."""
+    monkeypatch.setattr(classify_worker, "MOST_MERGED", 4)
+    told = classify_file(written(tmp_path, two_sides(runs=5)), OPTIONS)
+    assert (told["merges"], told["merge_scale"], len(told["labels"])) == (None, None, 5)
+    terminal = Console(width=80)
+    with terminal.capture() as shown:
+        terminal.print(classify._page(json.loads(json.dumps(told)), 80))
+    assert "No dendrogram" in shown.get()
 
 
 def test_too_few_paths_are_an_answer_that_is_withheld(run: Run, tmp_path: Path):

@@ -124,6 +124,18 @@ def test_jobs_that_were_dropped_and_loops_that_never_die_are_told(run: Run, serv
     assert "∞" in out
 
 
+def test_many_outliers_and_live_runs_are_cut_short(run: Run, served: Served):
+    group = group_view()
+    group["outliers"] = [f"out-{number}" for number in range(25)]
+    live = path_class(0, provisional=True, compatible=[0])
+    served.fleet.update([run_view(f"on-{number}", path_class=live) for number in range(120)])
+    served.fleet.update_groups([group])
+    _, out, _ = run("classes", "g", "--url", served.url)
+    assert "and 5 more: the JSON has all" in out
+    assert "and 100 more: the JSON has all" in out
+    assert len(out.splitlines()) < 90
+
+
 def merges_without_end() -> list[list[float]]:
     rows = group_view()["merges"]
     return [*rows[:-1], [*rows[-1][:2], float("inf")]]

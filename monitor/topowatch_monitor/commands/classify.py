@@ -108,4 +108,7 @@ def _page(told: Mapping[str, Any], width: int) -> RenderableType:
     else:
         parts += classes_table(group, members)
         parts += outliers_table(told["outliers"], members)
-    return Group(*parts, *evidence(group), *tree(group, width))
+    parts += evidence(group)
+    if told["merges"] is None:
+        parts.append(Text("\nNo dendrogram: it would compare every two of so many paths.", style="dim"))
+    return Group(*parts, *tree(group, width))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-MOST_LIVE = 20  # live runs that are listed
+MOST_LISTED = 20  # runs of one kind
 
 
 def group_page(group: Mapping[str, Any], now: float, width: int = 120) -> RenderableType:
@@ -111,25 +111,28 @@ def outliers_table(names: Sequence[str], members: Mapping[str, Mapping[str, Any]
     if not names:
         return [heading, Text("  none", style="dim")]
     table = _table("run", "class", "p")
-    for name in names:
+    for name in names[:MOST_LISTED]:
         run = members.get(name)
         label, p_value = (UNKNOWN, None) if run is None else (class_word(run), run["p_value"])
         table.add_row(Text(name, style="yellow"), label, number(p_value, 2))
-    return [heading, Padding(table, (0, 0, 0, 2))]
+    return [heading, Padding(table, (0, 0, 0, 2)), *_rest(len(names))]
 
 
 def _live(runs: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     if not runs:
         return []
     table = _table("run", "class", "p", "may belong to", "off the map by")
-    for run in runs[:MOST_LIVE]:
+    for run in runs[:MOST_LISTED]:
         compatible = ", ".join(map(str, run["compatible"])) or "none"
         distance = number(run["distance"], 3) if run["distance"] else UNKNOWN
         name = Text(run["run"], style="yellow" if run["outlier"] else "")
         table.add_row(name, class_word(run), number(run["p_value"], 2), compatible, distance)
-    rest = len(runs) - MOST_LIVE
-    more: list[RenderableType] = [Text(f"  and {rest:,} more: --json has all", style="dim")] if rest > 0 else []
-    return [Text("\nLive runs, provisionally", style="bold"), Padding(table, (0, 0, 0, 2)), *more]
+    return [Text("\nLive runs, provisionally", style="bold"), Padding(table, (0, 0, 0, 2)), *_rest(len(runs))]
+
+
+def _rest(count: int) -> list[RenderableType]:
+    more = count - MOST_LISTED
+    return [Text(f"  and {more:,} more: the JSON has all", style="dim")] if more > 0 else []
 
 
 def evidence(group: Mapping[str, Any]) -> list[RenderableType]:
