@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -9,6 +11,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 pytest.importorskip("torch")
 
+from replication import tables
 from replication.baselines import BASELINES, Siblings, disagreement, robust_z
 from replication.branching import FAMILIES, all_barriers, barrier
 from replication.dtw import dtw_distances, joining_heights, thin
@@ -16,7 +19,7 @@ from replication.generate import PARTS, plans
 from replication.judge_branching import rank_correlation
 from replication.judge_routes import how_ends_agree
 from replication.judging import finite
-from replication.scoring import Tally, outliers, threshold
+from replication.scoring import Tally, threshold
 from replication.sweeps import HALVES, HEALTHY, SWEEPS, TOGETHER
 from replication.training import INTERVAL, moments
 
@@ -115,14 +118,6 @@ def test_a_convex_quadratic_has_no_barrier_and_a_double_well_has_its_own() -> No
     assert wells == pytest.approx(1)
 
 
-def test_outliers_need_a_majority_and_an_answer() -> None:
-    labels = np.array([0] * 6 + [1] * 4)
-    np.testing.assert_array_equal(outliers(labels, abstained=False), labels == 1)
-    assert not outliers(labels, abstained=True).any()
-    assert not outliers(np.array([0] * 5 + [1] * 5), abstained=False).any()
-    np.testing.assert_array_equal(outliers(np.array([7, 7, 7, 2]), abstained=False), [False, False, False, True])
-
-
 def test_a_threshold_lets_the_allowed_share_of_the_healthy_through() -> None:
     healthy = np.random.default_rng(0).permutation(96).astype(float)
     assert np.sum(healthy > threshold(healthy, 1 / 24)) == 4
@@ -139,7 +134,8 @@ def test_a_tally_counts_groups_kinds_and_abstentions() -> None:
     assert summary["precision"] == 0.5
     assert summary["recall"] == pytest.approx(1 / 3)
     assert summary["by_kind"] == {"noise": [1, 2], "slow": [0, 1]}
-    assert (summary["groups"], summary["abstained"]) == (2, 1)
+    assert summary["groups"] == {"healthy": 0, "spoiled": 2}
+    assert summary["abstained"] == {"healthy": 0, "spoiled": 1}
     assert summary["auc"] == pytest.approx(8 / 9)
 
 
@@ -162,6 +158,7 @@ def test_ends_agree_where_only_the_route_differs() -> None:
     moved = how_ends_agree(group, RUNS - 1)
     assert moved["disagreement_detour"] > 3 * moved["disagreement_straight"]
     assert moved["distance_detour"] > 3 * moved["distance_straight"]
+    assert moved["alike"] == 0
     alike = how_ends_agree(siblings(0, planted=False), RUNS - 1)
     assert alike["distance_detour"] < 1.5 * alike["distance_straight"]
 
@@ -183,3 +180,8 @@ def test_plans_are_distinct_and_halves_share_no_split() -> None:
         for group in sweep.groups()[1:]:
             assert len({plan.job.kind for plan in group}) == 1 + TOGETHER
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_the_page_is_what_the_kept_results_say() -> None:
+    results = {part: json.loads((tables.RESULTS / f"{part}.json").read_text()) for part in tables.PARTS}
+    assert tables.PAGE.read_text() == tables.page(results)
