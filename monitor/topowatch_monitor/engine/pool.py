@@ -1,10 +1,11 @@
-"""What carries shards: the interface that the dispatcher drives, and the carrier that lives in this process."""
+"""What carries shards and runs jobs: the interface that the engine drives, and the twin that does without Ray."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from topowatch_monitor.engine.child_job import ChildJob
 from topowatch_monitor.engine.shard import Shard
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ class ShardLostError(RuntimeError):
         self.carrier = carrier
 
 
+class JobLostError(RuntimeError):
+    """The process that ran a job, or one that held what it needs, died; the job may be begun again."""
+
+
+class JobFailedError(RuntimeError):
+    """The function of a job raised an exception, which the message tells."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A method of one carrier's shard that is under way."""
@@ -27,8 +36,19 @@ class Call:
     handle: Any
 
 
+@dataclass(frozen=True)
+class Job:
+    """A function that runs beside the shards, in a process that can be killed."""
+
+    handle: Any
+
+
 class ShardPool(Protocol):
-    """Carriers 0 … size−1, each with one `Shard`. Calls to one carrier run in the order in which they were made."""
+    """Carriers 0 … size−1, each with one `Shard`. Calls to one carrier run in the order in which they were made.
+
+    Beside them run jobs. What is large passes between carriers and jobs without passing through this process: a `Call`
+    as an argument of a job stands for its result, and what `put` returns for what it was given.
+    """
 
     @property
     def size(self) -> int:
@@ -46,12 +66,27 @@ class ShardPool(Protocol):
     def replace(self, carrier: int) -> None:
         """Put an empty shard in place of the carrier's; the dispatcher fills it."""
 
+    def put(self, value: object) -> Any:
+        """Make a value available to all carriers; return what stands for it as an argument of a call."""
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
+        """Begin a job, which yields to everything else; `function` is found by its name in an importable module."""
+
+    def ended(self, job: Job) -> bool:
+        """Whether a job has come to its end, whichever."""
+
+    def outcome(self, job: Job) -> Any:
+        """What an ended job returned; raises JobLostError or JobFailedError."""
+
+    def cancel(self, job: Job) -> None:
+        """End a job by force, and forget it."""
+
     def close(self) -> None:
         """End all carriers."""
 
 
 class InlinePool:
-    """One shard in this process; every call has ended when it returns."""
+    """One shard in this process, where every call has ended when it returns; a job is a process of its own."""
 
     size = 1
 
@@ -74,6 +109,33 @@ class InlinePool:
     def replace(self, carrier: int) -> None:  # noqa: ARG002 - there is one
         """Begin anew with an empty shard."""
         self._shard = self._make_shard()
+
+    def put(self, value: object) -> Any:
+        """The value itself."""
+        return value
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
+        """Begin a job in a new process."""
+        results = [argument.handle if isinstance(argument, Call) else argument for argument in arguments]
+        return Job(ChildJob(function, tuple(results)))
+
+    def ended(self, job: Job) -> bool:
+        """Whether the process has answered or died."""
+        return bool(job.handle.ended)
+
+    def outcome(self, job: Job) -> Any:
+        """What the function returned; raises JobLostError or JobFailedError."""
+        try:
+            returned, answer = job.handle.answer()
+        except EOFError:
+            raise JobLostError("its process died") from None
+        if not returned:
+            raise JobFailedError(answer)
+        return answer
+
+    def cancel(self, job: Job) -> None:
+        """Kill the process."""
+        job.handle.kill()
 
     def close(self) -> None:
         """Nothing to end."""

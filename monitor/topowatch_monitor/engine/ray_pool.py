@@ -1,18 +1,20 @@
-"""Shards on Ray actors. The one file that knows Ray."""
+"""Shards on Ray actors, and jobs as Ray tasks. The one file that knows Ray."""
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from topowatch_monitor.engine.pool import Call, ShardLostError
+from topowatch_monitor.engine.child_job import LOWEST_PRIORITY
+from topowatch_monitor.engine.pool import Call, Job, JobFailedError, JobLostError, ShardLostError
 from topowatch_monitor.engine.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from topowatch_monitor.engine.run_state import RunSettings
 
@@ -49,6 +51,9 @@ class RayPool:
         self._settings = settings
         self._actor_class = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0)(Shard)
         self._actors: list[Any] = [self._actor_class.remote(self._settings) for _ in range(size)]
+        # Actors may hold all processors, so a job reserves none and yields to them. Its process, whose priority cannot
+        # be raised again, serves no second one, let alone an actor.
+        self._task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_yielding)
 
     @property
     def size(self) -> int:
@@ -81,13 +86,51 @@ class RayPool:
         except GetTimeoutError as error:
             raise ShardLostError(call.carrier, f"no answer for {timeout:g} s") from error
         except RayError as error:
-            raise ShardLostError(call.carrier, str(error).partition("\n")[0]) from error
+            raise ShardLostError(call.carrier, _first_line(error)) from error
 
     def replace(self, carrier: int) -> None:
         """Kill what is left of the actor and start an empty one."""
         ray.kill(self._actors[carrier])
         self._actors[carrier] = self._actor_class.remote(self._settings)
 
+    def put(self, value: object) -> Any:
+        """Put a value in the object store."""
+        return ray.put(value)
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
+        """Begin a job as a task."""
+        results = [argument.handle if isinstance(argument, Call) else argument for argument in arguments]
+        return Job(self._task.remote(function, *results))
+
+    def ended(self, job: Job) -> bool:
+        """Whether the task returned, raised or died."""
+        done, _ = ray.wait([job.handle], timeout=0)
+        return bool(done)
+
+    def outcome(self, job: Job) -> Any:
+        """What the function returned; raises JobLostError or JobFailedError."""
+        try:
+            return ray.get(job.handle)
+        except RayTaskError as error:
+            if isinstance(error.cause, RayError):  # what it needs was with a carrier that died
+                raise JobLostError(_first_line(error.cause)) from error
+            raise JobFailedError(f"{type(error.cause).__name__}: {error.cause}") from error
+        except RayError as error:
+            raise JobLostError(_first_line(error)) from error
+
+    def cancel(self, job: Job) -> None:
+        """Kill the task's process."""
+        ray.cancel(job.handle, force=True)
+
     def close(self) -> None:
         """Leave the cluster; a Ray of our own ends with it."""
         ray.shutdown()
+
+
+def _yielding(function: Callable[..., Any], *arguments: object) -> Any:
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    return function(*arguments)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

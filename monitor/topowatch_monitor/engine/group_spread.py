@@ -1,0 +1,83 @@
+"""Which results and which settings the classes of a group are compared by."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from topowatch_monitor.topology.spread import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from topowatch_monitor.engine.group_fit import EndedRun
+    from topowatch_monitor.engine.group_view import SpreadView
+
+PREFERRED = ("test_accuracy", "val_accuracy")
+NO_METRIC = "no ended run has a result"
+
+
+def spread_of(runs: Sequence[EndedRun], labels: Sequence[int]) -> SpreadView:
+    """Compare the final results of the classes, among runs of equal settings.
+
+    Args:
+        runs: those that have a class.
+        labels: its name, for each.
+    """
+    metric = commonest_metric([run.results for run in runs])
+    if metric is None:
+        return no_spread(NO_METRIC)
+    having = [(run, label) for run, label in zip(runs, labels, strict=True) if _has(run.results, metric)]
+    names = settings_of([run.labels for run, _ in having])
+    found = spread(
+        [run.results[metric] for run, _ in having],
+        [label for _, label in having],
+        [tuple(run.labels.get(name) for name in names) for run, _ in having],
+    )
+    return {
+        "metric": metric,
+        "within": found.within,
+        "between": found.between,
+        "p_value": found.p_value,
+        "strata": names,
+        "runs": len(having),
+        "verdict": found.verdict,
+        "reason": found.reason,
+    }
+
+
+def commonest_metric(results: Sequence[Mapping[str, float]]) -> str | None:
+    """The result that most runs have; of several, those in PREFERRED come first, then the first by name."""
+    counts = Counter(name for each in results for name in each if _has(each, name))
+    most = max(counts.values(), default=0)
+    rivals = [name for name, count in counts.items() if count == most]
+    return min(rivals, key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name), default=None)
+
+
+def settings_of(labels: Sequence[Mapping[str, str]]) -> list[str]:
+    """Labels that say how runs were set up: those that vary among them, save what tells runs apart for its own sake.
+
+    That is a seed, by its name; or a label that is different in every run: with it, no two runs would be comparable.
+    """
+    names = sorted({name for each in labels for name in each})
+    values = {name: len({each.get(name) for each in labels}) for name in names}
+    return [name for name in names if 1 < values[name] < len(labels) and "seed" not in name.lower()]
+
+
+def no_spread(reason: str) -> SpreadView:
+    """Say that results were not compared, and why."""
+    return {
+        "metric": None,
+        "within": None,
+        "between": None,
+        "p_value": None,
+        "strata": [],
+        "runs": 0,
+        "verdict": "abstained",
+        "reason": reason,
+    }
+
+
+def _has(results: Mapping[str, float], metric: str) -> bool:
+    return metric in results and math.isfinite(results[metric])
