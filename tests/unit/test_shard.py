@@ -72,7 +72,7 @@ def test_a_part_that_does_not_fit_is_refused_and_changes_nothing(part, refusal):
     shard.apply([Part(3, 1, 0, 6, records_of("a", 5))])
     before, views = shard.snapshot([3]), shard.views()
     result = shard.apply([part._replace(records=records_of("a", 9)[6:])])
-    assert result == ([], [refusal], 0)
+    assert result == ([], [refusal], 0, 0)
     assert shard.snapshot([3]) == before
     assert shard.views() == views
 
@@ -199,7 +199,7 @@ def test_ranks_whose_sketches_add_up_to_infinity_harm_nothing():
             item = sample_pb2.Item(schema=1, sample=sample_pb2.Sample(step=step, weights=sketch([size, 0.0])))
             stored = log_pb2.StoredItem(key=key, rank=rank, incarnation=1, item=item.SerializeToString())
             messages.append((LogKind.STORED_ITEM, stored))
-    [view], _, damaged = shard.apply([part_of(messages)])
+    [view], _, damaged, _ = shard.apply([part_of(messages)])
     assert damaged == 0
     assert (view["samples"], view["path"]["points"], view["path"]["ignored"]) == (6, 2, 1)
     assert view["path"]["length"] == 2.0
@@ -228,8 +228,8 @@ def test_an_exception_ends_at_its_run_is_told_and_outlives_a_restart(monkeypatch
     ]
     part = part_of(messages)
     with caplog.at_level(logging.ERROR):
-        views, _, damaged = shard.apply([part._replace(next_offset=12, records=part.records[:12])])
-        views, _, more = shard.apply([part._replace(expected_offset=12, records=part.records[12:])])
+        views, _, damaged, _ = shard.apply([part._replace(next_offset=12, records=part.records[:12])])
+        views, _, more, _ = shard.apply([part._replace(expected_offset=12, records=part.records[12:])])
     [record] = caplog.records
     assert "t/g/a" in record.message
     assert record.exc_info[0] is ZeroDivisionError
@@ -254,7 +254,7 @@ def test_an_exception_ends_at_its_run_is_told_and_outlives_a_restart(monkeypatch
 def test_an_exception_at_every_sample_is_logged_now_and_then(monkeypatch, caplog):
     fails_at(7.0, monkeypatch)
     shard = loaded(3)
-    [view], _, damaged = shard.apply([part_of([opened("a"), *(sample_of("a", step, [7.0]) for step in range(100))])])
+    [view], _, damaged, _ = shard.apply([part_of([opened("a"), *(sample_of("a", step, [7.0]) for step in range(100))])])
     assert (damaged, len(caplog.records)) == (100, 7)
     assert "failed 100 times, the last time at step 99" in view["flags"][0]["reason"]
 
@@ -358,7 +358,7 @@ def test_nothing_that_ingest_lets_through_raises_or_leaves_the_path_without_numb
     [(_, offset, state)] = shard.snapshot([3])
     shard = Shard(SMALL)
     assert shard.load(3, 1, offset, state)
-    views, _, damaged = shard.apply([part._replace(expected_offset=cut, records=part.records[cut:])])
+    views, _, damaged, _ = shard.apply([part._replace(expected_offset=cut, records=part.records[cut:])])
     assert damaged == 0
     for view in views:
         assert "analysis_failed" not in [flag["detector"] for flag in view["flags"]]
@@ -384,7 +384,7 @@ def test_hostile_runs_keep_their_state_small():
         long = sample_pb2.Sample(step=1 << 62)
         long.scalars.add(name=f"s{name}", steps=range(100_000), values=[1e308] * 100_000)
         messages.append(stored("a", sample_pb2.Item(schema=1, sample=long), 1000))
-    [view], _, damaged = shard.apply([part_of(messages)])
+    [view], _, damaged, _ = shard.apply([part_of(messages)])
     assert damaged == 0
     assert view["incomplete"] > 20
     [(_, _, state)] = shard.snapshot([3])

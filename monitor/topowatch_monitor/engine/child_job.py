@@ -50,7 +50,8 @@ class ChildJob:
     def answer(self) -> tuple[bool, Any]:
         """Whether the call returned, and what it returned, or what it raised in words; raises EOFError if it died."""
         self._thread.join()
-        return pickle.loads(self._answer)  # noqa: S301 - the child's own
+        answer: tuple[bool, Any] = pickle.loads(self._answer)  # noqa: S301 - the child's own
+        return answer
 
     def kill(self) -> None:
         """End the child at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topowatch_monitor.engine.checkpoints import EMPTY, Checkpoint, Checkpoints
 from topowatch_monitor.engine.pool import Call, ShardLostError, ShardPool
@@ -16,8 +16,10 @@ from topowatch_monitor.engine.routing import VIRTUAL_SHARDS, shards_of
 from topowatch_monitor.engine.shard import ApplyResult, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from topowatch_monitor.engine.group_fit import GroupFit
+    from topowatch_monitor.engine.placing import GroupKey
     from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.store.log import Record
     from topowatch_monitor.store.reader import LogReader
@@ -44,7 +46,7 @@ class _Virtual:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A delivery that is under way, and the first log offset that depends on it."""
+    """A call that is under way, answered by an `ApplyResult`, and the first log offset that depends on it."""
 
     call: Call
     first_offset: int
@@ -86,6 +88,8 @@ class Dispatcher:
         self._virtual = [_Virtual(carrier=number % pool.size) for number in range(VIRTUAL_SHARDS)]
         self._flights: list[deque[_Flight]] = [deque() for _ in range(pool.size)]
         self._views: dict[tuple[str, str, str], RunView] = {}
+        self._published: dict[GroupKey, tuple[Any, dict[str, int]]] = {}
+        self._waiting: set[int] = set()  # carriers with runs whose place among their siblings is still to be found
         self._next_save_at = 0.0
         self._durable = 0
         self.position = 0
@@ -123,13 +127,15 @@ class Dispatcher:
         moved = self._collect(timeout=0.0)
         self._durable = max(self._durable, durable)
         if self.position >= durable:
+            for carrier in [carrier for carrier in self._waiting if not self._flights[carrier]]:
+                self._begin(carrier, self.position, "apply", [])
             return moved
         chunk = self._chunk(self.position, durable)
         for carrier in range(self._pool.size):
             self._wait_for_room(carrier)  # before grouping: a carrier that is rebuilt here changes epoch
         first, self.position = self.position, chunk.end
         for carrier, parts in self._parts(chunk).items():
-            self._deliver(carrier, parts, first)
+            self._begin(carrier, first, "apply", parts)
         return True
 
     def settle(self) -> None:
@@ -165,6 +171,30 @@ class Dispatcher:
         if unsaved:
             self._note_spans()
 
+    # Groups
+
+    def ask(self, method: str, *arguments: object) -> list[Call]:
+        """Begin a method of every carrier's shard; what they answer is the caller's. One that is lost is rebuilt."""
+        return [self._ask(carrier, method, *arguments) for carrier in range(self._pool.size)]
+
+    def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> None:
+        """Give every carrier a refit of a group, and again to one that is rebuilt; see `Shard.publish`."""
+        shared = self._pool.put(fit)
+        self._published[group] = shared, dict(outside)
+        for carrier in range(self._pool.size):
+            self._begin(carrier, self.position, "publish", group, shared, outside)
+
+    def stand(self, group: GroupKey, outside: Mapping[str, int]) -> None:
+        """Tell every carrier for how long the live runs of a published group were outside; see `Shard.stand`."""
+        self._published[group] = self._published[group][0], dict(outside)
+        for carrier in range(self._pool.size):
+            self._begin(carrier, self.position, "stand", group, outside)
+
+    def check(self) -> None:
+        """Have every carrier answer, so that one that is lost is noticed and rebuilt though nothing is sent to it."""
+        for carrier in range(self._pool.size):
+            self._begin(carrier, self.position, "apply", [])
+
     # Delivery
 
     def _chunk(self, start: int, end: int) -> _Chunk:
@@ -196,11 +226,18 @@ class Dispatcher:
             virtual.unsaved = True
         return parts
 
-    def _deliver(self, carrier: int, parts: list[Part], first_offset: int) -> None:
+    def _begin(self, carrier: int, first_offset: int, method: str, *arguments: object) -> None:
         try:
-            self._flights[carrier].append(_Flight(self._pool.call(carrier, "apply", parts), first_offset))
+            self._flights[carrier].append(_Flight(self._pool.call(carrier, method, *arguments), first_offset))
         except ShardLostError as error:
             self._rebuild(error)
+
+    def _ask(self, carrier: int, method: str, *arguments: object) -> Call:
+        try:
+            return self._pool.call(carrier, method, *arguments)
+        except ShardLostError as error:
+            self._rebuild(error)
+        return self._pool.call(carrier, method, *arguments)
 
     def _wait_for_room(self, carrier: int) -> None:
         while len(self._flights[carrier]) >= IN_FLIGHT:
@@ -231,6 +268,10 @@ class Dispatcher:
             raise ShardLostError(carrier, f"virtual shard {number} stands at epoch {epoch}, offset {offset}")
         self._damaged += result.damaged
         self._remember(result.views)
+        if result.waiting:
+            self._waiting.add(carrier)
+        else:
+            self._waiting.discard(carrier)
 
     def _remember(self, views: Iterable[RunView]) -> None:
         for view in views:
@@ -267,6 +308,9 @@ class Dispatcher:
                 self._pool.replace(carrier)
                 self._load(carrier)
                 self._replay(carrier)
+                for group, (fit, outside) in self._published.items():
+                    call = self._pool.call(carrier, "publish", group, fit, outside)
+                    self._flights[carrier].append(_Flight(call, self.position))
             except ShardLostError as again:
                 error = again
             else:

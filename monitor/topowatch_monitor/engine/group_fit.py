@@ -109,7 +109,9 @@ def fit_group(known: Mapping[str, int], free: int, *found: Sequence[EndedRun]) -
     except TooLargeError as error:
         return Refused(str(error))
     runs = [run.run for run in compared]
-    members = [[runs[index] for index in np.flatnonzero(classes.labels == label)] for label in np.unique(classes.labels)]
+    members = [
+        [runs[index] for index in np.flatnonzero(classes.labels == label)] for label in np.unique(classes.labels)
+    ]
     # While the answer is to abstain, all runs are of one class, 0, and those named before keep their names for later.
     names = [0] if classes.abstained else class_names(members, known, free)
     p_values, outside = outliers(classes)

@@ -52,7 +52,9 @@ def commonest_metric(results: Sequence[Mapping[str, float]]) -> str | None:
     counts = Counter(name for each in results for name in each if _has(each, name))
     most = max(counts.values(), default=0)
     rivals = [name for name, count in counts.items() if count == most]
-    return min(rivals, key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name), default=None)
+    return min(
+        rivals, key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name), default=None
+    )
 
 
 def settings_of(labels: Sequence[Mapping[str, str]]) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from topowatch_monitor.engine.group_fit import OTHER_PROBES
+from topowatch_monitor.engine.group_fit import OTHER_PROBES, OTHER_SKETCH
 from topowatch_monitor.engine.view import no_class
 from topowatch_monitor.topology import PathTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from topowatch_monitor.engine.group_fit import GroupFit
     from topowatch_monitor.engine.run_state import RunState
@@ -21,108 +24,159 @@ if TYPE_CHECKING:
 log = logging.getLogger("topowatch.engine")
 
 GroupKey = tuple[str, str]
+Key = tuple[str, str, str]
 # Evaluations in a row, each with new samples, at which a live run has to be outside before it is called an outlier.
 OUTSIDE_FOR = 3
+# Points of traces that one call of a shard may place: 60 ms (measured), so that samples do not wait for a new atlas.
+POINTS_AT_ONCE = 256
 NO_PREDICTIONS = "it has sent no predictions on its probes"
+TO_COME = "its place among its siblings' paths is being found"
 
 
 class Follower:
-    """Keeps a live run's place on the atlas of its siblings: one edge a sample, all of its trace after a rewind.
+    """Keeps a live run's place on the atlas of its siblings, one edge a sample.
 
     Args:
-        atlas: of the group.
+        fit: the refit whose atlas it is.
+        atlas: that atlas.
         trace: of the run.
 
     Attributes:
+        fit: as given.
         failed: why the run cannot be followed; empty while it is.
     """
 
-    def __init__(self, atlas: Atlas, trace: Trace) -> None:
-        self._atlas = atlas
+    def __init__(self, fit: GroupFit, atlas: Atlas, trace: Trace) -> None:
+        self.fit = fit
         self.failed = ""
-        self._begin(trace)
+        self._trace, self._taken, self._rewritten = trace, trace.taken, trace.rewritten
+        self._tracker = PathTracker(atlas)
+        self._compatible: list[int] = []
+        self._p_value = 1.0
+        self._go(trace.points)
 
-    def follow(self, trace: Trace) -> None:
-        """Go where the run has gone since; called after each of its samples."""
-        if trace is not self._trace or trace.rewritten != self._rewritten or not trace.taken - self._taken in (0, 1):
-            self._begin(trace)
-        elif trace.taken != self._taken:
+    def follow(self, trace: Trace) -> bool:
+        """Go where the run has gone since, called after each of its messages; return whether that was possible.
+
+        It is not where the run went back: then it has to be followed anew, from its beginning.
+        """
+        if trace is not self._trace or trace.rewritten != self._rewritten or trace.taken - self._taken not in (0, 1):
+            return False
+        if trace.taken != self._taken:
             self._taken = trace.taken
-            self._go(trace)
+            self._go([trace.newest])
+        return True
 
-    def on(self, atlas: Atlas) -> bool:
-        """Whether it is this atlas that the run is followed on."""
-        return atlas is self._atlas
-
-    def view(self, names: list[int], outside: int) -> ClassView:
+    def view(self, outside: int) -> ClassView:
         """What the run's place says of its class.
 
         Args:
-            names: of the atlas's classes.
             outside: evaluations in a row at which the run was outside.
         """
         if self.failed:
             return no_class(self.failed)
-        compatible = sorted(names[label] for label in self._tracker.compatible())
         distance = self._tracker.distance
         reason = ""
         if distance > 0:
             reason = f"it is off the map of its siblings' paths, by {distance:.3g}"
-        elif not compatible:
+        elif not self._compatible:
             reason = "its path agrees with that of no sibling"
         return {
-            "label": compatible[0] if len(compatible) == 1 else None,
-            "p_value": self._tracker.p_value,
+            "label": self._compatible[0] if len(self._compatible) == 1 else None,
+            "p_value": self._p_value,
             "outlier": outside >= OUTSIDE_FOR,
             "abstained": False,
             "reason": reason,
             "provisional": True,
-            "compatible": compatible,
+            "compatible": list(self._compatible),
             "distance": distance,
             "outside": outside,
         }
 
-    def _begin(self, trace: Trace) -> None:
-        self._trace, self._taken, self._rewritten = trace, trace.taken, trace.rewritten
-        self._tracker = PathTracker(self._atlas)
-        self.failed = ""
-        self._go(trace, whole=True)
-
-    def _go(self, trace: Trace, *, whole: bool = False) -> None:
-        """Take the newest point, or all. What may go wrong with it must not reach the shard, nor cost it the sample."""
+    def _go(self, points: Iterable[NDArray[np.float32]]) -> None:
+        """Take points. What may go wrong with them must not reach the shard, nor cost it the sample."""
         if self.failed:
             return
         try:
-            for point in trace.points if whole else [trace.newest]:
+            for point in points:
                 self._tracker.add(point)
-        except Exception as error:  # noqa: BLE001 - as in `RunState.apply_message`
+            self._compatible = sorted(self.fit.names[label] for label in self._tracker.compatible())
+            self._p_value = self._tracker.p_value
+        except Exception as error:
             self.failed = f"its path cannot be followed ({type(error).__name__}: {error})"
             log.error("%s", self.failed, exc_info=error)
 
 
 class Placing:
-    """Refits by group, and followers of the live runs in groups whose paths can be told apart."""
+    """Refits by group, and followers of the live runs in groups whose paths can be told apart.
+
+    To find the place of a whole path takes as long as dozens of samples, so runs take turns: one that waits for its
+    turn is followed on the refit before, if it was there.
+    """
 
     def __init__(self) -> None:
         self._fits: dict[GroupKey, GroupFit] = {}
         self._outside: dict[GroupKey, dict[str, int]] = {}
-        self._followers: dict[tuple[str, str, str], Follower] = {}
+        self._followers: dict[Key, Follower] = {}
+        self._waiting: dict[Key, None] = {}  # a set that keeps the order
 
-    def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> None:
-        """Take over a refit, and for how many evaluations in a row each live run was outside."""
+    @property
+    def waiting(self) -> int:
+        """Runs whose place is still to be found."""
+        return len(self._waiting)
+
+    def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int], runs: Iterable[RunState]) -> None:
+        """Take over a refit.
+
+        Args:
+            group: tenant and name.
+            fit: what was found.
+            outside: for how many evaluations in a row live runs were outside; none for those not named.
+            runs: of the group, as many as there are here.
+        """
         self._fits[group] = fit
         self._outside[group] = dict(outside)
-        self._followers = {key: follower for key, follower in self._followers.items() if key[:2] != group}
+        for run in runs:
+            if not _followable(fit, run):
+                self._followers.pop(run.key, None)
+            else:
+                self._waiting[run.key] = None
 
-    def stand(self, group: GroupKey, outside: Mapping[str, int]) -> None:
-        """Take over for how many evaluations in a row these live runs were outside."""
-        self._outside.setdefault(group, {}).update(outside)
+    def stand(self, group: GroupKey, outside: Mapping[str, int]) -> set[str]:
+        """Take over for how many evaluations in a row live runs were outside; return the runs for which that is new."""
+        before = self._outside.get(group, {})
+        self._outside[group] = dict(outside)
+        return {name for name in {*before, *outside} if before.get(name) != outside.get(name)}
 
     def follow(self, run: RunState) -> None:
         """Go where a run has gone since; called after each of its messages."""
         fit = self._fits.get(run.key[:2])
-        if fit is not None:
-            self._follower(fit, run)
+        if fit is None:
+            return
+        follower = self._followers.get(run.key)
+        if not _followable(fit, run):
+            self._followers.pop(run.key, None)
+        elif follower is None or not follower.follow(run.probed.trace):
+            self._followers.pop(run.key, None)
+            self._waiting[run.key] = None
+
+    def go_on(self, find: Callable[[Key], RunState | None]) -> list[RunState]:
+        """Find the places of those that have waited longest, of a few; return them.
+
+        Args:
+            find: a run by its key; None if it is gone.
+        """
+        placed = []
+        points = 0
+        while self._waiting and points < POINTS_AT_ONCE:
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            run, fit = find(key), self._fits[key[:2]]
+            if run is not None and fit.atlas is not None and _followable(fit, run):
+                self._followers[key] = Follower(fit, fit.atlas, run.probed.trace)
+                points += len(run.probed.trace)
+                placed.append(run)
+        return placed
 
     def view(self, run: RunState, view: RunView) -> ClassView:
         """What is known of a run's class.
@@ -135,39 +189,44 @@ class Placing:
         if fit is None:
             return view["path_class"]
         name = view["run"]
-        if view["state"] == "ended":
-            place = fit.places.get(name)
-            if place is not None and place.samples == view["samples"]:
-                return {
-                    "label": place.label,
-                    "p_value": place.p_value,
-                    "outlier": place.outlier,
-                    "abstained": fit.abstained,
-                    "reason": fit.reason,
-                    "provisional": False,
-                    "compatible": [place.label],
-                    "distance": None,
-                    "outside": 0,
-                }
-            if place is None and name in fit.left_out:
-                return no_class(fit.left_out[name])
-        if fit.abstained:
-            return no_class(fit.reason)
-        if not len(run.probed.trace):
-            return no_class(NO_PREDICTIONS)
-        follower = self._follower(fit, run)
-        if follower is None:
-            return no_class(OTHER_PROBES)
-        return follower.view(fit.names, self._outside[run.key[:2]].get(name, 0))
-
-    def _follower(self, fit: GroupFit, run: RunState) -> Follower | None:
-        """The run's follower, where it is now; None if it cannot be compared with its siblings."""
-        trace = run.probed.trace
-        if fit.atlas is None or not len(trace) or run.probed.digest.hex() != fit.digest:
-            return None
+        place = fit.places.get(name)
+        if place is not None and _settled(fit, run):
+            return {
+                "label": place.label,
+                "p_value": place.p_value,
+                "outlier": place.outlier,
+                "abstained": fit.abstained,
+                "reason": fit.reason,
+                "provisional": False,
+                "compatible": [place.label],
+                "distance": None,
+                "outside": 0,
+            }
+        if run.ended and place is None and name in fit.left_out:
+            return no_class(fit.left_out[name])
+        if obstacle := _obstacle(fit, run):
+            return no_class(obstacle)
         follower = self._followers.get(run.key)
-        if follower is None or not follower.on(fit.atlas):
-            follower = self._followers[run.key] = Follower(fit.atlas, trace)
-        else:
-            follower.follow(trace)
-        return follower
+        return no_class(TO_COME) if follower is None else follower.view(self._outside[run.key[:2]].get(name, 0))
+
+
+def _obstacle(fit: GroupFit, run: RunState) -> str:
+    """Why the path of a run cannot be followed on the atlas of a refit; empty if it can."""
+    if fit.atlas is None:
+        return fit.reason
+    if not len(run.probed.trace):
+        return NO_PREDICTIONS
+    if run.probed.digest.hex() != fit.digest:
+        return OTHER_PROBES
+    return "" if len(run.probed.trace.newest) == len(fit.atlas.projection.mean) else OTHER_SKETCH
+
+
+def _followable(fit: GroupFit, run: RunState) -> bool:
+    """Whether a run is to be followed: it is not in the refit itself, and nothing stands in the way."""
+    return not _settled(fit, run) and not _obstacle(fit, run)
+
+
+def _settled(fit: GroupFit, run: RunState) -> bool:
+    """Whether the refit has seen all of a run that has ended."""
+    place = fit.places.get(run.key[2])
+    return place is not None and run.ended and place.samples == run.samples

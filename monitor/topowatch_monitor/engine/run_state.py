@@ -92,6 +92,16 @@ class RunState:
         return self._key
 
     @property
+    def samples(self) -> int:
+        """Stored samples of all ranks and incarnations."""
+        return self._samples
+
+    @property
+    def ended(self) -> bool:
+        """Whether the newest life of the lowest rank has ended."""
+        return self._ended
+
+    @property
     def path(self) -> PathState:
         """The path of the weights."""
         return self._path

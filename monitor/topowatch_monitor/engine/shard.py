@@ -6,15 +6,19 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.engine.codec import CodecError, decode, encode
+from topowatch_monitor.engine.group_fit import EndedRun
+from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from topowatch_monitor.engine.group_fit import GroupFit
     from topowatch_monitor.engine.view import RunView
 
 log = logging.getLogger("topowatch.engine")
@@ -22,7 +26,6 @@ log = logging.getLogger("topowatch.engine")
 # The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
 # what an older version saved is made again from the log.
 STATE = 3
-Key = tuple[str, str, str]
 
 
 class Part(NamedTuple):
@@ -46,11 +49,13 @@ class ApplyResult(NamedTuple):
         refused: (vshard, epoch, offset) of each virtual shard that refused its part: where it stands; −1 if it is not
             loaded.
         damaged: records of this call that could not be decoded, or not be taken in whole.
+        waiting: runs whose place among their siblings is still to be found, some by every call of `Shard.apply`.
     """
 
     views: list[RunView]
     refused: list[tuple[int, int, int]]
     damaged: int
+    waiting: int = 0
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Shard:
     def __init__(self, settings: RunSettings | None = None) -> None:
         self._settings = settings or RunSettings()
         self._virtual: dict[int, _Virtual] = {}
+        self._placing = Placing()
         self._refused_states = 0
 
     def load(self, vshard: int, epoch: int, next_offset: int, state: bytes | None) -> bool:
@@ -94,7 +100,7 @@ class Shard:
 
     def apply(self, parts: Iterable[Part]) -> ApplyResult:
         """Apply records; a part that does not fit where its virtual shard stands is refused and changes nothing."""
-        touched: dict[tuple[int, Key], RunState] = {}
+        touched: dict[Key, RunState] = {}
         refused = []
         damaged = 0
         for part in parts:
@@ -112,9 +118,33 @@ class Shard:
                         run = virtual.runs[key] = RunState(*key, self._settings)
                     for message in messages:
                         damaged += not run.apply_message(message)
-                    touched[part.vshard, key] = run
+                        self._placing.follow(run)
+                    touched[key] = run
                 virtual.next_offset = part.next_offset
-        return ApplyResult([run.view() for run in touched.values()], refused, damaged)
+        touched |= {run.key: run for run in self._placing.go_on(self._find)}
+        return ApplyResult(self._views(touched.values()), refused, damaged, self._placing.waiting)
+
+    def ended_runs(self, group: GroupKey) -> list[EndedRun]:
+        """The ended runs of a group that have a path of predictions, for a refit."""
+        found = []
+        for run in self._of_group(group):
+            if run.ended and len(run.probed.trace):
+                view, points = run.view(), np.stack(run.probed.trace.points)
+                digest, results = run.probed.digest.hex(), view["results"] or {}
+                found.append(EndedRun(view["run"], view["samples"], digest, view["labels"], results, points))
+        return found
+
+    def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> ApplyResult:
+        """Take over a refit of a group, and for how many evaluations in a row its live runs were outside."""
+        runs = self._of_group(group)
+        self._placing.publish(group, fit, outside, runs)
+        return ApplyResult(self._views(runs), [], 0, self._placing.waiting)
+
+    def stand(self, group: GroupKey, outside: Mapping[str, int]) -> ApplyResult:
+        """Take over for how many evaluations in a row the live runs of a group were outside."""
+        new = self._placing.stand(group, outside)
+        runs = [run for run in self._of_group(group) if run.key[2] in new]
+        return ApplyResult(self._views(runs), [], 0, self._placing.waiting)
 
     def snapshot(self, vshards: Iterable[int]) -> list[tuple[int, int, bytes]]:
         """State of virtual shards: number, offset of the next record, and bytes for `load`."""
@@ -128,7 +158,23 @@ class Shard:
 
     def views(self) -> list[RunView]:
         """Views of all runs."""
-        return [run.view() for virtual in self._virtual.values() for run in virtual.runs.values()]
+        return self._views(run for virtual in self._virtual.values() for run in virtual.runs.values())
+
+    def _views(self, runs: Iterable[RunState]) -> list[RunView]:
+        """Views of runs, with their place among their siblings."""
+        views = []
+        for run in runs:
+            view = run.view()
+            view["path_class"] = self._placing.view(run, view)
+            views.append(view)
+        return views
+
+    def _of_group(self, group: GroupKey) -> list[RunState]:
+        return [run for virtual in self._virtual.values() for key, run in virtual.runs.items() if key[:2] == group]
+
+    def _find(self, key: Key) -> RunState | None:
+        found = (virtual.runs[key] for virtual in self._virtual.values() if key in virtual.runs)
+        return next(found, None)
 
     def _restored(self, data: bytes) -> dict[Key, RunState]:
         """The runs of a snapshot; raises whatever is wrong with it."""
