@@ -113,6 +113,14 @@ class Settings(BaseSettings):
         default=2048, ge=64, description="Latest values of each scalar kept exactly for the detectors, in steps."
     )
 
+    # When groups are compared.
+    atlas_seconds: float = Field(
+        default=60.0, gt=0, description="Time between two looks at the paths of a group that changes, in seconds."
+    )
+    homology_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="How long a comparison of a group's paths may take, in seconds."
+    )
+
     # What it refuses.
     max_message_bytes: int = Field(
         default=16 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message taken, in bytes."

@@ -11,13 +11,14 @@ import socket
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.groups import Groups
 from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.shard import Shard
@@ -36,7 +37,7 @@ from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from topowatch_monitor.config import Address, Settings
     from topowatch_monitor.engine.loop import EngineReport
@@ -102,26 +103,27 @@ class Daemon:
             h1_every=settings.h1_every,
             h1_landmarks=settings.h1_landmarks,
             history_window=settings.history_window,
+            atlas_seconds=settings.atlas_seconds,
+            homology_timeout_seconds=settings.homology_timeout_seconds,
         )
         if settings.engine == "ray":
             return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
+        pool = InlinePool(lambda: Shard(told.run_settings()))
+        checkpoints = Checkpoints(SnapshotStore(settings.data_dir / "snapshots", disk))
         dispatcher = Dispatcher(
-            LogReader(settings.data_dir / "log", disk),
-            InlinePool(lambda: Shard(told.run_settings())),
-            Checkpoints(SnapshotStore(settings.data_dir / "snapshots", disk)),
-            snapshot_seconds=settings.snapshot_seconds,
+            LogReader(settings.data_dir / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
         )
-        return InlineEngine(dispatcher, self._take_report)
+        groups = Groups(dispatcher, pool, checkpoints, settings=told.group_settings(), wall=time.time)
+        return InlineEngine(dispatcher, groups, self._take_report)
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
         self._restarts += report["restarts"]
         self._lost_records += report["lost_records"]
         self.fleet.update(report["views"])
-        told: Mapping[str, Any] = report  # an engine may say nothing of groups
-        self._homology_timeouts += told.get("homology_timeouts", 0)
-        self._homology_refused += told.get("homology_refused", 0)
-        self.fleet.update_groups(told.get("groups", []))
+        self._homology_timeouts += report["homology_timeouts"]
+        self._homology_refused += report["homology_refused"]
+        self.fleet.update_groups(report["groups"])
 
     def stats(self) -> DaemonStats:
         """The daemon's own figures now."""

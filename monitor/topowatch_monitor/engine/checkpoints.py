@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("topowatch.engine")
 
 SPANS = VIRTUAL_SHARDS  # number under which the store keeps the note of spans
+GROUPS = SPANS + 1  # and that under which it keeps what is known of groups
 
 
 class Checkpoint(NamedTuple):
@@ -67,6 +68,15 @@ class Checkpoints:
         """Note that the log holds nothing for these shards from the offset at which each was saved up to `position`."""
         spans = {number: (offset, position) for number, offset in saved.items()}
         self.save(SPANS, position, json.dumps(spans).encode())
+
+    def load_groups(self, durable: int) -> bytes | None:
+        """Return what was saved of the groups; None if there is nothing, or of a log that has lost its tail since."""
+        offset, state = self._store.load(GROUPS) or (0, None)
+        return state if offset <= durable else None
+
+    def save_groups(self, position: int, state: bytes) -> None:
+        """Keep what is known of the groups when the log has been followed up to `position`."""
+        self.save(GROUPS, position, state)
 
     def _spans(self, durable: int) -> dict[int, tuple[int, int]]:
         note = self._store.load(SPANS)

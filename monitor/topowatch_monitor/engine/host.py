@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.groups import Groups, GroupSettings
 from topowatch_monitor.engine.loop import FrontLink, run_engine
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings
@@ -47,11 +48,17 @@ class HostSettings:
     h1_every: int
     h1_landmarks: int
     history_window: int
+    atlas_seconds: float
+    homology_timeout_seconds: float
 
     def run_settings(self) -> RunSettings:
         """How much of each run is looked at."""
         path = PathSettings(window=self.path_window, h1_every=self.h1_every, h1_landmarks=self.h1_landmarks)
         return RunSettings(path=path, history=self.history_window)
+
+    def group_settings(self) -> GroupSettings:
+        """How often groups are looked at, and how long a refit may take."""
+        return GroupSettings(atlas_seconds=self.atlas_seconds, timeout_seconds=self.homology_timeout_seconds)
 
     def to_json(self) -> str:
         """Encode for the command line."""
@@ -102,13 +109,12 @@ def main(descriptor: int, settings: HostSettings) -> None:
     log.info("starting Ray (%s)", settings.ray_address or "embedded")
     pool = RayPool(settings.shards, settings.run_settings(), settings.ray_address)
     try:
+        checkpoints = Checkpoints(SnapshotStore(data / "snapshots", disk))
         dispatcher = Dispatcher(
-            LogReader(data / "log", disk),
-            pool,
-            Checkpoints(SnapshotStore(data / "snapshots", disk)),
-            snapshot_seconds=settings.snapshot_seconds,
+            LogReader(data / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
         )
-        run_engine(dispatcher, link, time.monotonic)
+        groups = Groups(dispatcher, pool, checkpoints, settings=settings.group_settings(), wall=time.time)
+        run_engine(dispatcher, groups, link, time.monotonic)
     finally:
         pool.close()
 

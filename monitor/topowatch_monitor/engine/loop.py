@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from topowatch_monitor.engine.dispatcher import CHUNK_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.group_view import GroupView
+    from topowatch_monitor.engine.groups import Groups
     from topowatch_monitor.engine.view import RunView
 
 IDLE_SECONDS = 1.0
@@ -23,12 +27,27 @@ class EngineReport(TypedDict):
         applied: every log record below this offset is part of them.
         restarts: carriers that were rebuilt since the last report.
         lost_records: log records that could not be read, decoded or taken in since the last report.
+        groups: views of the groups that changed.
+        homology_timeouts: comparisons of a group's paths that took too long and were dropped, since the last report.
+        homology_refused: those that were too large, since the last report.
     """
 
     views: list[RunView]
     applied: int
     restarts: int
     lost_records: int
+    groups: list[GroupView]
+    homology_timeouts: int
+    homology_refused: int
+
+
+class _Counts(NamedTuple):
+    """What a report tells the increase of."""
+
+    restarts: int = 0
+    lost_records: int = 0
+    timeouts: int = 0
+    refused: int = 0
 
 
 class FrontLink(ABC):
@@ -72,31 +91,43 @@ class FrontLink(ABC):
         """Send a report to the front."""
 
 
-def run_engine(dispatcher: Dispatcher, link: FrontLink, clock: Callable[[], float]) -> None:
+def run_engine(dispatcher: Dispatcher, groups: Groups, link: FrontLink, clock: Callable[[], float]) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore(link.durable)
+    groups.restore(link.durable)
     reported_at = -IDLE_SECONDS
-    told = (0, 0)
-    while not link.closed:
-        moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
-        dispatcher.save_due(clock())
-        views = dispatcher.take_views()
-        if views or clock() - reported_at >= IDLE_SECONDS:
-            reported_at = clock()
-            restarts, lost = dispatcher.restarts, dispatcher.lost_records
-            link.report(
-                EngineReport(
-                    views=views,
-                    applied=dispatcher.applied,
-                    restarts=restarts - told[0],
-                    lost_records=lost - told[1],
-                )
-            )
-            told = (restarts, lost)
-        if not moved and not dispatcher.wait(timeout=0.05):
-            link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
+    told = _Counts()
+    try:
+        while not link.closed:
+            moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
+            dispatcher.save_due(clock())
+            views = dispatcher.take_views()
+            groups.see(views)
+            groups.tick(clock(), caught_up=link.durable - dispatcher.position < CHUNK_RECORDS)
+            changed = groups.take_views()
+            if views or changed or clock() - reported_at >= IDLE_SECONDS:
+                reported_at = clock()
+                now = _Counts(dispatcher.restarts, dispatcher.lost_records, groups.timeouts, groups.refused)
+                link.report(_report(views, changed, dispatcher.applied, told, now))
+                told = now
+            if not moved and not dispatcher.wait(timeout=0.05):
+                link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
+    finally:
+        groups.close()
     dispatcher.settle()
     dispatcher.save()
+
+
+def _report(views: list[RunView], groups: list[GroupView], applied: int, before: _Counts, now: _Counts) -> EngineReport:
+    return {
+        "views": views,
+        "applied": applied,
+        "restarts": now.restarts - before.restarts,
+        "lost_records": now.lost_records - before.lost_records,
+        "groups": groups,
+        "homology_timeouts": now.timeouts - before.timeouts,
+        "homology_refused": now.refused - before.refused,
+    }
 
 
 class InlineLink(FrontLink):
