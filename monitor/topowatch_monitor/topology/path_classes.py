@@ -230,11 +230,12 @@ def _signatures(territory: Territory, cocycles: Sequence[Cocycle], closing: NDAr
     walks, offsets = territory.walks, territory.offsets
     first, last = walks[offsets[:-1]], walks[offsets[1:] - 1]
     end = int(np.bincount(last).argmax())
+    # From the end itself: by way of the start, ends on either side of a hole would be closed on either side of it.
+    homing = closings(territory, cocycles, end)
     signatures = np.zeros((len(first), len(cocycles)), dtype=np.int64)
     for number, cocycle in enumerate(cocycles):
         sums = _running(territory, cocycle)[offsets[1:] - 1]
-        way = closing[:, number]
-        signatures[:, number] = cocycle.fold(way[first] + sums + way[end] - way[last])
+        signatures[:, number] = cocycle.fold(closing[first, number] + sums - homing[last, number])
     return signatures
 
 
