@@ -69,10 +69,13 @@ class Checkpoints:
         spans = {number: (offset, position) for number, offset in saved.items()}
         self.save(SPANS, position, json.dumps(spans).encode())
 
-    def load_groups(self, durable: int) -> bytes | None:
-        """Return what was saved of the groups; None if there is nothing, or of a log that has lost its tail since."""
-        offset, state = self._store.load(GROUPS) or (0, None)
-        return state if offset <= durable else None
+    def load_groups(self) -> bytes | None:
+        """Return what was saved of the groups; None if there is nothing.
+
+        It counts though the log has lost its tail since: names that were told stay, and the log does not hold them.
+        """
+        _, state = self._store.load(GROUPS) or (0, None)
+        return state
 
     def save_groups(self, position: int, state: bytes) -> None:
         """Keep what is known of the groups when the log has been followed up to `position`."""

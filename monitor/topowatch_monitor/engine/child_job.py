@@ -5,9 +5,11 @@ The child is this file run as a module. What passes between the two is pickled: 
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LOWEST_PRIORITY = 19
-# A child whose parent was killed goes on to the end of its call, and at the latest for so long, in seconds.
+# Where the kernel does not end the child of a parent that was killed, it goes on for so long at most, in seconds.
 LONGEST_LIFE = 3600
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class ChildJob:
@@ -50,6 +53,8 @@ class ChildJob:
     def answer(self) -> tuple[bool, Any]:
         """Whether the call returned, and what it returned, or what it raised in words; raises EOFError if it died."""
         self._thread.join()
+        if self._process.returncode:  # what it has written may lack its end
+            raise EOFError(f"exit status {self._process.returncode}")
         answer: tuple[bool, Any] = pickle.loads(self._answer)  # noqa: S301 - the child's own
         return answer
 
@@ -64,7 +69,10 @@ class ChildJob:
 
 def serve_call() -> None:
     """Read a call from standard input, make it, and write to standard output what came of it."""
-    faulthandler.dump_traceback_later(LONGEST_LIFE, exit=True)  # works while C code holds the interpreter's lock, too
+    # Both work while C code holds the interpreter's lock, too.
+    faulthandler.dump_traceback_later(LONGEST_LIFE, exit=True)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between

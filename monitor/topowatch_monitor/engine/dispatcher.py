@@ -308,9 +308,9 @@ class Dispatcher:
                 self._pool.replace(carrier)
                 self._load(carrier)
                 self._replay(carrier)
-                for group, (fit, outside) in self._published.items():
+                for group, (fit, outside) in self._published.items():  # before anybody sees its runs without a class
                     call = self._pool.call(carrier, "publish", group, fit, outside)
-                    self._flights[carrier].append(_Flight(call, self.position))
+                    self._accept(carrier, self._pool.result(call, self._timeout))
             except ShardLostError as again:
                 error = again
             else:

@@ -71,6 +71,7 @@ class GroupFit:
         names: the name of each class of the atlas, by its number.
         places: of the runs that were compared.
         left_out: ended runs that could not be compared, and why.
+        seen: samples of all ended runs that were handed out.
     """
 
     digest: str
@@ -78,6 +79,7 @@ class GroupFit:
     names: list[int]
     places: dict[str, Place]
     left_out: dict[str, str]
+    seen: dict[str, int]
     abstained: bool
     reason: str
     best_p: float | None
@@ -100,10 +102,13 @@ def fit_group(known: Mapping[str, int], free: int, *found: Sequence[EndedRun]) -
         free: the lowest name that no class has had.
         found: ended runs, as each carrier handed them out.
     """
-    compared, left_out = _comparable(sorted((run for runs in found for run in runs), key=lambda run: run.run))
+    ended = sorted((run for runs in found for run in runs), key=lambda run: run.run)
+    seen = {run.run: run.samples for run in ended}
+    compared, left_out = _comparable(ended)
     digest = compared[0].digest if compared else ""
     if len(compared) < MIN_PATHS:
-        return _nothing(digest, left_out, f"{len(compared)} paths can be compared: classes need at least {MIN_PATHS}")
+        reason = f"{len(compared)} paths can be compared: classes need at least {MIN_PATHS}"
+        return _nothing(digest, left_out, seen, reason)
     try:
         classes = classify_paths([run.points for run in compared])
     except TooLargeError as error:
@@ -127,6 +132,7 @@ def fit_group(known: Mapping[str, int], free: int, *found: Sequence[EndedRun]) -
         names=names,
         places=places,
         left_out=left_out,
+        seen=seen,
         abstained=classes.abstained,
         reason=classes.reason,
         best_p=classes.best_p,
@@ -197,13 +203,14 @@ def _merges(classes: PathClasses) -> list[list[float]]:
     return [[float(number) for number in row] for row in rows]
 
 
-def _nothing(digest: str, left_out: dict[str, str], reason: str) -> GroupFit:
+def _nothing(digest: str, left_out: dict[str, str], seen: dict[str, int], reason: str) -> GroupFit:
     return GroupFit(
         digest=digest,
         atlas=None,
         names=[],
         places={},
         left_out=left_out,
+        seen=seen,
         abstained=True,
         reason=reason,
         best_p=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from topowatch_monitor.engine.group_spread import no_spread
@@ -81,9 +82,14 @@ class GroupState:
 
     @property
     def wants_refit(self) -> bool:
-        """Whether other runs have ended than those that the latest refit looked at, and enough to look at."""
-        ended = self.ended
-        return ended != self._tried and (len(ended) >= MIN_PATHS or self.fit is not None)
+        """Whether runs have ended, or gone on, since the latest refit looked at them, and enough have ended."""
+        if self.fit is None and len(self.ended) < MIN_PATHS:
+            return False
+        return any(
+            self._tried.get(name) != member.samples if member.ended else self._tried.get(name, inf) < member.samples
+            for name, member in self._members.items()
+            if member.has_path
+        )
 
     def see(self, view: RunView) -> None:
         """Take in what is told of one of its runs."""
@@ -103,7 +109,7 @@ class GroupState:
         """
         before = self.outside
         for name, member in self._members.items():
-            if self._placed(name, member) or (member.followed and not member.outside):
+            if self._settled(name, member) or (member.followed and not member.outside):
                 self._streaks.pop(name, None)
             elif member.followed and not member.ended:
                 count, samples = self._streaks.get(name, (0, self._evaluated.get(name, 0)))
@@ -119,10 +125,10 @@ class GroupState:
 
         Args:
             fit: what was found.
-            tried: samples of the ended runs when it was begun.
+            tried: samples of the ended runs when it was begun; the shards may have been ahead of that.
             now: Unix seconds.
         """
-        self.fit, self._tried, self._fitted_at = fit, dict(tried), now
+        self.fit, self._tried, self._fitted_at = fit, {**tried, **fit.seen}, now
         self.trouble, self.failures = "", 0
         self._version += 1
         self._fits += 1
@@ -130,7 +136,7 @@ class GroupState:
             self.names |= {name: place.label for name, place in fit.places.items()}
             self.free = max(self.free, *(name + 1 for name in fit.names))
         self._streaks = {
-            name: streak for name, streak in self._streaks.items() if not self._placed(name, self._members.get(name))
+            name: streak for name, streak in self._streaks.items() if not self._settled(name, self._members.get(name))
         }
 
     def give_up(self, tried: Mapping[str, int]) -> None:
@@ -191,12 +197,12 @@ class GroupState:
         group._streaks = {run: (count, samples) for run, (count, samples) in state["streaks"].items()}
         return group
 
-    def _placed(self, name: str, member: Member | None) -> bool:
-        """Whether the refit has seen all of a run that has ended."""
-        place = None if self.fit is None else self.fit.places.get(name)
-        return member is not None and place is not None and member.ended and member.samples == place.samples
+    def _settled(self, name: str, member: Member | None) -> bool:
+        """Whether the refit has seen all of a run that has ended, though it may have left it out."""
+        seen = None if self.fit is None else self.fit.seen.get(name)
+        return member is not None and member.ended and member.samples == seen
 
     def _is_outlier(self, name: str, member: Member) -> bool:
-        if self.fit is not None and self._placed(name, member):
-            return self.fit.places[name].outlier
+        if self.fit is not None and self._settled(name, member):
+            return name in self.fit.places and self.fit.places[name].outlier
         return self._streaks.get(name, (0, 0))[0] >= OUTSIDE_FOR

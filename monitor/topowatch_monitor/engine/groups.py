@@ -27,6 +27,10 @@ log = logging.getLogger("topowatch.engine")
 STATE = 1  # the version of what is saved
 LOOK_SECONDS = 0.25  # between two looks at the groups
 LONGEST_PAUSE = 3600.0  # between two attempts, in seconds, after many that failed
+MOST_DOUBLINGS = 30  # of that pause; the longest is reached long before
+# Points of all ended runs together that a refit looks at: 128 MiB as float32, half of Ray's object store.
+MOST_POINTS = 1 << 15
+LEAST_POINTS = 16  # of each run, however many there are
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,9 @@ class Groups:
         self._next_look_at = 0.0
         self.timeouts = self.refused = 0
 
-    def restore(self, durable: int) -> None:
-        """Take over what was saved; the log ends at `durable`."""
-        saved = self._checkpoints.load_groups(durable)
+    def restore(self) -> None:
+        """Take over what was saved."""
+        saved = self._checkpoints.load_groups()
         if saved is None:
             return
         try:
@@ -163,7 +167,7 @@ class Groups:
         if not group.wants_refit:
             return
         tried = group.ended
-        found = self._dispatcher.ask("ended_runs", key)
+        found = self._dispatcher.ask("ended_runs", key, max(LEAST_POINTS, MOST_POINTS // max(1, len(tried))))
         job = self._pool.submit(self._fit, dict(group.names), group.free, *found)
         self._refit = _Refit(group, job, tried, now + self._settings.timeout_seconds)
 
@@ -210,7 +214,7 @@ class Groups:
     def _fail(self, refit: _Refit, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""
         group = refit.group
-        pause = min(self._settings.atlas_seconds * 2.0**group.failures, LONGEST_PAUSE)
+        pause = min(self._settings.atlas_seconds * 2.0 ** min(group.failures, MOST_DOUBLINGS), LONGEST_PAUSE)
         group.failures += 1
         group.trouble = trouble
         self._retry_at[group.key] = now + pause

@@ -94,7 +94,7 @@ class FrontLink(ABC):
 def run_engine(dispatcher: Dispatcher, groups: Groups, link: FrontLink, clock: Callable[[], float]) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore(link.durable)
-    groups.restore(link.durable)
+    groups.restore()
     reported_at = -IDLE_SECONDS
     told = _Counts()
     try:

@@ -124,12 +124,13 @@ class Shard:
         touched |= {run.key: run for run in self._placing.go_on(self._find)}
         return ApplyResult(self._views(touched.values()), refused, damaged, self._placing.waiting)
 
-    def ended_runs(self, group: GroupKey) -> list[EndedRun]:
-        """The ended runs of a group that have a path of predictions, for a refit."""
+    def ended_runs(self, group: GroupKey, most: int) -> list[EndedRun]:
+        """The ended runs of a group that have a path of predictions, for a refit, with at most so many points each."""
         found = []
         for run in self._of_group(group):
-            if run.ended and len(run.probed.trace):
-                view, points = run.view(), np.stack(run.probed.trace.points)
+            trace = run.probed.trace
+            if run.ended and len(trace):
+                view, points = run.view(), trace.few(most)[1] if len(trace) > most else np.stack(trace.points)
                 digest, results = run.probed.digest.hex(), view["results"] or {}
                 found.append(EndedRun(view["run"], view["samples"], digest, view["labels"], results, points))
         return found

@@ -1,0 +1,37 @@
+"""Functions that tests run as jobs, in the place of a refit; a process of its own finds them here by name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from topowatch_monitor.engine.group_fit import Refused
+
+NOISY_POINTS = 179
+
+
+def total(*numbers: Any) -> Any:
+    """Of numbers, or of lists of them."""
+    return sum(sum(number) if isinstance(number, list) else number for number in numbers)
+
+
+def fail(*arguments: object) -> None:
+    raise ZeroDivisionError("of this one group")
+
+
+def refuse(*arguments: object) -> Refused:
+    return Refused("make it smaller")
+
+
+def sleep(*arguments: object) -> None:
+    """Longer than any test."""
+    time.sleep(3600)
+
+
+def hang(*arguments: object) -> None:
+    """Raw Ripser on noise in a high dimension: C code that takes hours and never gives up the interpreter's lock."""
+    from ripser import ripser
+
+    ripser(np.random.default_rng(0).standard_normal((NOISY_POINTS, 100)), maxdim=3)
