@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
-from topowatch_monitor.topology.territory import TERMINAL
+from topowatch_monitor.topology.territory import COINCIDING, TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +131,6 @@ def visited(territory: Territory, counts: NDArray[np.int64], labels: NDArray[np.
 
 def _positive(distances: NDArray[np.float32]) -> NDArray[np.float32]:
     """Distances without zeros, which scipy's graphs take for missing edges; the diagonal stays zero."""
-    positive = np.maximum(distances, np.finfo(np.float32).tiny)
+    positive = np.maximum(distances, COINCIDING)
     np.fill_diagonal(positive, 0.0)
     return positive

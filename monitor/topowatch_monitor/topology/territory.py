@@ -29,6 +29,8 @@ MAX_FILLED = 400_000
 # How close siblings run: three quarters of the landmarks have another path within that distance.
 SIBLINGS_QUANTILE = 0.75
 TERMINAL = 0
+# Vertices that coincide are connected, but what is below 1e-8 is no edge to scipy's graphs.
+COINCIDING = np.float32(1e-7)
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,5 @@ def _scale(distances: NDArray[np.float32], walks: NDArray[np.intp], offsets: NDA
     within[offsets[:-1]] = False
     here = np.flatnonzero(within)
     longest = distances[walks[here - 1], walks[here]].max(initial=0.0)
-    # Zero is no edge to scipy's sparse graphs, and coinciding vertices are connected.
-    graph = np.maximum(distances, np.finfo(np.float32).tiny)
+    graph = np.maximum(distances, COINCIDING)
     return float(max(longest, minimum_spanning_tree(graph).data.max(initial=0.0)))
