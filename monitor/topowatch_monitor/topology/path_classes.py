@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.topology.atlas import Atlas, closings, visited
-from topowatch_monitor.topology.cocycles import Cocycle, persistent_cocycles
+from topowatch_monitor.topology.atlas import Atlas, visited
 from topowatch_monitor.topology.limits import check_classes
-from topowatch_monitor.topology.null import MIN_BARS, bar_p_values
-from topowatch_monitor.topology.territory import Territory, survey
+from topowatch_monitor.topology.loops import find_loops, running
+from topowatch_monitor.topology.null import MIN_BARS
+from topowatch_monitor.topology.scatter import scatter_p_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from topowatch_monitor.topology.loops import Loops
 
 # Below it, groups without a hole are split too often.
 MIN_PATHS = 12
@@ -41,7 +43,8 @@ class PathClasses:
         signatures: n × B, how often each path, closed by stored walks, goes round each bar that counts; as integers, or
             modulo `prime` where no integer cocycle was found.
         bars: B × (birth, death) of the bars that count.
-        p_values: theirs, corrected for the number of bars.
+        p_values: theirs: the larger of the chances that noise and that scatter make as much, corrected for the number
+            of bars.
         best_p: the smallest of any bar; 1 without bars.
         explained: share of the variance that the reduced space holds.
         resolution: cover radius of the landmarks.
@@ -62,34 +65,23 @@ class PathClasses:
     abstained: bool
     reason: str
     lifted: bool
-    _walked: _Walked | None
+    _loops: Loops | None
+    _counting: NDArray[np.intp]  # numbers of the living loops whose bars count
 
     @cached_property
     def merge_scale(self) -> NDArray[np.float64]:
         """Scale from which two paths agree on every bar that is alive: n × n, an ultrametric, 0 on the diagonal."""
         count = len(self.labels)
-        if self._walked is None:
+        if self._loops is None:
             return np.zeros((count, count))
-        merge = _merge_scale(self._walked) * self._walked.territory.unit
+        merge = _merge_scale(self._loops) * self._loops.territory.unit
         np.fill_diagonal(merge, 0.0)
         return merge
 
     @cached_property
     def atlas(self) -> Atlas | None:
         """What a live path is compared with; None where all points are equal."""
-        return None if self._walked is None else _atlas(self._walked, self)
-
-
-@dataclass(frozen=True)
-class _Walked:
-    """Paths on their territory: cocycles of all bars that die above its scale, and what each walk counts on them."""
-
-    territory: Territory
-    cocycles: list[Cocycle]
-    start: int
-    closing: NDArray[np.int64]  # V × all
-    signatures: NDArray[np.int64]  # n × all
-    counting: NDArray[np.intp]  # numbers of the cocycles whose bars count
+        return None if self._loops is None else _atlas(self._loops, self)
 
 
 def classify_paths(
@@ -104,8 +96,8 @@ def classify_paths(
     """Sort paths into classes, or abstain.
 
     The paths are reduced to `dims` principal coordinates and filled to polylines; loops of the landmarks' Rips complex
-    that noise does not explain at level `alpha` tell them apart. Holes that need more coordinates than `dims` are not
-    seen, and neither are loops that commute in homology alone.
+    that neither noise nor scatter explains at level `alpha` tell them apart. Holes that need more coordinates than
+    `dims` are not seen, and neither are loops that commute in homology alone.
 
     Args:
         paths: T × d numbers each, T ≥ 1; T may differ.
@@ -123,39 +115,39 @@ def classify_paths(
     checked = _checked(paths)
     _check_arguments(landmarks, dims, prime, alpha)
     check_classes(sum(map(len, checked)), checked[0].shape[1], landmarks)
-    territory = survey(checked, landmarks=landmarks, dims=dims, relative=relative)
-    if territory is None:
+    loops = find_loops(checked, landmarks=landmarks, dims=dims, prime=prime, relative=relative)
+    if loops is None:
         return _nothing(len(checked), "all points are equal")
-    bars, cocycles, alive = persistent_cocycles(territory.distances, prime, territory.scale)
-    p_values = bar_p_values(bars, territory.siblings)
-    reason = ""
+    counting = np.empty(0, dtype=np.intp)
+    p_values, reason = np.ones(len(loops.bars)), ""
     if len(checked) < MIN_PATHS:
         reason = f"{len(checked)} paths: classes need at least {MIN_PATHS}"
-    elif p_values is None:
-        reason = f"{len(bars)} loops: at least {MIN_BARS} of different sizes are needed to know what noise looks like"
-    counting = np.empty(0, dtype=np.intp)
-    if p_values is not None and not reason:
-        counting = np.flatnonzero(p_values[alive] < alpha)
+    elif loops.p_values is None:
+        reason = f"{len(loops.bars)} loops: at least {MIN_BARS} of different sizes are needed to tell what noise is"
+    else:
+        clear = np.flatnonzero(loops.p_values[loops.alive] < alpha)
+        scatter = scatter_p_values(loops, clear, checked, alpha, landmarks=landmarks, prime=prime, relative=relative)
+        p_values = loops.p_values.copy()
+        p_values[loops.alive[clear]] = np.maximum(p_values[loops.alive[clear]], scatter)
+        counting = clear[scatter < alpha]
         if not len(counting):
-            reason = f"no loop stands out from noise (smallest p-value {p_values.min(initial=1.0):.2g})"
-    start = int(territory.walks[territory.offsets[_reference(territory)]])
-    closing = closings(territory, cocycles, start)
-    signatures = _signatures(territory, cocycles, closing)
-    walked = _Walked(territory, cocycles, start, closing, signatures, counting)
-    chosen = alive[counting]
+            what = "scatter" if len(clear) else "noise"
+            reason = f"no loop stands out from {what} (smallest p-value {p_values.min(initial=1.0):.2g})"
+    territory, chosen = loops.territory, loops.alive[counting]
     return PathClasses(
-        labels=_labels(signatures[:, counting]),
-        signatures=signatures[:, counting],
-        bars=bars[chosen] * territory.unit,
-        p_values=np.empty(0) if p_values is None else p_values[chosen],
-        best_p=1.0 if p_values is None else float(p_values.min(initial=1.0)),
+        labels=_labels(loops.signatures[:, counting]),
+        signatures=loops.signatures[:, counting],
+        bars=loops.bars[chosen] * territory.unit,
+        p_values=p_values[chosen],
+        best_p=float(p_values.min(initial=1.0)),
         explained=territory.projection.explained,
         resolution=territory.cover * territory.unit,
         scale=territory.scale * territory.unit,
         abstained=bool(reason),
         reason=reason,
-        lifted=all(not cocycles[number].modulus for number in counting),
-        _walked=walked,
+        lifted=all(not loops.cocycles[number].modulus for number in counting),
+        _loops=loops,
+        _counting=counting,
     )
 
 
@@ -219,37 +211,6 @@ def _check_arguments(landmarks: int, dims: int, prime: int, alpha: float) -> Non
         raise ValueError(f"alpha lies between 0 and 1, not at {alpha}")
 
 
-def _reference(territory: Territory) -> int:
-    """The path whose start is the reference: the one that starts at the vertex where most do, the first of them."""
-    starts = territory.walks[territory.offsets[:-1]]
-    return int(np.flatnonzero(starts == np.bincount(starts).argmax())[0])
-
-
-def _signatures(territory: Territory, cocycles: Sequence[Cocycle], closing: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What each walk counts on each cocycle, closed by stored walks at both ends: n × all."""
-    walks, offsets = territory.walks, territory.offsets
-    first, last = walks[offsets[:-1]], walks[offsets[1:] - 1]
-    end = int(np.bincount(last).argmax())
-    # From the end itself: by way of the start, ends on either side of a hole would be closed on either side of it.
-    homing = closings(territory, cocycles, end)
-    signatures = np.zeros((len(first), len(cocycles)), dtype=np.int64)
-    for number, cocycle in enumerate(cocycles):
-        sums = _running(territory, cocycle)[offsets[1:] - 1]
-        signatures[:, number] = cocycle.fold(closing[first, number] + sums - homing[last, number])
-    return signatures
-
-
-def _running(territory: Territory, cocycle: Cocycle) -> NDArray[np.int64]:
-    """What the walks count on a cocycle up to each of their vertices, from 0 at their first."""
-    walks, offsets = territory.walks, territory.offsets
-    steps = np.zeros(len(walks), dtype=np.int64)
-    steps[1:] = cocycle.values[walks[:-1], walks[1:]]
-    steps[offsets[:-1]] = 0
-    total = np.cumsum(steps)
-    running: NDArray[np.int64] = total - np.repeat(total[offsets[:-1]], np.diff(offsets))
-    return running
-
-
 def _labels(signatures: NDArray[np.int64]) -> NDArray[np.intp]:
     """Number equal rows alike: the most frequent row 0, ties by first appearance."""
     if not signatures.shape[1]:
@@ -261,22 +222,22 @@ def _labels(signatures: NDArray[np.int64]) -> NDArray[np.intp]:
     return labels
 
 
-def _merge_scale(walked: _Walked) -> NDArray[np.float64]:
-    count = len(walked.signatures)
-    merge = np.full((count, count), walked.territory.scale)
-    for number in sorted(range(len(walked.cocycles)), key=lambda number: walked.cocycles[number].death):
-        column = walked.signatures[:, number]
-        merge[column[:, None] != column[None, :]] = walked.cocycles[number].death
+def _merge_scale(loops: Loops) -> NDArray[np.float64]:
+    count = len(loops.signatures)
+    merge = np.full((count, count), loops.territory.scale)
+    for number in sorted(range(len(loops.cocycles)), key=lambda number: loops.cocycles[number].death):
+        column = loops.signatures[:, number]
+        merge[column[:, None] != column[None, :]] = loops.cocycles[number].death
     return merge
 
 
-def _atlas(walked: _Walked, classes: PathClasses) -> Atlas:
-    territory, chosen = walked.territory, [walked.cocycles[number] for number in walked.counting]
-    closing = walked.closing[:, walked.counting]
+def _atlas(loops: Loops, classes: PathClasses) -> Atlas:
+    territory, chosen = loops.territory, [loops.cocycles[number] for number in classes._counting]
+    closing = loops.closing[:, classes._counting]
     starts = territory.walks[territory.offsets[:-1]]
     counts = np.repeat(closing[starts], np.diff(territory.offsets), axis=0)
     for number, cocycle in enumerate(chosen):
-        counts[:, number] = cocycle.fold(counts[:, number] + _running(territory, cocycle))
+        counts[:, number] = cocycle.fold(counts[:, number] + running(territory, cocycle))
     vertices = len(territory.distances)
     return Atlas(
         projection=territory.projection,
@@ -311,5 +272,6 @@ def _nothing(count: int, reason: str) -> PathClasses:
         abstained=True,
         reason=reason,
         lifted=True,
-        _walked=None,
+        _loops=None,
+        _counting=np.empty(0, dtype=np.intp),
     )
