@@ -31,6 +31,8 @@ SIBLINGS_QUANTILE = 0.75
 TERMINAL = 0
 # Vertices that coincide are connected, but what is below 1e-8 is no edge to scipy's graphs.
 COINCIDING = np.float32(1e-7)
+# Equal points differ by this share of their size at most, once a mean is taken off them and they are reduced.
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def survey(paths: Sequence[NDArray[np.float64]], *, landmarks: int, dims: int, r
         relative: whether to make the ends one point.
 
     Returns:
-        The territory; None where all points are equal.
+        The territory; None where all points are equal, up to rounding.
 
     Raises:
         ValueError: as `fit_projection`.
@@ -82,7 +84,7 @@ def survey(paths: Sequence[NDArray[np.float64]], *, landmarks: int, dims: int, r
     projection = fit_projection(paths, dims)
     points = np.concatenate([projection.reduce(path) for path in paths])
     unit = float(np.linalg.norm(points.max(axis=0) - points.min(axis=0)))
-    if not unit > 0:
+    if not unit > ROUNDING * float(np.linalg.norm(projection.mean)):
         return None
     points /= unit
     counts = np.array([len(path) for path in paths])
