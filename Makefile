@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench soak evaluate-classes protos dashboards install system clean
+.PHONY: help demo test lint unit bench soak calibrate evaluate-classes protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what 
 
 evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
 	@cd tests && ../$(BIN)/python -m replication.evaluate
+
+calibrate: $(VENV)/.dev ## Measure false splits and power of path classes on 2,300 simulated groups (25 minutes).
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.calibrate
 
 protos: $(PROTOS_VENV)/.installed ## Generate the Python code of the .proto files anew.
 	@cd protos && ../$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I . --python_out=$(abspath $(PROTOS_OUT)) \

@@ -82,7 +82,7 @@ def _sweeps(found: dict[str, Any]) -> list[str]:
             strict = line.get("strict", {"false_positives": line["false_positives"], "recall": line["recall"]})
             cautious = [str(strict["false_positives"]), _number(strict["recall"])]
             rows.append([method, false, *ratios, *cautious, *abstained, *kinds])
-        lines += [*_table(head, rows), ""]
+        lines += [*table(head, rows), ""]
     lines += [*(f"- {kind}: {meaning}" for kind, meaning in SPOILS.items()), ""]
     return lines
 
@@ -97,7 +97,7 @@ def _branching(families: list[dict[str, Any]]) -> list[str]:
         ]
         for family in families
     ]
-    lines += [*_table(["parent", *names], rows), ""]
+    lines += [*table(["parent", *names], rows), ""]
     lines += [
         "Within a class against between classes, and rank correlation (Spearman) of three rulers with the barrier:",
         "",
@@ -111,7 +111,7 @@ def _branching(families: list[dict[str, Any]]) -> list[str]:
             halves = [_number(family[runs][side], 3) for side in ("within", "between")]
             correlations = [_number(family[f"rank_correlation_{runs}"][ruler]) for ruler in rulers]
             rows.append([family["family"], runs, classes, *halves, *correlations])
-    return [*lines, *_table(head, rows), ""]
+    return [*lines, *table(head, rows), ""]
 
 
 def _routes(forks: list[dict[str, Any]]) -> list[str]:
@@ -132,17 +132,17 @@ def _routes(forks: list[dict[str, Any]]) -> list[str]:
                 f"{fork['best_p']:.0e}",
             ]
         )
-    lines += [*_table(head, rows), "", "Detoured runs found and straight runs flagged, with AUC in brackets:", ""]
+    lines += [*table(head, rows), "", "Detoured runs found and straight runs flagged, with AUC in brackets:", ""]
     head = ["method", *(f"{fork['fork']}, {fork['detour']}" for fork in forks)]
     rows = []
     for method in forks[0]["methods"]:
         cells = [fork["methods"][method] for fork in forks]
         rows.append([method, *("{found} and {false_positives} ({auc:.2f})".format(**cell) for cell in cells)])
     explained = [f"- {kind}: {meaning}" for kind, meaning in DETOURS.items()]
-    return [*lines, *_table(head, rows), "", *explained, ""]
+    return [*lines, *table(head, rows), "", *explained, ""]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Lay a table out so that it reads well as plain text too."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
 

@@ -17,7 +17,7 @@ from topowatch_monitor.topology.atlas import Atlas, visited
 from topowatch_monitor.topology.limits import check_classes
 from topowatch_monitor.topology.loops import find_loops, running
 from topowatch_monitor.topology.null import MIN_BARS
-from topowatch_monitor.topology.scatter import scatter_p_values
+from topowatch_monitor.topology.scatter import SCATTER_ALPHA, scatter_p_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def classify_paths(
     """Sort paths into classes, or abstain.
 
     The paths are reduced to `dims` principal coordinates and filled to polylines; loops of the landmarks' Rips complex
-    that neither noise nor scatter explains at level `alpha` tell them apart. Holes that need more coordinates than
+    that neither noise nor scatter explains tell them apart. Holes that need more coordinates than
     `dims` are not seen, and neither are loops that commute in homology alone.
 
     Args:
@@ -105,7 +105,7 @@ def classify_paths(
         dims: coordinates to keep.
         prime: of the coefficients.
         relative: whether ends count as one point. Without it, runs that end apart are not compared there.
-        alpha: p-value below which a bar counts.
+        alpha: chance of noise below which a bar counts; that of scatter has to be below SCATTER_ALPHA.
 
     Raises:
         ValueError: there is no path, or one is empty, not a matrix, not finite, of another dimension or too large; or
@@ -126,10 +126,10 @@ def classify_paths(
         reason = f"{len(loops.bars)} loops: at least {MIN_BARS} of different sizes are needed to tell what noise is"
     else:
         clear = np.flatnonzero(loops.p_values[loops.alive] < alpha)
-        scatter = scatter_p_values(loops, clear, checked, alpha, landmarks=landmarks, prime=prime, relative=relative)
+        scatter = scatter_p_values(loops, clear, checked, landmarks=landmarks, prime=prime, relative=relative)
         p_values = loops.p_values.copy()
         p_values[loops.alive[clear]] = np.maximum(p_values[loops.alive[clear]], scatter)
-        counting = clear[scatter < alpha]
+        counting = clear[scatter < SCATTER_ALPHA]
         if not len(counting):
             what = "scatter" if len(clear) else "noise"
             reason = f"no loop stands out from {what} (smallest p-value {p_values.min(initial=1.0):.2g})"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.topology.loops import Loops
 
+# Chance of scatter below which a loop counts.
+SCATTER_ALPHA = 1e-3
 # Gaussian groups: looked at a few at a time, until the answer is plain or there are enough.
 GROUPS_AT_ONCE, MAX_GROUPS = 5, 20
 # The answer is plain where the mean evidence is off that which would decide it by this factor.
@@ -36,7 +38,6 @@ def scatter_p_values(
     loops: Loops,
     numbers: NDArray[np.intp],
     paths: Sequence[NDArray[np.float64]],
-    alpha: float,
     *,
     landmarks: int,
     prime: int,
@@ -52,7 +53,6 @@ def scatter_p_values(
         loops: of the paths.
         numbers: of the living loops in question.
         paths: T × d each.
-        alpha: p-value that decides.
         landmarks: as the loops were found with.
         prime: as the loops were found with.
         relative: as the loops were found with.
@@ -62,7 +62,7 @@ def scatter_p_values(
     """
     evidence = _evidence(loops)[numbers]
     parted = np.array([loops.parted(number) for number in numbers])
-    deciding = -evidence / math.log(alpha)
+    deciding = -evidence / math.log(SCATTER_ALPHA)
     mean = np.zeros(len(numbers))
     plain = parted == 0.0  # a loop that all paths go round alike splits nobody
     reduced = np.array([_resampled(loops.territory.projection.reduce(path)) for path in paths])
@@ -73,7 +73,7 @@ def scatter_p_values(
             other = find_loops(next(groups), landmarks=landmarks, dims=reduced.shape[2], prime=prime, relative=relative)
             seen += 1
             mean += ((0.0 if other is None else _largest_evidence(other, parted)) - mean) / seen
-        plain = (parted == 0.0) | (mean > PLAIN * deciding) | (np.maximum(mean, 1.0) < deciding / PLAIN)
+        plain = (parted == 0.0) | (mean > PLAIN * deciding) | (mean < deciding / PLAIN)
     p_values: NDArray[np.float64] = np.exp(-evidence / np.maximum(mean, 1.0))
     return np.where(parted > 0.0, p_values, 0.0)
 
