@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from replication.tables import table
+from bench.tabular import table
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
 PAGE = Path(__file__).parents[2] / "docs" / "calibration-classes.md"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.tabular import table
 from replication.lessons import DETOURS, SPOILS
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,16 +141,6 @@ def _routes(forks: list[dict[str, Any]]) -> list[str]:
         rows.append([method, *("{found} and {false_positives} ({auc:.2f})".format(**cell) for cell in cells)])
     explained = [f"- {kind}: {meaning}" for kind, meaning in DETOURS.items()]
     return [*lines, *table(head, rows), "", *explained, ""]
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lay a table out so that it reads well as plain text too."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return [line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
 
 
 def _number(value: float | None, digits: int = 2) -> str:
