@@ -150,6 +150,11 @@ def test_with_too_little_to_compare_nothing_is_said_and_why(values, labels, stra
     assert reason in found.reason
 
 
+def test_the_arrangement_that_is_seen_counts_so_that_no_p_value_is_zero():
+    found = spread(np.arange(40.0), [0] * 20 + [1] * 20, ["x"] * 40, permutations=99)
+    assert found.p_value == 1 / 100
+
+
 def test_twenty_arrangements_are_enough_to_speak():
     found = spread([1.0, 2.0, 3.0, 9.0, 10.0, 11.0], list("aaabbb"), ["x"] * 6)
     assert isinstance(found, Spread)
