@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from topowatch_monitor.engine.group_fit import Refused
 
+HERE = Path(__file__).parent
 NOISY_POINTS = 179
 
 
@@ -31,7 +35,22 @@ def sleep(*arguments: object) -> None:
 
 
 def hang(*arguments: object) -> None:
-    """Raw Ripser on noise in a high dimension: C code that takes hours and never gives up the interpreter's lock."""
+    """Raw Ripser on noise in a high dimension: C code that takes hours, with the interpreter's lock held."""
     from ripser import ripser
 
-    ripser(np.random.default_rng(0).standard_normal((NOISY_POINTS, 100)), maxdim=3)
+    ripser(np.random.default_rng(0).standard_normal((NOISY_POINTS, 100)), maxdim=5)
+
+
+class _Deadly:
+    def __reduce__(self) -> tuple[Any, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return (int, ())
+
+
+def die_answering() -> list[object]:
+    """What kills the process while it is pickled, behind more than a pipe or a buffer holds."""
+    return [bytes(1 << 20), _Deadly()]
+
+
+def priority() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
