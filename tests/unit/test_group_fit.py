@@ -28,6 +28,7 @@ from topowatch_monitor.engine.group_spread import NO_METRIC
 from topowatch_monitor.engine.group_view import GroupView
 
 OVER, UNDER = two_ways(24, 3)
+OUTLIERS = ["b00", "b01", "b02"]
 
 
 def fit_of(*found: Any, known: dict[str, int] | None = None, free: int = 0) -> GroupFit:
@@ -38,18 +39,18 @@ def fit_of(*found: Any, known: dict[str, int] | None = None, free: int = 0) -> G
 
 @cache
 def planted() -> GroupFit:
-    """13 runs over the hole, one under it, handed out by two carriers."""
-    runs = handed_out(named(OVER[:13], UNDER[:1]))
+    """13 runs over the hole, three under it, handed out by two carriers."""
+    runs = handed_out(named(OVER[:13], UNDER[:3]))
     return fit_of(runs[::2], runs[1::2])
 
 
-def test_the_run_that_went_the_other_way_is_the_outlier_and_has_a_class_of_its_own():
+def test_runs_that_went_the_other_way_are_the_outliers_and_have_a_class_of_their_own():
     fit = planted()
     assert not fit.abstained
     majority, other = fit.classes
     assert (majority["majority"], len(majority["members"])) == (True, 13)
-    assert (other["majority"], other["members"]) == (False, ["b00"])
-    assert [run for run, place in fit.places.items() if place.outlier] == ["b00"]
+    assert (other["majority"], other["members"]) == (False, OUTLIERS)
+    assert [run for run, place in fit.places.items() if place.outlier] == OUTLIERS
     assert fit.places["b00"].p_value < 1e-4
     assert fit.places["a00"].p_value == 1.0
     assert {run: place.label for run, place in fit.places.items()} == {
@@ -62,7 +63,7 @@ def test_the_run_that_went_the_other_way_is_the_outlier_and_has_a_class_of_its_o
 
 
 def test_the_order_in_which_carriers_hand_runs_out_changes_nothing():
-    runs = handed_out(named(OVER[:13], UNDER[:1]))
+    runs = handed_out(named(OVER[:13], UNDER[:3]))
     again = fit_of(runs[7:], [], runs[:7])
     assert (again.places, again.classes, again.merges) == (planted().places, planted().classes, planted().merges)
 
@@ -73,27 +74,27 @@ def test_what_goes_into_a_groups_view_is_plain():
     assert json.loads(json.dumps(told)) == told
 
 
-def test_merges_are_a_linkage_with_rising_heights_in_which_the_outlier_comes_last():
+def test_merges_are_a_linkage_with_rising_heights_in_which_the_outliers_come_last():
     merges = np.array(planted().merges)
-    assert merges.shape == (13, 3)
+    assert merges.shape == (15, 3)
     assert (np.diff(merges[:, 2]) >= 0).all()
-    sizes = [1.0] * 14
+    sizes = [1.0] * 16
     for first, second, _ in merges:
         sizes.append(sizes[int(first)] + sizes[int(second)])
     finite = np.where(np.isinf(merges), 1e6, merges)
-    assert is_valid_linkage(np.column_stack([finite, sizes[14:]]))
-    assert planted().runs.index("b00") in merges[-1, :2]
+    assert is_valid_linkage(np.column_stack([finite, sizes[16:]]))
+    assert {sizes[int(number)] for number in merges[-1, :2]} == {3.0, 13.0}
     assert merges[-1, 2] > merges[-2, 2]
 
 
 def test_classes_keep_their_names_while_runs_join_and_the_smaller_class_becomes_the_larger_one():
     """Classes are numbered by size, names are not: those of the members count."""
-    first = fit_of(handed_out(named(OVER[:12], UNDER[:1])))
+    first = fit_of(handed_out(named(OVER[:13], UNDER[:3])))
     known = {run: place.label for run, place in first.places.items()}
     assert known["a00"] == 0
-    assert known["b00"] == 1
-    turned = handed_out({f"b{number:02d}": path for number, path in enumerate([*UNDER[:1], *below(13)])})
-    second = fit_of(handed_out(named(OVER[:12])), turned, known=known, free=2)
+    assert known["b02"] == 1
+    turned = handed_out({f"b{number:02d}": path for number, path in enumerate(below(16))})
+    second = fit_of(handed_out(named(OVER[:13])), turned, known=known, free=2)
     assert not second.abstained
     assert second.places["a00"].label == 0
     assert second.places["b00"].label == 1
@@ -133,7 +134,7 @@ def test_runs_that_cannot_be_compared_are_left_out_and_told_why():
     """The commonest probe set counts, then the commonest sketch among its runs; both may be in the minority overall."""
     strangers = handed_out({"other-probes": OVER[20]}, digest="ff" * 32)
     odd = handed_out({"other-sketch": OVER[21][:, :5], "unmoved": OVER[22][[3, 3, 3]], "one-point": OVER[22][:1]})
-    fit = fit_of(strangers, handed_out(named(OVER[:13], UNDER[:1])), odd)
+    fit = fit_of(strangers, handed_out(named(OVER[:13], UNDER[:3])), odd)
     assert fit.left_out == {
         "other-probes": OTHER_PROBES,
         "other-sketch": OTHER_SKETCH,
