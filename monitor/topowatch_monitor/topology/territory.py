@@ -196,7 +196,6 @@ def _maxmin(
         np.sqrt(away, out=away)
         siblings.append(float(np.min(away, where=shared | (owner != owner[first]), initial=np.inf)))
         np.minimum(nearest, away, out=nearest)
-        np.minimum(nearest, ends + ends[first], out=nearest)
         first = int(nearest.argmax())
         if len(picked) >= count or not nearest[first] > 0:
             spacing = float(np.quantile(siblings, SIBLINGS_QUANTILE, method="higher"))
