@@ -154,7 +154,7 @@ class Engine:
         self.runs |= {view["run"]: view for view in views}
         self.told |= {view["group"]: view for view in changed}
 
-    def until(self, true: Callable[[], Any], *, within: float = 90.0) -> Any:
+    def until(self, true: Callable[[], Any], *, within: float = 200.0) -> Any:
         """Turn after turn until something is true; the clock moves by a look at the groups each time."""
         deadline = time.monotonic() + within
         while not (found := true()):
