@@ -72,7 +72,7 @@ def job_process() -> psutil.Process:
 
 def in_ripser(job: psutil.Process) -> bool:
     """Whether a process has loaded Ripser's C code, the last of what `group_jobs.hang` imports."""
-    return any("ripser" in part.path for part in job.memory_maps())
+    return any("pyRipser" in part.path for part in job.memory_maps())
 
 
 def ends(pool: ShardPool, job: Job) -> Any:
