@@ -50,8 +50,8 @@ def _groups() -> list[Any]:
         ),
         figure(
             "Outliers",
-            "Runs outside their siblings' classes.",
-            {ONE_GROUP: f"sum by (group) (topowatch_path_outlier{RUN})"},
+            "Runs outside their siblings' classes, with those that ended long ago.",
+            {ONE_GROUP: f"topowatch_group_outliers{GROUP}"},
         ),
         figure(
             "Do results go with classes?",

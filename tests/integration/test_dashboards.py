@@ -86,6 +86,7 @@ def test_the_dashboard_of_path_classes_shows_what_it_is_for():
         registry.PATH_LENGTH,
         registry.GROUP_CLASSES,
         registry.GROUP_ABSTAINED,
+        registry.GROUP_OUTLIERS,
         registry.GROUP_WITHIN_CLASS_SPREAD,
         registry.GROUP_BETWEEN_CLASS_SPREAD,
         registry.GROUP_SPREAD_P_VALUE,

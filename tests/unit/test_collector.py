@@ -108,6 +108,7 @@ def test_a_group_has_its_classes_and_their_spread():
     labels = {"group": "g"}
     assert found["topowatch_group_classes"] == [(labels, 3.0)]
     assert found["topowatch_group_abstained"] == [(labels, 0.0)]
+    assert found["topowatch_group_outliers"] == [(labels, 2.0)]
     assert found["topowatch_group_within_class_spread"] == [(labels, 0.004)]
     assert found["topowatch_group_between_class_spread"] == [(labels, 0.05)]
     assert found["topowatch_group_spread_p_value"] == [(labels, 0.001)]
@@ -141,7 +142,7 @@ def test_groups_of_tenants_are_told_apart_and_names_that_fall_together_are_left_
     runs = [{**view(), "group": "g\x01"}, {**view("b"), "group": "g\x02"}]
     found = series(collector_of(*runs, groups=[group_view("g\x01"), group_view("g\x02")]))
     assert len(found["topowatch_group_classes"]) == 1
-    assert found["topowatch_series_dropped_total"][0][1] == 5
+    assert found["topowatch_series_dropped_total"][0][1] == 6
 
 
 def test_a_loss_that_is_not_a_number_is_shown_as_such():

@@ -177,6 +177,7 @@ def _group_series(view: GroupView) -> Iterator[tuple[Metric, float]]:
     for metric, value in (
         (registry.GROUP_CLASSES, len(view["classes"]) or None),
         (registry.GROUP_ABSTAINED, view["abstained"]),
+        (registry.GROUP_OUTLIERS, None if view["abstained"] else len(view["outliers"])),
         (registry.GROUP_WITHIN_CLASS_SPREAD, spread["within"]),
         (registry.GROUP_BETWEEN_CLASS_SPREAD, spread["between"]),
         (registry.GROUP_SPREAD_P_VALUE, spread["p_value"]),

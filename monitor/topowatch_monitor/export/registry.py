@@ -106,6 +106,13 @@ GROUP_CLASSES = Metric(
 GROUP_ABSTAINED = Metric(
     "topowatch_group_abstained", "gauge", GROUP, "1 while the group's paths do not suffice to tell classes, else 0."
 )
+GROUP_OUTLIERS = Metric(
+    "topowatch_group_outliers",
+    "gauge",
+    GROUP,
+    "Runs outside their siblings' classes, with those that ended too long ago for series of their own; no series while"
+    " nothing can be said.",
+)
 GROUP_WITHIN_CLASS_SPREAD = Metric(
     "topowatch_group_within_class_spread",
     "gauge",
@@ -192,6 +199,7 @@ METRICS: Final = (
     DETECTOR_ACTIVE,
     GROUP_CLASSES,
     GROUP_ABSTAINED,
+    GROUP_OUTLIERS,
     GROUP_WITHIN_CLASS_SPREAD,
     GROUP_BETWEEN_CLASS_SPREAD,
     GROUP_SPREAD_P_VALUE,
