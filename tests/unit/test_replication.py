@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 pytest.importorskip("torch")
 
-from replication import tables
+from replication import calibration_page, tables
 from replication.baselines import BASELINES, Siblings, disagreement, robust_z
 from replication.branching import FAMILIES, all_barriers, barrier
 from replication.dtw import dtw_distances, joining_heights, thin
@@ -185,3 +185,7 @@ def test_plans_are_distinct_and_halves_share_no_split() -> None:
 def test_the_page_is_what_the_kept_results_say() -> None:
     results = {part: json.loads((tables.RESULTS / f"{part}.json").read_text()) for part in tables.PARTS}
     assert tables.PAGE.read_text() == tables.page(results)
+
+
+def test_the_page_of_the_calibration_is_what_the_kept_results_say() -> None:
+    assert calibration_page.PAGE.read_text() == calibration_page.page(json.loads(calibration_page.RESULTS.read_text()))
