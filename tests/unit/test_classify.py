@@ -20,10 +20,11 @@ from rich.console import Console
 
 from topowatch_monitor.cli import main
 from topowatch_monitor.commands import classify, classify_worker
-from topowatch_monitor.commands.classify_worker import classify_file, merges
+from topowatch_monitor.commands.classify_worker import classify_file
 from topowatch_monitor.commands.killable import TooSlowError, run_killable
 from topowatch_monitor.commands.output import CommandError
 from topowatch_monitor.commands.paths_file import PathsFileError, read_paths
+from topowatch_monitor.engine.group_fit import merges
 from topowatch_monitor.topology import limits
 from topowatch_monitor.topology.path_classes import PathClasses
 

@@ -157,6 +157,12 @@ def test_what_is_too_large_is_refused_in_words(monkeypatch):
     assert "thin the paths out" in refused.reason
 
 
+def test_of_too_many_runs_there_is_no_dendrogram(monkeypatch):
+    monkeypatch.setattr("topowatch_monitor.engine.group_fit.MOST_MERGED", 15)
+    fit = fit_of(handed_out(named(OVER[:13], below(3))))
+    assert (fit.merges, len(fit.runs)) == ([], 16)
+
+
 def test_the_results_of_the_classes_are_compared_within_equal_settings():
     """Those under the hole end worse at either learning rate; a label that tells each run apart is no setting."""
     runs = []
@@ -168,6 +174,7 @@ def test_the_results_of_the_classes_are_compared_within_equal_settings():
     spread = fit_of(runs).spread
     assert (spread["metric"], spread["strata"], spread["runs"]) == ("test_accuracy", ["lr"], 17)
     assert spread["verdict"] == "difference"
+    assert spread["reason"].endswith("not held fixed, being different in every run: host")
     assert spread["between"] > 10 * spread["within"] > 0
 
 
