@@ -34,15 +34,15 @@ def classify(
     dims: Annotated[
         int, typer.Option(min=1, help="Principal coordinates to keep; holes that need more are not seen.")
     ] = 3,
-    alpha: Annotated[float, typer.Option(help="p-value below which a loop counts.")] = 1e-4,
+    alpha: Annotated[float, typer.Option(help="p-value against noise below which a loop may count.")] = 1e-4,
     no_relative: Annotated[bool, typer.Option("--no-relative", help="Do not let all ends count as one point.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Give up after that long.")] = 600.0,
     table: Annotated[bool, typer.Option("--table", help="Print tables and a dendrogram, for people.")] = False,
 ) -> None:
     """Sort the paths of a file into classes and print them as JSON, with all that the answer rests on.
 
-    Two paths are in one class if no loop that stands out from noise lies between them. Where no loop does, the answer
-    is withheld: `abstained` is true, `reason` says why, and all labels are 0.
+    Two paths are in one class if no loop that stands out from noise and scatter lies between them. Where no loop does,
+    the answer is withheld: `abstained` is true, `reason` says why, and all labels are 0.
 
     For example:
 
@@ -86,7 +86,8 @@ def _page(told: Mapping[str, Any], width: int) -> RenderableType:
             {"label": label, "majority": bool(outside) and outside.isdisjoint(names), "members": names}
             for label, names in of_class.items()
         ],
-        "runs": told["paths"] if told["merges"] is not None else [],
+        "runs": told["paths"],
+        "merges": told["merges"] or [],
         "timeouts": 0,
         "refused": 0,
     }
@@ -109,6 +110,4 @@ def _page(told: Mapping[str, Any], width: int) -> RenderableType:
         parts += classes_table(group, members)
         parts += outliers_table(told["outliers"], members)
     parts += evidence(group)
-    if told["merges"] is None:
-        parts.append(Text("\nNo dendrogram: it would compare every two of so many paths.", style="dim"))
     return Group(*parts, *tree(group, width))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from topowatch_monitor.commands.paths_file import PathsFileError, read_paths
+from topowatch_monitor.engine.group_fit import MOST_MERGED, merges
 from topowatch_monitor.export.strict_json import dumps
 from topowatch_monitor.topology.limits import check_classes
 from topowatch_monitor.topology.path_classes import PathClasses, classify_paths, outliers
@@ -24,9 +25,7 @@ from topowatch_monitor.topology.path_classes import PathClasses, classify_paths,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
 
-MOST_MERGED = 1000  # paths; beyond them the square matrix of merge scales is not printed
 GRACE_SECONDS = 5.0  # this process ends by itself that long after its parent should have ended it
 
 
@@ -50,7 +49,9 @@ def classify_file(file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     _say(stage=f"reading {file.name}")
 
     def check(points: int, dimension: int) -> None:
-        _check_memory(check_classes(points, dimension, options["landmarks"]).memory)
+        # The points are held twice more while they are read and sorted.
+        reading = 2 * np.dtype(np.float64).itemsize * points * dimension
+        _check_memory(check_classes(points, dimension, options["landmarks"]).memory + reading)
 
     paths = read_paths(file, check)
     points = sum(map(len, paths.values()))
@@ -80,19 +81,6 @@ def as_json(classes: PathClasses, names: Sequence[str], points: int) -> dict[str
     told["merge_scale"] = classes.merge_scale.tolist() if few else None
     told["merges"] = merges(classes.merge_scale) if few else None
     return told
-
-
-def merges(scales: NDArray[np.float64]) -> list[list[float]]:
-    """Return the single linkage of n × n merge scales: n − 1 rows (first, second, scale), numbered as scipy does."""
-    if len(scales) < 2:
-        return []
-    from scipy.cluster.hierarchy import linkage
-    from scipy.spatial.distance import squareform
-
-    finite = scales[np.isfinite(scales)]
-    beyond = 2 * float(finite.max(initial=0.0)) + 1.0  # linkage takes no infinities
-    rows = linkage(squareform(np.where(np.isfinite(scales), scales, beyond), checks=False), "single")
-    return [[first, second, np.inf if scale >= beyond else scale] for first, second, scale, _ in rows.tolist()]
 
 
 def _check_memory(needed: int) -> None:

@@ -157,6 +157,8 @@ def tree(group: Mapping[str, Any], width: int) -> list[RenderableType]:
     """Draw the scales at which the runs merge."""
     if not group["runs"]:
         return []
+    if len(group["merges"]) < len(group["runs"]) - 1:
+        return [Text("\nNo dendrogram: it would compare every two of so many paths.", style="dim")]
     labels = {name: one["label"] for one in group["classes"] for name in one["members"]}
     outside = set(group["outliers"])
     notes = [

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from topowatch_monitor.engine.group_view import PathClassView, SpreadView
-    from topowatch_monitor.topology import Atlas, PathClasses
+    from topowatch_monitor.topology import Atlas
 
 OTHER_PROBES = "its probe set is not the one that most runs of its group are compared on"
 OTHER_SKETCH = "its predictions are sketched in another dimension than those of most runs of its group"
 UNMOVED = "its predictions have not moved"
+MOST_MERGED = 1000  # paths; of more, the square matrix of merge scales would take more than all else
 
 
 class EndedRun(NamedTuple):
@@ -146,7 +147,7 @@ def fit_group(known: Mapping[str, int], free: int, *found: Sequence[EndedRun]) -
             for number, inside in enumerate(members)
         ],
         runs=runs,
-        merges=_merges(classes),
+        merges=merges(classes.merge_scale) if len(runs) <= MOST_MERGED else [],
         spread=no_spread(classes.reason) if classes.abstained else spread_of(compared, labels),
     )
 
@@ -174,6 +175,17 @@ def class_names(members: Sequence[Iterable[str]], known: Mapping[str, int], free
     return names
 
 
+def merges(scales: NDArray[np.float64]) -> list[list[float]]:
+    """Return the single linkage of n × n merge scales: n − 1 rows (first, second, scale), numbered as scipy does."""
+    if len(scales) < 2:
+        return []
+    finite = scales[np.isfinite(scales)]
+    # scipy links finite distances alone; a loop that is never filled merges above all others.
+    beyond = 2.0 * float(finite.max(initial=0.0)) + 1.0
+    rows = linkage(squareform(np.where(np.isfinite(scales), scales, beyond), checks=False), "single")
+    return [[first, second, np.inf if scale >= beyond else scale] for first, second, scale, _ in rows.tolist()]
+
+
 def _comparable(runs: Sequence[EndedRun]) -> tuple[list[EndedRun], dict[str, str]]:
     """The runs that share the commonest probe set and sketch and have moved; why the others were left out."""
     left_out = {run.run: UNMOVED for run in runs if len(run.points) < 2 or not np.ptp(run.points, axis=0).any()}
@@ -190,17 +202,6 @@ def _commonest(values: Iterable[str] | Iterable[int]) -> object:
     """The commonest value, of equally common ones the least; None of none."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value), default=None)
-
-
-def _merges(classes: PathClasses) -> list[list[float]]:
-    """Single linkage by merge scale, rows (first, second, scale)."""
-    scales = squareform(classes.merge_scale, checks=False)
-    # scipy links finite distances alone; a loop that is never filled merges above all others.
-    infinite = np.isinf(scales)
-    above = 2.0 * float(scales[~infinite].max(initial=0.0)) + 1.0
-    rows = linkage(np.where(infinite, above, scales), "single")[:, :3]
-    rows[rows[:, 2] == above, 2] = np.inf
-    return [[float(number) for number in row] for row in rows]
 
 
 def _nothing(digest: str, left_out: dict[str, str], seen: dict[str, int], reason: str) -> GroupFit:

@@ -29,7 +29,8 @@ def spread_of(runs: Sequence[EndedRun], labels: Sequence[int]) -> SpreadView:
     if metric is None:
         return no_spread(NO_METRIC)
     having = [(run, label) for run, label in zip(runs, labels, strict=True) if _has(run.results, metric)]
-    names = settings_of([run.labels for run, _ in having])
+    every = [run.labels for run, _ in having]
+    names, loose = settings_of(every), ", ".join(unheld_of(every))
     found = spread(
         [run.results[metric] for run, _ in having],
         [label for _, label in having],
@@ -43,7 +44,7 @@ def spread_of(runs: Sequence[EndedRun], labels: Sequence[int]) -> SpreadView:
         "strata": names,
         "runs": len(having),
         "verdict": found.verdict,
-        "reason": found.reason,
+        "reason": found.reason + (f"; not held fixed, being different in every run: {loose}" if loose else ""),
     }
 
 
@@ -62,9 +63,12 @@ def settings_of(labels: Sequence[Mapping[str, str]]) -> list[str]:
 
     That is a seed, by its name; or a label that is different in every run: with it, no two runs would be comparable.
     """
-    names = sorted({name for each in labels for name in each})
-    values = {name: len({each.get(name) for each in labels}) for name in names}
-    return [name for name in names if 1 < values[name] < len(labels) and "seed" not in name.lower()]
+    return [name for name, values in _values(labels).items() if 1 < values < len(labels)]
+
+
+def unheld_of(labels: Sequence[Mapping[str, str]]) -> list[str]:
+    """Labels that are different in every run: a learning rate drawn at random, say, which classes may well follow."""
+    return [name for name, values in _values(labels).items() if 1 < values == len(labels)]
 
 
 def no_spread(reason: str) -> SpreadView:
@@ -79,6 +83,12 @@ def no_spread(reason: str) -> SpreadView:
         "verdict": "abstained",
         "reason": reason,
     }
+
+
+def _values(labels: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """How many values each label has, seeds left out."""
+    names = sorted({name for each in labels for name in each if "seed" not in name.lower()})
+    return {name: len({each.get(name) for each in labels}) for name in names}
 
 
 def _has(results: Mapping[str, float], metric: str) -> bool:

@@ -136,7 +136,9 @@ class GroupState:
             self.names |= {name: place.label for name, place in fit.places.items()}
             self.free = max(self.free, *(name + 1 for name in fit.names))
         self._streaks = {
-            name: streak for name, streak in self._streaks.items() if not self._settled(name, self._members.get(name))
+            name: streak
+            for name, streak in self._streaks.items()
+            if fit.atlas is not None and not self._settled(name, self._members.get(name))
         }
 
     def give_up(self, tried: Mapping[str, int]) -> None:

@@ -50,7 +50,7 @@ class GroupView(TypedDict):
             realised.
         bars: birth and death of the bars that count; p_values: theirs.
         merges: single linkage of the ended runs by merge scale, n − 1 rows (first, second, scale); rows and runs are
-            numbered as scipy's linkage does, runs in the order of `runs`.
+            numbered as scipy's linkage does, runs in the order of `runs`. Without rows where there are too many runs.
         runs: names of the ended runs that were classified.
         outliers: names of the runs that are outside their siblings' classes.
         fits, timeouts, refused: homology jobs of the group that ended, that took too long and were dropped, and that
