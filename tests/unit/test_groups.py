@@ -192,6 +192,21 @@ def test_a_job_whose_process_dies_is_begun_again(engine):
     assert again.pid != job.pid
 
 
+def test_without_room_for_another_process_the_engine_goes_on(engine, monkeypatch):
+    made = engine(fit=group_jobs.sleep, atlas_seconds=10.0)
+
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("topowatch_monitor.engine.child_job.subprocess.Popen", full)
+    made.write(whole(SETTLED))
+    made.settle()
+    assert "no process could be begun" in made.told[GROUP]["reason"]
+    monkeypatch.undo()
+    made.turn(10.0)
+    assert len(jobs()) == 1
+
+
 def test_a_job_that_fails_is_told_and_tried_again_later(engine, caplog):
     made = engine(fit=group_jobs.fail)
     made.write(whole(SETTLED))

@@ -168,8 +168,13 @@ class Groups:
             return
         tried = group.ended
         found = self._dispatcher.ask("ended_runs", key, max(LEAST_POINTS, MOST_POINTS // max(1, len(tried))))
-        job = self._pool.submit(self._fit, dict(group.names), group.free, *found)
-        self._refit = _Refit(group, job, tried, now + self._settings.timeout_seconds)
+        try:
+            job = self._pool.submit(self._fit, dict(group.names), group.free, *found)
+        except JobLostError as error:
+            self._untold.add(key)
+            self._fail(group, now, f"its latest comparison was lost ({error})")
+        else:
+            self._refit = _Refit(group, job, tried, now + self._settings.timeout_seconds)
 
     def _watch(self, refit: _Refit, now: float) -> None:
         """See what has become of a refit."""
@@ -183,9 +188,9 @@ class Groups:
             outcome = self._pool.outcome(refit.job)
         except JobLostError as error:
             self._dispatcher.check()  # what died may have been a carrier that has nothing else to do
-            self._fail(refit, now, f"its latest comparison was lost ({error})")
+            self._fail(refit.group, now, f"its latest comparison was lost ({error})")
         except JobFailedError as error:
-            self._fail(refit, now, f"its latest comparison failed ({error}); this is a fault of topowatch")
+            self._fail(refit.group, now, f"its latest comparison failed ({error}); this is a fault of topowatch")
         else:
             self._take(refit, outcome, now)
 
@@ -195,7 +200,7 @@ class Groups:
             self.refused += 1
             group.refused += 1
             group.give_up(refit.tried)
-            self._fail(refit, now, f"its latest comparison was too large: {outcome.reason}")
+            self._fail(group, now, f"its latest comparison was too large: {outcome.reason}")
             return
         self._retry_at.pop(group.key, None)
         group.take(outcome, refit.tried, self._wall())
@@ -209,11 +214,11 @@ class Groups:
         self._pool.cancel(refit.job)
         self.timeouts += 1
         refit.group.timeouts += 1
-        self._fail(refit, now, f"its latest comparison took over {self._settings.timeout_seconds:g} s and was dropped")
+        took = f"took over {self._settings.timeout_seconds:g} s and was dropped"
+        self._fail(refit.group, now, f"its latest comparison {took}")
 
-    def _fail(self, refit: _Refit, now: float, trouble: str) -> None:
+    def _fail(self, group: GroupState, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""
-        group = refit.group
         pause = min(self._settings.atlas_seconds * 2.0 ** min(group.failures, MOST_DOUBLINGS), LONGEST_PAUSE)
         group.failures += 1
         group.trouble = trouble

@@ -70,7 +70,10 @@ class ShardPool(Protocol):
         """Make a value available to all carriers; return what stands for it as an argument of a call."""
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
-        """Begin a job, which yields to everything else; `function` is found by its name in an importable module."""
+        """Begin a job, which yields to everything else; `function` is found by its name in an importable module.
+
+        Raises JobLostError if there is no room for another process.
+        """
 
     def ended(self, job: Job) -> bool:
         """Whether a job has come to its end, whichever."""
@@ -115,9 +118,12 @@ class InlinePool:
         return value
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
-        """Begin a job in a new process."""
+        """Begin a job in a new process; raises JobLostError."""
         results = [argument.handle if isinstance(argument, Call) else argument for argument in arguments]
-        return Job(ChildJob(function, tuple(results)))
+        try:
+            return Job(ChildJob(function, tuple(results)))
+        except OSError as error:
+            raise JobLostError(f"no process could be begun: {error.strerror}") from error
 
     def ended(self, job: Job) -> bool:
         """Whether the process has answered or died."""
