@@ -69,7 +69,7 @@ def test_integrals_are_additive_and_change_sign_with_direction():
 def test_walks_from_the_start_count_as_stored_and_loops_over_the_start_are_whole_turns():
     """Where two vertices see each other, out and back over the start counts as the edge, or turns round a hole."""
     atlas = planted()
-    starts = [atlas.vertex(atlas.projection.reduce(path[:1])[0] / atlas.unit)[0] for path in group()]
+    starts = [atlas.nearest(atlas.projection.reduce(path[:1]) / atlas.unit)[0][0] for path in group()]
     start = int(np.bincount(starts).argmax())
     vertices = np.random.default_rng(1).choice(len(atlas.distances), 40, replace=False)
     for vertex in vertices:
@@ -82,15 +82,14 @@ def test_walks_from_the_start_count_as_stored_and_loops_over_the_start_are_whole
 
 def test_the_nearest_vertex_is_a_landmark_or_near_an_end_the_terminal_one():
     atlas = planted()
-    for number in (1, 7, 100):
-        assert atlas.vertex(atlas.landmarks[number]) == (number, 0.0)
-    assert atlas.vertex(atlas.ends[3]) == (TERMINAL, 0.0)
     beyond = atlas.landmarks[1] + 10.0
-    vertex, distance = atlas.vertex(beyond)
+    vertices, distances = atlas.nearest(np.vstack([atlas.landmarks[[1, 7, 100]], atlas.ends[3], beyond]))
+    assert vertices[:4].tolist() == [1, 7, 100, TERMINAL]
+    assert distances[:4].tolist() == [0.0] * 4
     away = np.linalg.norm(atlas.landmarks[1:] - beyond, axis=1)
     to_end = np.linalg.norm(atlas.ends - beyond, axis=1).min()
-    assert distance == pytest.approx(min(away.min(), to_end))
-    assert vertex == (TERMINAL if to_end < away.min() else away.argmin() + 1)
+    assert distances[4] == pytest.approx(min(away.min(), to_end))
+    assert vertices[4] == (TERMINAL if to_end < away.min() else away.argmin() + 1)
 
 
 def test_counts_are_folded_on_the_bars_that_hold_modulo_a_prime_alone():

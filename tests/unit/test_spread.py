@@ -173,3 +173,11 @@ def test_twenty_arrangements_are_enough_to_speak():
 def test_bad_input_is_refused_in_words(values, labels, strata, message):
     with pytest.raises(ValueError, match=message):
         spread(values, labels, strata)
+
+
+def test_one_huge_result_is_no_difference() -> None:
+    """Its square would not be a number any more."""
+    values = np.append(np.random.default_rng(0).standard_normal(19), 1e200)
+    found = spread(values, [0, 1] * 10, [0] * 20)
+    assert np.isfinite([found.within, found.between]).all()
+    assert found.verdict == "no difference"

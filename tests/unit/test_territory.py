@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from planted_paths import around, hole_free
-from topowatch_monitor.topology.territory import MAX_FILLED, SPACING, TERMINAL, Territory, fill, survey
+from topowatch_monitor.topology.territory import MAX_FILLED, SPACING, TERMINAL, Territory, _cells, fill, survey
 
 small_paths = st.lists(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=8), min_size=1, max_size=6
@@ -157,3 +157,11 @@ def test_any_paths_have_a_territory_with_a_walk_each_unless_all_points_are_equal
         assert territory.walks.max() < len(territory.landmarks)
         assert np.isfinite(territory.distances).all()
         assert np.isfinite(territory.scale)
+
+
+def test_cells_of_many_dimensions_are_not_mixed_up():
+    """Twelve axes of 400 cells have more cells than a 64-bit number counts."""
+    points = np.random.default_rng(0).uniform(size=(50, 12))
+    index, inverse = _cells(np.vstack([points, points[:7]]))
+    assert len(index) == 50
+    assert inverse[50:].tolist() == inverse[:7].tolist()

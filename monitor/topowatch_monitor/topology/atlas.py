@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
+from scipy.spatial.distance import cdist
 
 from topowatch_monitor.topology.territory import COINCIDING, TERMINAL
 
@@ -68,29 +71,33 @@ class Atlas:
         folded = (counts + modulus // 2) % modulus - modulus // 2
         return np.where(self.moduli > 0, folded, counts)
 
-    def vertex(self, coordinates: NDArray[np.float64]) -> tuple[int, float]:
-        """The nearest vertex to a place, k, and its distance."""
+    def nearest(self, places: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The nearest vertex to each of n × k places, and its distance."""
         first = int(self.relative)
-        away = np.linalg.norm(self.landmarks[first:] - coordinates, axis=1)
-        nearest = int(away.argmin())
-        distance = float(away[nearest])
+        away = cdist(places, self.landmarks[first:])
+        vertices = away.argmin(axis=1)
+        distances = away[np.arange(len(places)), vertices]
+        vertices = vertices + first
         if self.relative:
-            to_end = float(np.linalg.norm(self.ends - coordinates, axis=1).min())
-            if to_end < distance:
-                return TERMINAL, to_end
-        return nearest + first, distance
+            to_end = cdist(places, self.ends).min(axis=1)
+            vertices = np.where(to_end < distances, TERMINAL, vertices)
+            distances = np.minimum(distances, to_end)
+        return vertices, distances
 
     def count(self, start: int, stop: int) -> NDArray[np.int64]:
         """What the walk from one vertex to another counts on each bar: along the edge, or round by short edges."""
-        length = self.distances[start, stop]
-        if length <= self.scale:
+        if self.distances[start, stop] <= self.scale:
             return self.values[:, start, stop].astype(np.int64)
-        graph = np.where(self.distances <= np.float32(self.scale), _positive(self.distances), 0.0)
-        _, before = dijkstra(graph, directed=False, indices=start, return_predecessors=True)
+        _, before = dijkstra(self._short_edges, directed=False, indices=start, return_predecessors=True)
         walk = [stop]
         while walk[-1] != start:
             walk.append(int(before[walk[-1]]))
         return self.integral(np.array(walk[::-1], dtype=np.intp))
+
+    @cached_property
+    def _short_edges(self) -> csr_matrix:
+        """Edges that a walk may take; made once, as a path that jumps about needs them again and again."""
+        return csr_matrix(_short(self.distances, self.scale))
 
     def integral(self, walk: NDArray[np.intp]) -> NDArray[np.int64]:
         """What a walk over neighbouring vertices counts on each bar; additive, and reversed with its direction."""
@@ -101,7 +108,7 @@ class Atlas:
 def closings(territory: Territory, cocycles: Sequence[Cocycle], start: int) -> NDArray[np.int64]:
     """What shortest walks from the vertex `start` to every vertex count on each cocycle: V × B."""
     distances = territory.distances
-    graph = np.where(distances <= np.float32(territory.scale), _positive(distances), 0.0)
+    graph = _short(distances, territory.scale)
     reached, before = dijkstra(graph, directed=False, indices=start, return_predecessors=True)
     counts = np.zeros((len(distances), len(cocycles)), dtype=np.int64)
     for vertex in np.argsort(reached, kind="stable"):
@@ -129,8 +136,8 @@ def visited(territory: Territory, counts: NDArray[np.int64], labels: NDArray[np.
     return rows[first]
 
 
-def _positive(distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distances without zeros, which scipy's graphs take for missing edges; the diagonal stays zero."""
-    positive = np.maximum(distances, COINCIDING)
-    np.fill_diagonal(positive, 0.0)
-    return positive
+def _short(distances: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Edges up to a length, V × V; none is zero, which scipy's graphs take for a missing one, but on the diagonal."""
+    short = np.where(distances <= np.float32(scale), np.maximum(distances, COINCIDING), np.float32(0.0))
+    np.fill_diagonal(short, 0.0)
+    return short

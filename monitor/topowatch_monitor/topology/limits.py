@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from topowatch_monitor.topology.scatter import MAX_GROUPS
+
 # Numbers of all paths together: 4 GiB as float64.
 MAX_NUMBERS = 1 << 29
 # Vertices of a Rips complex up to dimension 1 with cocycles.
@@ -22,7 +24,7 @@ class TooLargeError(ValueError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a computation needs: bytes of memory, and seconds on one core if no shortcut helps."""
+    """What a computation needs at most: bytes of memory, and seconds on one core if no shortcut helps."""
 
     memory: int
     seconds: float
@@ -53,5 +55,6 @@ def check_classes(points: int, dimension: int, landmarks: int) -> Estimate:
     if landmarks > MAX_VERTICES:
         raise TooLargeError(f"landmarks are at most {MAX_VERTICES}, not {landmarks}: the cost grows with their cube")
     rips = estimate_rips(landmarks)
-    # The points, reduced and filled, their cells, and one pass over them for each landmark.
-    return Estimate(rips.memory + 8 * points * (dimension + 12), rips.seconds + 3e-9 * points * landmarks)
+    # The points, reduced and filled, their cells, and one pass over them for each landmark; then the Gaussian groups.
+    seconds = (1 + MAX_GROUPS) * rips.seconds + 3e-9 * points * landmarks
+    return Estimate(rips.memory + 8 * points * (dimension + 12), seconds)

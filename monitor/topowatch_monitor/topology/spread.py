@@ -76,7 +76,9 @@ def spread(
     if len(numbers) < 2 or classes.max(initial=0) == 0:
         found = "no run" if not len(numbers) else "one class"
         return Spread(None, None, None, "abstained", f"{found} with a result: there is nothing to compare")
-    within, between = _deviations(numbers, classes)
+    unit = float(np.abs(numbers).max()) or 1.0  # squares of huge numbers would overflow
+    numbers = numbers / unit
+    within, between = (deviation * unit for deviation in _deviations(numbers, classes))
     arrangements = _log_arrangements(classes, strata_numbers)
     if arrangements < math.log(1 / LEVEL):
         return Spread(

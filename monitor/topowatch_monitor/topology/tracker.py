@@ -58,11 +58,7 @@ class PathTracker:
         if vector.shape != atlas.projection.mean.shape or not np.isfinite(vector).all():
             raise ValueError(f"a point has {len(atlas.projection.mean)} finite numbers, this one has not")
         place = atlas.projection.reduce(vector[None])[0] / atlas.unit
-        if self._place is None:
-            self._vertex, away = atlas.vertex(place)
-            self._counts = self._counts + atlas.closing[self._vertex]
-        else:
-            away = self._walk_to(self._place, place)
+        away = self._walk_to(place)
         self._place = place
         off = float(atlas.projection.residuals(vector[None])[0])
         usual = NEAR * atlas.projection.residual
@@ -94,17 +90,19 @@ class PathTracker:
             return 1.0
         return float(np.where(loops != 0, atlas.bar_p_values, 1.0).min(axis=1).max())
 
-    def _walk_to(self, here: NDArray[np.float64], there: NDArray[np.float64]) -> float:
+    def _walk_to(self, there: NDArray[np.float64]) -> float:
         """Add up the edges on the straight line; return how far its end is from the nearest vertex."""
         atlas = self._atlas
+        here = there if self._place is None else self._place
         pieces = int(np.clip(np.ceil(np.linalg.norm(there - here) / SPACING), 1, MAX_PLACES))
-        away = 0.0
-        for share in np.arange(1, pieces + 1) / pieces:
-            vertex, away = atlas.vertex(here + share * (there - here))
-            if vertex != self._vertex:
+        vertices, away = atlas.nearest(here + (np.arange(1, pieces + 1) / pieces)[:, None] * (there - here))
+        for vertex in vertices.tolist():
+            if self._vertex < 0:
+                self._counts = self._counts + atlas.closing[vertex]
+            elif vertex != self._vertex:
                 self._counts = self._counts + atlas.count(self._vertex, vertex)
-                self._vertex = vertex
-        return away
+            self._vertex = vertex
+        return float(away[-1])
 
     def _members(self) -> NDArray[np.int64]:
         """Visits of members to the vertices near the present point."""
