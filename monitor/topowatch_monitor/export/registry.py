@@ -81,7 +81,8 @@ PATH_CLASS_P_VALUE = Metric(
     "topowatch_path_class_p_value",
     "gauge",
     RUN,
-    "Smallest p-value of the bars that part the run's path from the majority of its siblings, 1 if none does.",
+    "Smallest p-value of the bars that part the run's path from the majority of its siblings, 1 if none does;"
+    " it ranks evidence and is no exact probability.",
 )
 PATH_OUTLIER = Metric(
     "topowatch_path_outlier",
