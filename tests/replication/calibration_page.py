@@ -28,9 +28,10 @@ _LEVELS = """\
 ## p-values
 
 Share of the groups without a hole whose smallest p-value is below a level, by the law of noise alone → as shipped. With
-exact p-values a share would equal its level. They are larger: the law was found for independent points, and points along
-paths are not, so p-values rank evidence and are no exact probabilities. As shipped, loops that beat the law at 1e-4 are
-compared with scatter, whose chance is an exponential tail fitted to 5 to 20 Gaussian groups and has to be below 1e-3.
+exact p-values a share would equal its level. They are larger: the law was found for independent points, and points
+along paths are not, so p-values rank evidence and are no exact probabilities. As shipped, loops that beat the law at
+1e-4 are compared with scatter, whose chance is an exponential tail fitted to 5 to 20 Gaussian groups and has to be
+below 1e-3.
 """
 _POWER = """\
 ## Holes that are found
