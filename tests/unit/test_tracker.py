@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -81,6 +82,28 @@ def test_behind_the_hole_the_other_side_is_ruled_out_and_in_front_of_it_nothing_
         for point in path[1:]:
             tracker.add(point)
         assert {over, under} & tracker.compatible() == {over if turns == (1,) else under}
+
+
+def test_another_representative_of_the_cocycles_changes_no_answer():
+    """A coboundary adds to every edge, so that every loop has to be closed by the edges between paths as well."""
+    classes, paths, _ = planted()
+    atlas = classes.atlas
+    potential = np.random.default_rng(0).integers(-50, 50, len(atlas.landmarks))
+    visits = atlas.visits.copy()
+    visits[:, 2:] += potential[visits[:, 1]][:, None]
+    other = replace(
+        atlas,
+        values=(atlas.values + potential[None, None, :] - potential[None, :, None]).astype(np.int16),
+        closing=atlas.closing + potential[:, None],
+        visits=visits,
+    )
+    for path in (*paths[:6], *paths[MEMBERS:]):
+        one, two = PathTracker(atlas), PathTracker(other)
+        for point in path:
+            one.add(point)
+            two.add(point)
+            assert two.compatible() == one.compatible()
+            assert two.p_value == one.p_value
 
 
 def test_a_path_and_its_finer_sampling_end_alike_and_there_and_back_counts_nothing():
