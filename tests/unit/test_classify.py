@@ -97,6 +97,15 @@ def test_classify_can_print_a_table(run: Run, tmp_path: Path):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_names_cannot_command_the_terminal(run: Run, tmp_path: Path):
+    columns = two_sides()
+    columns["path"] = [{"run-23": "\x1b[31mred\n[/b]"}.get(name, name) for name in columns["path"]]
+    status, out, _ = run("classify", str(written(tmp_path, columns)), "--landmarks", "200", "--table")
+    assert status == 0
+    assert "\x1b" not in out
+    assert "\\x1b[31mred\\n[/b]" in out
+
+
 def test_of_very_many_paths_no_tree_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It needs a number for every two of them."""
     monkeypatch.setattr(classify_worker, "MOST_MERGED", 4)
@@ -124,7 +133,9 @@ def test_points_that_are_all_equal_are_an_answer_that_is_withheld(tmp_path: Path
     assert told["merges"] == [[0.0, 1.0, 0.0]]
 
 
-@pytest.mark.parametrize("flag", [("--dims", "0"), ("--landmarks", "7"), ("--timeout", "0")])
+@pytest.mark.parametrize(
+    "flag", [("--dims", "0"), ("--landmarks", "7"), ("--timeout", "0"), ("--timeout", "inf"), ("--timeout", "nan")]
+)
 def test_options_out_of_range_are_refused(run: Run, tmp_path: Path, flag: tuple[str, str]):
     assert run("classify", str(tmp_path / "x"), *flag)[0] == 2
 
@@ -227,6 +238,12 @@ def test_what_is_no_parquet_file_is_said_not_to_be(tmp_path: Path):
 def test_a_file_that_is_not_there_gives_one_sentence(run: Run, tmp_path: Path):
     status, out, err = run("classify", str(tmp_path / "missing"))
     assert (status, out, err) == (1, "", f"error: there is no file {tmp_path / 'missing'}\n")
+
+
+def test_names_that_no_system_takes_give_one_sentence(tmp_path: Path):
+    for name, words in (("x" * 300, "File name too long"), ("\udcff.parquet", "is not UTF-8: rename it")):
+        with pytest.raises(PathsFileError, match=words):
+            read_paths(tmp_path / name)
 
 
 def test_paths_come_in_the_order_of_t_and_of_their_first_points(tmp_path: Path):
@@ -349,6 +366,22 @@ def test_the_worker_ends_with_the_command_that_started_it(tmp_path: Path):
         worker.kill()
         worker.wait()
         worker.stdout.close()
+
+
+def test_the_worker_ends_in_peace_while_its_parent_lives(tmp_path: Path):
+    file = written(tmp_path, two_sides(runs=2))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "topowatch_monitor.commands.classify_worker", str(file), json.dumps(OPTIONS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        if worker.stdin is not None:
+            worker.stdin.close()
 
 
 def test_the_worker_ends_by_itself_after_its_time():

@@ -152,6 +152,19 @@ def test_names_are_never_read_as_markup(run: Run, served: Served):
     assert "group [red]g" in out
 
 
+def test_names_of_labels_and_results_are_never_read_as_markup(run: Run, served: Served):
+    spread = {**group_view()["spread"], "metric": "[/m]"}
+    served.fleet.update([run_view(f"run-{i}", labels={"[/lr]": "[/1]"}, results={"[/m]": 0.5}) for i in range(2)])
+    served.fleet.update_groups([group_view(spread=spread)])
+    status, out, _ = run("compare", "g", "--by", "[/lr]", "--url", served.url)
+    assert status == 0
+    assert "[/lr]" in out
+    assert "mean [/m]" in out
+    status, out, _ = run("classes", "g", "--url", served.url)
+    assert status == 0
+    assert "mean [/m]" in out
+
+
 @pytest.mark.parametrize("name", ["nope", "a/b", "..", "", "a b?c#d"])
 def test_a_group_that_is_not_there_gives_one_sentence(run: Run, served: Served, name: str):
     status, out, err = run("classes", name, "--url", served.url)

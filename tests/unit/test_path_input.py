@@ -52,9 +52,12 @@ def test_what_is_no_path_is_refused_by_its_number_with_what_to_do(paths, message
     [
         ({"dims": 0}, "dims is at least 1, not 0"),
         ({"landmarks": 7}, "landmarks are at least 8, not 7"),
-        ({"prime": 2}, "an odd prime below 16384, not 2"),
-        ({"prime": 33}, "an odd prime below 16384, not 33"),
-        ({"prime": 16411}, "an odd prime"),
+        ({"prime": 2}, "an odd prime below 128, not 2"),
+        ({"prime": 33}, "an odd prime below 128, not 33"),
+        ({"prime": 251}, "an odd prime below 128"),  # Ripser would never end
+        ({"prime": 7.5}, r"prime is a whole number, not 7\.5"),
+        ({"landmarks": np.nan}, "landmarks is a whole number, not nan"),
+        ({"dims": "3"}, "dims is a whole number, not '3'"),
         ({"alpha": 0.0}, r"alpha lies between 0 and 1, not at 0\.0"),
         ({"alpha": 1.0}, "alpha lies between 0 and 1"),
         ({"alpha": np.nan}, "alpha lies between 0 and 1"),

@@ -177,7 +177,16 @@ def test_a_path_backwards_is_on_the_map_and_told_by_its_turns_alone():
 
 @pytest.mark.parametrize(
     "point",
-    [np.full(10, np.nan), np.append(np.zeros(9), np.inf), np.zeros(9), np.zeros(11), np.zeros((1, 10)), 0.0, []],
+    [
+        np.full(10, np.nan),
+        np.append(np.zeros(9), np.inf),
+        np.full(10, 1e154),
+        np.zeros(9),
+        np.zeros(11),
+        np.zeros((1, 10)),
+        0.0,
+        [],
+    ],
 )
 def test_what_is_no_point_is_refused_and_the_path_stays_where_it_was(point):
     classes, paths, _ = planted()

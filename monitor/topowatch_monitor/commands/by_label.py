@@ -114,9 +114,9 @@ def _check(runs: Sequence[Mapping[str, Any]], group: str, by: str, result: str |
 
 def _table(rows: Sequence[Mapping[str, Any]], by: str, metric: str | None) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(by, overflow="fold")
+    table.add_column(Text(by), overflow="fold")
     for name in ("runs", *((f"mean {metric}", "±", "with it") if metric else ())):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("classes", overflow="fold")
     table.add_column("outliers", overflow="fold")
     for row in rows:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WORKER = "topowatch_monitor.commands.classify_worker"
+LONGEST = 1e6  # seconds
 
 
 def classify(
@@ -36,7 +37,9 @@ def classify(
     ] = 3,
     alpha: Annotated[float, typer.Option(help="p-value against noise below which a loop may count.")] = 1e-4,
     no_relative: Annotated[bool, typer.Option("--no-relative", help="Do not let all ends count as one point.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Give up after that long.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=LONGEST, metavar="SECONDS", help="Give up after that long.")
+    ] = 600.0,
     table: Annotated[bool, typer.Option("--table", help="Print tables and a dendrogram, for people.")] = False,
 ) -> None:
     """Sort the paths of a file into classes and print them as JSON, with all that the answer rests on.
@@ -75,7 +78,13 @@ def classify(
 
 def _page(told: Mapping[str, Any], width: int) -> RenderableType:
     """Lay out an answer as `topowatch classes` does."""
-    labels = told["label_of"]
+    told = {
+        **told,
+        "paths": [_printable(name) for name in told["paths"]],
+        "outliers": [_printable(name) for name in told["outliers"]],
+        "p_value_of": {_printable(name): value for name, value in told["p_value_of"].items()},
+    }
+    labels = {_printable(name): label for name, label in told["label_of"].items()}
     of_class: dict[int, list[str]] = {}
     for name, label in labels.items():
         of_class.setdefault(label, []).append(name)
@@ -111,3 +120,8 @@ def _page(told: Mapping[str, Any], width: int) -> RenderableType:
         parts += outliers_table(told["outliers"], members)
     parts += evidence(group)
     return Group(*parts, *tree(group, width))
+
+
+def _printable(name: str) -> str:
+    """Write out what would break lines or command the terminal: names are whatever the file says."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)

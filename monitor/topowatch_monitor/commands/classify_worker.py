@@ -109,7 +109,9 @@ def _say(**message: Any) -> None:
 
 def _end_with_parent() -> None:
     """End when the parent does: it holds the other end of standard input, and never writes."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock would be held when the interpreter ends, which aborts then.
+    while os.read(0, 1 << 10):
+        pass
     os._exit(1)
 
 

@@ -85,7 +85,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         words = name in {"members", "run", "may belong to"}
-        table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=not words)
     return table
 
 

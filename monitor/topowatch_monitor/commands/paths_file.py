@@ -40,6 +40,8 @@ def read_paths(file: Path, check: Callable[[int, int], object] | None = None) ->
             if check is not None:
                 check(opened.metadata.num_rows, _width(opened))
             table = opened.read(columns=list(COLUMNS))
+    except UnicodeEncodeError:
+        raise PathsFileError(f"the name of {file} is not UTF-8: rename it") from None
     except FileNotFoundError:
         raise PathsFileError(f"there is no file {file}") from None
     except IsADirectoryError:
@@ -49,9 +51,16 @@ def read_paths(file: Path, check: Callable[[int, int], object] | None = None) ->
     except OSError as error:
         reason = error.strerror or _first_line(error)
         raise PathsFileError(
-            f"{file} is a directory: name one Parquet file" if file.is_dir() else f"cannot read {file}: {reason}"
+            f"{file} is a directory: name one Parquet file" if _is_directory(file) else f"cannot read {file}: {reason}"
         ) from None
     return _paths(file, table)
+
+
+def _is_directory(file: Path) -> bool:
+    try:
+        return file.is_dir()
+    except OSError:  # of a name that is too long
+        return False
 
 
 def _first_line(error: Exception) -> str:

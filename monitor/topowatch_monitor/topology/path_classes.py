@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,8 @@ MIN_PATHS = 12
 MAJORITY = 0.6
 # Coordinates beyond it have squares that leave the range of float64.
 MAX_COORDINATE = 1e100
+# Ripser keeps coefficients in eight bits, one of them the sign; with larger primes it never ends.
+MAX_PRIME = 128
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def classify_paths(
         paths: T × d numbers each, T ≥ 1; T may differ.
         landmarks: the most vertices, 8 to MAX_VERTICES.
         dims: coordinates to keep.
-        prime: of the coefficients.
+        prime: of the coefficients, odd and below MAX_PRIME.
         relative: whether ends count as one point. Without it, runs that end apart are not compared there.
         alpha: chance of noise below which a bar counts; that of scatter has to be below SCATTER_ALPHA.
 
@@ -201,12 +204,15 @@ def _checked(paths: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
 
 
 def _check_arguments(landmarks: int, dims: int, prime: int, alpha: float) -> None:
+    for name, value in (("dims", dims), ("landmarks", landmarks), ("prime", prime)):
+        if not isinstance(value, Integral):
+            raise ValueError(f"{name} is a whole number, not {value!r}")  # noqa: TRY004 - as of all arguments
     if dims < 1:
         raise ValueError(f"dims is at least 1, not {dims}")
     if landmarks < 8:
         raise ValueError(f"landmarks are at least 8, not {landmarks}")
-    if not 3 <= prime < 1 << 14 or any(prime % divisor == 0 for divisor in range(2, int(prime**0.5) + 1)):
-        raise ValueError(f"prime is an odd prime below {1 << 14}, not {prime}")
+    if not 3 <= prime < MAX_PRIME or any(prime % divisor == 0 for divisor in range(2, int(prime**0.5) + 1)):
+        raise ValueError(f"prime is an odd prime below {MAX_PRIME}, not {prime}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies between 0 and 1, not at {alpha}")
 

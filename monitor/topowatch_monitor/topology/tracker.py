@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.topology.path_classes import MAX_COORDINATE
 from topowatch_monitor.topology.territory import SPACING
 
 if TYPE_CHECKING:
@@ -48,15 +49,17 @@ class PathTracker:
         """Go on to the next point, along a straight line; return the signature.
 
         Args:
-            point: d finite numbers, as given to `classify_paths`.
+            point: d finite numbers up to MAX_COORDINATE, as given to `classify_paths`.
 
         Raises:
             ValueError: it is no such point; the path stays where it was.
         """
         atlas = self._atlas
         vector = np.asarray(point, dtype=np.float64)
-        if vector.shape != atlas.projection.mean.shape or not np.isfinite(vector).all():
-            raise ValueError(f"a point has {len(atlas.projection.mean)} finite numbers, this one has not")
+        if vector.shape != atlas.projection.mean.shape or not (np.abs(vector) <= MAX_COORDINATE).all():
+            raise ValueError(
+                f"a point has {len(atlas.projection.mean)} finite numbers up to {MAX_COORDINATE:g}, this one has not"
+            )
         place = atlas.projection.reduce(vector[None])[0] / atlas.unit
         away = self._walk_to(place)
         self._place = place
