@@ -14,6 +14,7 @@ import pytest
 import group_jobs
 from group_runs import GROUP, Engine, named, opened, two_ways, went, whole
 from harness import eventually
+from topowatch_monitor.engine.child_job import NICER
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import InlinePool, Job, JobFailedError, JobLostError
 from topowatch_monitor.engine.ray_pool import RayPool
@@ -102,11 +103,12 @@ def test_an_answer_that_was_cut_off_is_a_lost_job(shared_pool: ShardPool) -> Non
 
 def test_a_job_yields_to_everything_else_and_leaves_shards_alone(shared_pool: ShardPool) -> None:
     job = shared_pool.submit(group_jobs.priority)
-    assert ends(shared_pool, job) == 19
-    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert ends(shared_pool, job) == ours + NICER
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
     shared_pool.replace(0)  # by a process of its own, not by the job's
     assert shared_pool.result(shared_pool.call(0, "views"), 120.0) == []
-    assert all(shard.nice() < 19 for shard in processes("ray::Shard"))
+    assert all(shard.nice() == ours for shard in processes("ray::Shard"))
 
 
 def test_a_job_that_needs_a_carrier_that_died_is_lost_and_may_be_begun_again(pool: ShardPool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,13 +25,18 @@ def bare_losses(tmp_path_factory: pytest.TempPathFactory) -> str:
     return job.losses.read_text()
 
 
+def analysed(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The run, once the engine has seen all that ingest has."""
+    return run if run["analysed"] == run["samples"] else None
+
+
 def test_every_sample_of_a_training_arrives_and_the_losses_are_bit_identical(
     inline_daemon: Daemon, start_job: Callable[..., Job], bare_losses: str
 ) -> None:
     job = start_job(inline_daemon.grpc, "--steps", str(STEPS))
     job.finish()
     assert job.losses.read_text() == bare_losses
-    run = eventually(lambda: (found := inline_daemon.run("job"))["state"] == "ended" and found)
+    run = eventually(lambda: (found := inline_daemon.run("job"))["state"] == "ended" and analysed(found))
     assert run["samples"] == STEPS + 1  # the closing one brings the last loss
     assert run["step"] == STEPS - 1
     assert run["dropped"] == run["rejected"] == 0

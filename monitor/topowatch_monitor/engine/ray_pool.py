@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from topowatch_monitor.engine.child_job import LOWEST_PRIORITY
+from topowatch_monitor.engine.child_job import NICER
 from topowatch_monitor.engine.pool import Call, Job, JobFailedError, JobLostError, ShardLostError
 from topowatch_monitor.engine.shard import Shard
 
@@ -128,7 +128,7 @@ class RayPool:
 
 
 def _yielding(function: Callable[..., Any], *arguments: object) -> Any:
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    os.nice(NICER)
     return function(*arguments)
 
 
