@@ -32,6 +32,8 @@ PLAIN = 3.0
 POINTS = 64
 # More paths lie closer together, so that a smaller Gaussian group only errs towards scatter.
 MAX_PATHS = 128
+# A mean path and a covariance are known well enough from as many paths.
+ENOUGH_PATHS = 1024
 
 
 def scatter_p_values(
@@ -65,7 +67,8 @@ def scatter_p_values(
     deciding = -evidence / math.log(SCATTER_ALPHA)
     mean = np.zeros(len(numbers))
     plain = parted == 0.0  # a loop that all paths go round alike splits nobody
-    reduced = np.array([_resampled(loops.territory.projection.reduce(path)) for path in paths])
+    some = paths[:: -(-len(paths) // ENOUGH_PATHS)]
+    reduced = np.array([_resampled(loops.territory.projection.reduce(path)) for path in some])
     groups = _gaussian_groups(reduced)
     seen = 0
     while not plain.all() and seen < MAX_GROUPS:

@@ -156,10 +156,14 @@ def fill(points: NDArray[np.float64], owner: NDArray[np.intp]) -> tuple[NDArray[
 def _cells(points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """One point of each occupied grid cell, and the cell of each point: what is closer together is not told apart."""
     grid = np.floor((points - points.min(axis=0)) / SPACING).astype(np.int64)
-    key = grid[:, 0]
-    for axis in grid.T[1:]:
-        _, key = np.unique(key, return_inverse=True)  # small numbers again, so that nothing overflows
-        key = key * (axis.max() + 1) + axis
+    key, count = np.zeros(len(grid), dtype=np.int64), 1
+    for axis in grid.T:
+        size = int(axis.max()) + 1
+        if count * size >= 1 << 62:
+            different, key = np.unique(key, return_inverse=True)  # small numbers again, so that nothing overflows
+            count = len(different)
+        key = key * size + axis
+        count *= size
     _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
     return index, inverse
 
