@@ -115,10 +115,16 @@ class Settings(BaseSettings):
 
     # When groups are compared.
     atlas_seconds: float = Field(
-        default=60.0, gt=0, description="Time between two looks at the paths of a group that changes, in seconds."
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time between two looks at the paths of a group that changes, in seconds.",
     )
     homology_timeout_seconds: float = Field(
-        default=120.0, gt=0, description="How long a comparison of a group's paths may take, in seconds."
+        default=120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a comparison of a group's paths may take, in seconds.",
     )
 
     # What it refuses.
