@@ -62,11 +62,13 @@ def scatter_p_values(
     Returns:
         A p-value for each number.
     """
-    evidence = _evidence(loops)[numbers]
     parted = np.array([loops.parted(number) for number in numbers])
+    plain = parted == 0.0  # a loop that all paths go round alike splits nobody
+    if plain.all():
+        return np.zeros(len(numbers))
+    evidence = _evidence(loops)[numbers]
     deciding = -evidence / math.log(SCATTER_ALPHA)
     mean = np.zeros(len(numbers))
-    plain = parted == 0.0  # a loop that all paths go round alike splits nobody
     some = paths[:: -(-len(paths) // ENOUGH_PATHS)]
     reduced = np.array([_resampled(loops.territory.projection.reduce(path)) for path in some])
     groups = _gaussian_groups(reduced)
