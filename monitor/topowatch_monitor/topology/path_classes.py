@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -205,7 +204,7 @@ def _checked(paths: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
 
 def _check_arguments(landmarks: int, dims: int, prime: int, alpha: float) -> None:
     for name, value in (("dims", dims), ("landmarks", landmarks), ("prime", prime)):
-        if not isinstance(value, Integral):
+        if not isinstance(value, (int, np.integer)):
             raise ValueError(f"{name} is a whole number, not {value!r}")  # noqa: TRY004 - as of all arguments
     if dims < 1:
         raise ValueError(f"dims is at least 1, not {dims}")
