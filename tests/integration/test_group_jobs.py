@@ -114,11 +114,9 @@ def test_a_job_yields_to_everything_else_and_leaves_shards_alone(shared_pool: Sh
 def test_a_job_that_needs_a_carrier_that_died_is_lost_and_may_be_begun_again(pool: ShardPool) -> None:
     if pool.size == 1:
         pytest.skip("the one shard of this pool lives in this process")
-    victim = eventually(lambda: len(found := processes("ray::Shard")) == pool.size and found)
-    calls = pool.call(0, "views"), pool.call(1, "views")
-    for call in calls:
-        pool.result(call, 120.0)
-    for process in victim:
+    for call in [pool.call(carrier, "views") for carrier in range(pool.size)]:
+        pool.result(call, 120.0)  # the new shards are there; the old ones may still be dying
+    for process in eventually(lambda: len(found := processes("ray::Shard")) == pool.size and found):
         process.kill()
     gone = eventually(lambda: not processes("ray::Shard"))
     assert gone
