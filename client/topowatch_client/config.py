@@ -60,6 +60,8 @@ class Config:
     sketch_seed: int = 0
     sketch_dim: int = 1021
     probe_positions: int = 256  # probe outputs that are looked at
+    include: tuple[str, ...] = ()  # shell patterns of the names of parameters to watch; none: all
+    exclude: tuple[str, ...] = ()  # the same of those to leave out; wins over `include`
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # settings that are no defaults
 
     def __post_init__(self) -> None:
@@ -102,7 +104,8 @@ class Config:
 class Launch:
     """What the job's launcher says about this process."""
 
-    run: str  # the launcher's job id, which all ranks share, else <script>-<host>-<time>
+    run: str  # the launcher's job id, else <script>-<host>-<time>
+    shared: bool  # whether all ranks call it the same
     rank: int
     world_size: int
 
@@ -111,7 +114,8 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
     """Read what the launcher says from `environment` (default: the process's)."""
     environment = os.environ if environment is None else environment
     rank, world_size = identity.ranks(environment)
-    return Launch(identity.default_run(environment), rank, world_size)
+    job = identity.job_id(environment)
+    return Launch(job or identity.default_run(), job is not None, rank, world_size)
 
 
 def load(
@@ -172,6 +176,8 @@ _TYPES: dict[str, type] = {
     "sketch_seed": int,
     "sketch_dim": int,
     "probe_positions": int,
+    "include": tuple,
+    "exclude": tuple,
 }
 
 
@@ -204,11 +210,16 @@ def _check(name: str, value: Any, where: str) -> Any:
         return float(value)
     if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
         return value
-    raise ConfigError(f"topowatch: {where}: {name} must be a {kind.__name__.lower()}, not {value!r}")
+    if kind is tuple and isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    what = "list of texts" if kind is tuple else kind.__name__.lower()
+    raise ConfigError(f"topowatch: {where}: {name} must be a {what}, not {value!r}")
 
 
 def _parse(name: str, text: str, where: str) -> Any:
     kind = _TYPES[name]
+    if kind is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         value = kind(text)
     except ValueError:

@@ -21,12 +21,17 @@ _last_incarnation = 0
 LARGEST = 2**63 - 1  # of the numbers that a job may choose
 
 
-def default_run(environment: Mapping[str, str]) -> str:
-    """Return the launcher's job id, which all ranks share, else <script>-<host>-<time>."""
+def job_id(environment: Mapping[str, str]) -> str | None:
+    """Return the launcher's job id, which all ranks share; None without one."""
     for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         name = environment.get(variable)
         if name and name != "none":  # torchrun says "none" where it was given no id
             return _safe(name)
+    return None
+
+
+def default_run() -> str:
+    """Return <script>-<host>-<time>: a name for this process alone."""
     script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python"
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return _safe(f"{script}-{socket.gethostname()}-{moment}-{os.getpid()}")

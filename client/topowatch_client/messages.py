@@ -56,6 +56,7 @@ class RunFacts:
     run: str
     rank: int
     world_size: int
+    contributing_ranks: int  # whose sketches add up to the model's
     writer_uuid: str
     labels: Mapping[str, str]
     sketch_dim: int
@@ -99,7 +100,7 @@ def encode_descriptor(
         key=run_pb2.RunKey(group=facts.group, run=facts.run),
         rank=facts.rank,
         world_size=facts.world_size,
-        contributing_ranks=1,
+        contributing_ranks=facts.contributing_ranks,
         incarnation=incarnation,
         start_step=start_step,
         first_seq=first_seq,

@@ -6,7 +6,6 @@ Knows torch and the spool; the handle in watch.py is what keeps its errors away 
 from __future__ import annotations
 
 import logging
-import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from topowatch_client import messages
+from topowatch_client import messages, steps
+from topowatch_client.governor import power_of_two_above
 from topowatch_client.identity import next_incarnation
 from topowatch_client.messages import SampleParts
 from topowatch_client.scalars import ScalarBuffer, Series, Waiting
-from topowatch_client.sketch import FoldSketch
+from topowatch_client.weights import gradient_norm, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from topowatch_client.messages import Array, ProbeResult, RunFacts
     from topowatch_client.probes import Probe
     from topowatch_client.spool import SpoolWriter
+    from topowatch_client.weights import Look, Weights
 
 _BUFFERED_VALUES = 4096  # scalars that may wait for the next sample; beyond that they travel alone
 _FRAMES_EVERY = 4  # probe passes
@@ -43,7 +44,7 @@ class _Taken:
     numbers: torch.Tensor
     event: torch.cuda.Event | None
     layout: list[tuple[str, int]]  # what the numbers are, in order
-    matrices: list[bool]  # for each parameter: whether it has two dimensions or more
+    matrices: list[bool]  # for each part: whether its parameter has two dimensions or more
     scalars: Waiting
     probe: ProbeResult | None = None
 
@@ -53,8 +54,8 @@ class Observer:
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        weights: Weights,
+        optimizers: Sequence[torch.optim.Optimizer],
         config: Config,
         *,
         facts: RunFacts,
@@ -65,27 +66,27 @@ class Observer:
     ) -> None:
         self.governor = governor
         self.samples = 0
-        self.coverage = 1.0
         self.incarnation = 0
         self.probe_error: str | None = None
-        self._model = model
-        self._optimizer = optimizer
+        self._weights = weights
+        self._optimizers = optimizers
         self._config = config
         self._facts = facts
         self._spool = spool
         self._probe = probe
         self._clock = clock
-        self._sketch = FoldSketch(config.sketch_seed, config.sketch_dim)
+        self._leads = facts.rank == weights.shards.senders[0]
+        self._together: int | None = None  # steps between probe passes that every rank takes part in
         self._scalars = ScalarBuffer()
         self._uncounted: str | None = None  # the warning that nobody said where we start
-        self._before: tuple[int, torch.Tensor] | None = None  # sketches of the parameters, at an earlier step
+        self._unprobed: str | None = None  # the warning that a sharded model is not probed
+        self._before: tuple[int, torch.Tensor] | None = None  # sketches of the parts, at an earlier step
         self._taken: _Taken | None = None
         self._ended_at = clock()
         self._passes = 0
-        self._last_probe_seconds = 0.0
-        seen = self._optimizer_step()
+        seen = steps.steps_done(optimizers)
         self._restart(config.start_step if config.start_step is not None else seen or 0, config.incarnation)
-        if seen is None and optimizer is not None and any(optimizer.state.values()):
+        if seen is None and steps.have_stepped(optimizers):
             self._warn_uncounted()
 
     @property
@@ -94,17 +95,49 @@ class Observer:
         return self._step
 
     @property
+    def coverage(self) -> float:
+        """Share of the parameters that the sketches of all ranks cover."""
+        return self._weights.shards.coverage
+
+    @property
+    def collective(self) -> bool:
+        """Whether other ranks wait for this one at probe passes, whatever becomes of watching here."""
+        return self._together is not None
+
+    @property
     def warning(self) -> str | None:
         """What the user was warned of since the start."""
-        return "; ".join(text for text in (self._uncounted, self._scalars.warning) if text) or None
+        return "; ".join(text for text in (self._uncounted, self._unprobed, self._scalars.warning) if text) or None
+
+    def probe_together(self, *, agreed: bool) -> None:
+        """Take probe passes at fixed steps, on every rank of a sharded model, or none.
+
+        Args:
+            agreed: Whether all ranks are ready to; all of them say the same.
+        """
+        every = self._config.probe_interval
+        if every is not None and agreed:
+            self._together = power_of_two_above(every)
+            return
+        self._probe = None
+        why = "not every rank was ready for them" if every else "set probe_interval to have one every so many steps"
+        self._unprobed = f"no probe passes: on a sharded model all ranks take part in them, and {why}"
+        _log.warning("topowatch: %s", self._unprobed)
+
+    def keep_pace(self) -> None:
+        """Take in the end of a step where watching has ended: other ranks may wait for this one's probe pass."""
+        self._step += 1
+        if self._probes_together_at(self._step) and self._probe is not None:
+            self._probe.run()
 
     def log(self, scalars: Mapping[str, object]) -> None:
-        """Keep scalars of the step that just ended (of the first one, if none has)."""
-        self._scalars.add(self._step_or_start, scalars)
+        """Keep scalars of the step that just ended (of the first one, if none has); of several ranks, the lowest's."""
+        if self._leads:
+            self._scalars.add(self._step_or_start, scalars)
 
     def on_load(self) -> None:
         """The optimiser's state was replaced: where it stands at another step, a new incarnation begins."""
-        step = self._optimizer_step()
+        step = steps.steps_done(self._optimizers)
         if step is None:
             self._warn_uncounted()
         elif step != self._step + 1:
@@ -116,12 +149,16 @@ class Observer:
         started = self._clock()
         self._step += 1
         step = self._step
+        together = self._probes_together_at(step)
+        result = self._probe_pass() if together else None  # before all else: other ranks wait in it
         self._emit()
         first = not self._begun
-        if first or self.governor.samples_at(step):
-            self._sample(step, probe=first or self.governor.probes_at(step))
+        if first or together or self.governor.samples_at(step):
+            if not self.collective and (first or self.governor.probes_at(step)):
+                result = self._probe_pass()
+            self._sample(step, result)
         elif self.governor.prepares_at(step):
-            self._before = (step, self._look()[1])
+            self._before = (step, self._weights.look().rows)
         elif len(self._scalars) > _BUFFERED_VALUES:
             self._take(step)
             self._emit()
@@ -141,8 +178,9 @@ class Observer:
         self._emit(wait=True)
         cheap = (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
         if self._step >= self._start_step and self._sampled_step != self._step and cheap:
-            probe_cost = self.governor.typical_probe_cost
-            self._sample(self._step, probe=probe_cost is not None and probe_cost < _FINISH_SECONDS)
+            cost = self.governor.typical_probe_cost
+            quick = not self.collective and cost is not None and cost < _FINISH_SECONDS
+            self._sample(self._step, self._probe_pass() if quick else None)
         self.flush()
         self._begin()
         self._spool.append(messages.encode_end(self._step_or_start, results), vital=True)
@@ -174,71 +212,54 @@ class Observer:
         self._spool.begin(self.incarnation, descriptor)
         self._begun = True  # only now: what goes without a descriptor is lost
 
-    def _sample(self, step: int, *, probe: bool) -> None:
+    def _sample(self, step: int, probe: ProbeResult | None) -> None:
         started = self._clock()
         before = self._before[1] if self._before is not None and self._before[0] == step - 1 else None
-        rate = _learning_rate(self._optimizer)
+        rate = steps.learning_rate(self._optimizers)
         if rate is not None:
             self._scalars.put(step, "learning_rate", rate)
-        parameters, now = self._look()
+        look = self._weights.look()
         sketched = self._clock()
-        self._take(step, parameters, now, before if before is not None and before.shape == now.shape else None)
-        self._before, self._sampled_step = (step, now), step
-        if probe:
-            self._probe_pass()
-        self._emit(wait=probe)
+        self._take(step, look, before if before is not None and before.shape == look.rows.shape else None)
+        self._before, self._sampled_step = (step, look.rows), step
+        if self._taken is not None:
+            self._taken.probe = probe
+        self._emit(wait=probe is not None)
         # Every sample but those of consecutive steps needs a second look, on the step before.
         second = sketched - started if self.governor.interval > 1 else 0.0
-        self.governor.on_sample(self._clock() - started - self._last_probe_seconds + second)
-        self._last_probe_seconds = 0.0
+        self.governor.on_sample(self._clock() - started + second)
 
-    def _look(self) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
-        """Sketch every parameter that lies whole on this rank: (parameters, parameters × dimension)."""
-        whole: list[tuple[str, torch.Tensor]] = []
-        covered = total = 0
-        for name, parameter in self._model.named_parameters():
-            total += parameter.numel()
-            # A DTensor's shards are summed up by a later part; touching it here would start a collective.
-            if (
-                parameter.is_floating_point()
-                and parameter.device.type != "meta"
-                and not hasattr(parameter, "placements")
-            ):
-                whole.append((name, parameter))
-                covered += parameter.numel()
-        self.coverage = covered / total if total else 1.0
-        devices = {parameter.device for _, parameter in whole}
-        if len(devices) <= 1:
-            return whole, self._sketch.matrix(whole)
-        first = whole[0][1].device
-        return whole, torch.stack([self._sketch.slice(name, parameter).to(first) for name, parameter in whole])
+    def _probes_together_at(self, step: int) -> bool:
+        return self._together is not None and step % self._together == 0
 
     def _take(
         self,
         step: int,
-        parameters: Sequence[tuple[str, torch.Tensor]] = (),
-        now: torch.Tensor | None = None,
+        look: Look | None = None,
         before: torch.Tensor | None = None,
     ) -> None:
         """Gather what a sample needs in one tensor and start its way to the host."""
         self._emit(wait=True)
         waiting = self._scalars.take()
         pieces: list[tuple[str, torch.Tensor]] = []
-        if now is not None and len(now):
+        now = look.rows if look is not None else None
+        parts = look.parts if look is not None else []
+        # A rank may hold none of a sharded model; the others' sums wait for its zeros.
+        if now is not None and (parts or self._weights.shards.sharded):
             pieces += [("weights", now.sum(0)), ("norms", torch.linalg.vector_norm(now, dim=1))]
             if before is not None:
                 change = now - before
                 pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
-            gradient = _gradient_norm(parameters)
+            gradient = gradient_norm(parts, now.device)
             if gradient is not None:
-                pieces.append(("gradient", gradient.reshape(1).to(now.device)))
+                pieces.append(("gradient", gradient.reshape(1)))
         if waiting.on_device:
             device = now.device if now is not None else waiting.on_device[0].device
             pieces.append(("scalars", torch.stack([value.to(device) for value in waiting.on_device])))
         numbers = torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0)
         host, event = _to_host(numbers)
         layout = [(name, len(piece)) for name, piece in pieces]
-        matrices = [parameter.dim() >= 2 for _, parameter in parameters]
+        matrices = [len(held.part.shape) >= 2 for held in parts]
         self._taken = _Taken(step, host, event, layout, matrices, waiting)
 
     def _emit(self, *, wait: bool = False) -> None:
@@ -253,7 +274,7 @@ class Observer:
         self._taken = None
         numbers = dict(zip([name for name, _ in taken.layout], _cut(taken), strict=True))
         weights, update = numbers.get("weights"), numbers.get("update")
-        scalars = _summary(numbers, taken.matrices)
+        scalars = summary(numbers, taken.matrices)
         if taken.probe is not None and taken.probe.mean_loss is not None:
             scalars["probe_loss"] = taken.probe.mean_loss
         series = taken.scalars.series(numbers.get("scalars", np.zeros(0)).tolist())
@@ -273,61 +294,34 @@ class Observer:
         if self._spool.append(messages.encode_sample(parts)):
             self.samples += 1
 
-    def _probe_pass(self) -> None:
-        """Look at the probe set; one that fails is not looked at again, and training does not notice."""
-        if self._probe is None or self._taken is None:
-            return
+    def _probe_pass(self) -> ProbeResult | None:
+        """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""
+        if self._probe is None:
+            return None
         started = self._clock()
         try:
             result = self._probe.run(frames=self._passes % _FRAMES_EVERY == 0)
         except Exception as error:  # noqa: BLE001 -- it runs the user's model, loss and forward: anything may come
-            self.probe_error = f"the probe pass failed and is off: {error!r}"
-            self._probe = None
-            _log.warning("topowatch: %s", self.probe_error)
-            return
-        if np.isfinite(result.sketch).all():
-            self._taken.probe = result
+            if not self.collective:
+                self._probe = None
+            if self.probe_error is None:
+                self.probe_error = f"the probe pass failed{'' if self.collective else ' and is off'}: {error!r}"
+                _log.warning("topowatch: %s", self.probe_error)
+            return None
         self._passes += 1
-        self._last_probe_seconds = self._clock() - started
-        self.governor.on_probe(self._last_probe_seconds)
+        self.governor.on_probe(self._clock() - started)
+        return result if self._leads and np.isfinite(result.sketch).all() else None
 
     def _warn_uncounted(self) -> None:
         """Say once that nobody told us at which step this job goes on."""
         if self._config.start_step is None and self._uncounted is None:
+            kind = type(self._optimizers[0]).__name__
             self._uncounted = (
-                f"{type(self._optimizer).__name__} keeps no step count, so a job resumed from a checkpoint is taken to "
+                f"{kind} keeps no step count, so a job resumed from a checkpoint is taken to "
                 f"be at step {self._step_or_start} and supersedes its own earlier samples from there: "
                 'pass config={"start_step": n} to attach'
             )
             _log.warning("topowatch: %s", self._uncounted)
-
-    def _optimizer_step(self) -> int | None:
-        """Return how many steps the optimiser's state has seen, None where it does not count them."""
-        if self._optimizer is None:
-            return None
-        steps = [
-            state["step"] for state in self._optimizer.state.values() if isinstance(state, dict) and "step" in state
-        ]
-        return max((int(step) for step in steps[:1]), default=None)
-
-
-def _summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str, float]:
-    """Reduce per-parameter norms to a few scalars; ratios are of matrices, as biases start from zero."""
-    scalars: dict[str, float] = {}
-    if "norms" in numbers:
-        scalars["weight_norm"] = float(np.sqrt(np.square(numbers["norms"], dtype=np.float64).sum()))
-        if not np.isfinite(numbers["weights"]).all():
-            scalars["nonfinite_weights"] = 1.0
-    if "changes" in numbers:
-        scalars["update_norm"] = float(np.sqrt(np.square(numbers["changes"], dtype=np.float64).sum()))
-        chosen = np.asarray(matrices) & (numbers["norms"] > 0)
-        if chosen.any():
-            ratios = numbers["changes"][chosen] / numbers["norms"][chosen]
-            scalars["update_ratio_max"] = float(ratios.max())
-            scalars["update_ratio_median"] = float(statistics.median(ratios.tolist()))
-    if "gradient" in numbers:
-        scalars["gradient_norm"] = float(numbers["gradient"][0])
-    return scalars
 
 
 def _has_passed(event: torch.cuda.Event) -> bool:
@@ -341,27 +335,6 @@ def _cut(taken: _Taken) -> list[Array]:
 
 def _finite(sketch: Array | None) -> Array | None:
     return sketch if sketch is not None and np.isfinite(sketch).all() else None
-
-
-def _gradient_norm(parameters: Sequence[tuple[str, torch.Tensor]]) -> torch.Tensor | None:
-    gradients = [parameter.grad for _, parameter in parameters]
-    dense = [gradient for gradient in gradients if gradient is not None and gradient.layout == torch.strided]
-    if not dense:
-        return None
-    norms = [_norm(gradient).to(dense[0].device) for gradient in dense]
-    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
-
-
-def _norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the norm as float32; summed in no less than that, and no narrower than the tensor, as torch asks."""
-    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return norm.float()
-
-
-def _learning_rate(optimizer: torch.optim.Optimizer | None) -> object:
-    groups = optimizer.param_groups if optimizer is not None else []
-    return groups[0].get("lr") if groups else None
 
 
 def _to_host(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:

@@ -9,15 +9,18 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from topowatch_client import identity
+from topowatch_client.agreement import Agreement
 from topowatch_client.governor import Budget, Governor
 from topowatch_client.messages import RunFacts
 from topowatch_client.observer import Observer
 from topowatch_client.probes import Probe, ProbeSettings
+from topowatch_client.shards import Patterns, Shards, rank_and_world
 from topowatch_client.sketch import FoldSketch
 from topowatch_client.spool import SpoolWriter
+from topowatch_client.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -29,46 +32,93 @@ _log = logging.getLogger("topowatch")
 class Session(NamedTuple):
     """A watched run's parts."""
 
+    run: str
     observer: Observer
     spool: SpoolWriter
 
 
+class Asked(NamedTuple):
+    """What the caller of `attach` wants of a run, beside its configuration."""
+
+    run: str
+    shared: bool  # whether all ranks call the run so
+    labels: Mapping[str, str]
+    probe: Mapping[str, Any] | None
+
+
+class NothingToSendError(Exception):
+    """Other ranks send all there is; the message says which."""
+
+
 def open_session(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     config: Config,
-    *,
-    run: str,
-    rank: int,
-    world_size: int,
-    labels: Mapping[str, str],
-    probe: Mapping[str, Any] | None,
+    asked: Asked,
+    launched: tuple[int, int],
 ) -> Session:
     """Open a spool and build the observer of one run.
 
+    Args:
+        model: As given to `attach`.
+        optimizers: Whose steps are counted.
+        config: Settings.
+        asked: Name, labels and probe set.
+        launched: (rank, world size) as the launcher says.
+
     Raises:
+        NothingToSendError: This rank holds nothing but replicas of what others send.
+        AgreementError: A sharded run has no name that all ranks know.
         OSError: The spool directory cannot be written.
         ProbeError: The probe set cannot be used.
-        TypeError: The model is no module, or the optimizer none that calls hooks.
     """
-    _check_kinds(model, optimizer)
+    rank, world_size = rank_and_world(launched)
     plain = _unwrapped(model)
+    shards = Shards(plain, rank, Patterns(config.include, config.exclude))
+    senders = shards.senders
+    if rank not in senders:
+        kind = "the model is replicated" if not shards.sharded else "it holds a replica of what others send"
+        who = f"rank {senders[0]} sends" if len(senders) == 1 else f"ranks {_ranges(senders)} send"
+        raise NothingToSendError(f"rank {rank} of {world_size}: {kind} and {who}")
+    agreement = Agreement(rank, senders) if len(senders) > 1 else None
+    if agreement is not None and not asked.shared:
+        asked = asked._replace(run=agreement.name(asked.run))
+    together = asked.probe is not None and shards.sharded
+    ready = False
+    try:
+        session = _build(shards, optimizers, config, asked, (rank, world_size))
+        ready = True
+    finally:
+        agreed = agreement is None or not together or agreement.all_ready(ready=ready)
+    if together:
+        session.observer.probe_together(agreed=agreed)
+    return session
+
+
+def _build(
+    shards: Shards,
+    optimizers: Sequence[torch.optim.Optimizer],
+    config: Config,
+    asked: Asked,
+    place: tuple[int, int],
+) -> Session:
     sketch = FoldSketch(config.sketch_seed, config.sketch_dim)
     prober = None
-    if probe is not None:
-        prober = Probe(plain, ProbeSettings(**probe, positions=config.probe_positions), sketch)
+    if asked.probe is not None:
+        prober = Probe(shards.model, ProbeSettings(**asked.probe, positions=config.probe_positions), sketch)
     facts = RunFacts(
         group=config.group,
-        run=run,
-        rank=rank,
-        world_size=world_size,
+        run=asked.run,
+        rank=place[0],
+        world_size=place[1],
+        contributing_ranks=len(shards.senders),
         writer_uuid=identity.new_writer_uuid(),
-        labels=labels,
+        labels=asked.labels,
         sketch_dim=config.sketch_dim,
         sketch_seed=config.sketch_seed,
-        parameter_count=sum(parameter.numel() for parameter in plain.parameters()),
+        parameter_count=shards.parameter_count,
     )
-    spool = SpoolWriter(config.spool_dir, facts.writer_uuid, _meta(config, run), config.spool_max_bytes)
+    spool = SpoolWriter(config.spool_dir, facts.writer_uuid, _meta(config, asked.run), config.spool_max_bytes)
     budget = Budget(
         cap=config.max_overhead,
         interval=config.interval,
@@ -82,21 +132,30 @@ def open_session(
             governor.interval,
             config.interval,
         )
-    return Session(Observer(plain, optimizer, config, facts=facts, spool=spool, governor=governor, probe=prober), spool)
+    weights = Weights(shards, sketch)
+    observer = Observer(weights, optimizers, config, facts=facts, spool=spool, governor=governor, probe=prober)
+    return Session(asked.run, observer, spool)
 
 
-def _check_kinds(model: object, optimizer: object) -> None:
+def _ranges(ranks: Sequence[int]) -> str:
+    """Write sorted ranks as "0–7, 16"."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and runs[-1][1] == rank - 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(f"{first}–{last}" if first < last else str(first) for first, last in runs)
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError unless `model` is a module."""
     import torch
 
     if isinstance(model, torch.optim.Optimizer):
         raise TypeError("model and optimizer are swapped: it is attach(model, optimizer)")
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
-    if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
-        raise TypeError(
-            f"the optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}; "
-            "a loop with another kind leaves it out and calls Watch.step()"
-        )
 
 
 def _meta(config: Config, run: str) -> dict[str, Any]:

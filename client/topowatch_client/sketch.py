@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,21 @@ _WINDOW_STARTS = 1 << 18
 # Elements folded in one kernel where launching kernels is what costs (accelerators), and pasted at once by `box`.
 _GATHER_ELEMENTS = 1 << 22
 _BOX_ELEMENTS = 1 << 20
-_WRAPPERS = frozenset({"module", "_orig_mod"})
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+class Part(NamedTuple):
+    """A block of a parameter, whole or as a shard holds one: `values` begins at index `starts` of the whole."""
+
+    name: str
+    values: torch.Tensor
+    shape: tuple[int, ...]  # of the whole parameter
+    starts: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, name: str, values: torch.Tensor) -> Part:
+        """Return the part that is all of a parameter."""
+        return cls(name, values, tuple(values.shape), (0,) * values.dim())
 
 
 def splitmix64(values: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -135,19 +149,16 @@ class FoldSketch:
         rows = [self.slice(name, values) for name, values in named_parameters]
         return torch.stack(rows).sum(0) if rows else torch.zeros(self.dim)
 
-    def matrix(self, named_parameters: Sequence[tuple[str, torch.Tensor]]) -> torch.Tensor:
-        """Sketch parameters one by one: float32 (parameters × dim); the rows add up to the sketch of the model.
+    def matrix(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Sketch parts one by one: float32 (parts × dim); rows of parts that tile a model add up to its sketch.
 
-        All parameters lie on one device.
+        All parts lie on one device and within their parameters.
         """
-        device = named_parameters[0][1].device if named_parameters else torch.device("cpu")
-        rows = torch.zeros(len(named_parameters), self.dim, device=device)
+        device = parts[0].values.device if parts else torch.device("cpu")
+        rows = torch.zeros(len(parts), self.dim, device=device)
         with torch.no_grad():
-            for row, (name, values) in zip(rows, named_parameters, strict=True):
-                offset = 0
-                for piece in _contiguous_pieces(values.detach()):
-                    self._add(name, piece, offset, row)
-                    offset += piece.numel()
+            for row, part in zip(rows, parts, strict=True):
+                self._add_box(row, part.name, part.values.detach(), shape=part.shape, starts=part.starts, offset=0)
         return rows
 
     def _add_box(

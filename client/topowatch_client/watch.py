@@ -15,7 +15,7 @@ from topowatch_client import config as settings
 from topowatch_client import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from topowatch_client.config import Config, Launch
     from topowatch_client.observer import Observer
     from topowatch_client.spool import SpoolWriter
+    from topowatch_client.steps import StepCounter
 
 _FAILURES = 3  # without a sample between them, until watching stops
 _RESPAWN_SECONDS = 10.0
@@ -33,7 +34,10 @@ _log = logging.getLogger("topowatch")
 
 def attach(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer
+    | Iterable[torch.optim.Optimizer]
+    | Mapping[Any, torch.optim.Optimizer]
+    | None = None,
     *,
     run: str | None = None,
     group: str | None = None,
@@ -49,8 +53,11 @@ def attach(
     """Watch a training loop; trouble on our side is logged, never raised, and leaves a disabled handle.
 
     Args:
-        model: The model, plain, compiled or wrapped in DistributedDataParallel.
-        optimizer: Whose steps are counted; None for loops that call `Watch.step()`.
+        model: The model, plain, compiled, wrapped in DistributedDataParallel, or sharded (FSDP, FSDP2, DTensors).
+            Every rank calls `attach`; those with nothing to send get a disabled handle that says so.
+        optimizer: Whose steps are counted; None for loops that call `Watch.step()`. Of several (a sequence, or values
+            of a mapping: one a parameter where they run within the backward pass, one a network of a GAN) a step has
+            ended when each has stepped once, or one begins its next step.
         run: Name of the run, the same on all ranks (default: the launcher's job id, else <script>-<host>-<time>).
         group: Runs of one group are compared with one another.
         labels: Anything to tell runs apart by, such as hyperparameters.
@@ -96,6 +103,7 @@ class Watch:
         self._config: Config | None = None
         self._run: str | None = None
         self._observer: Observer | None = None
+        self._pacing: Observer | None = None  # once watching ended that other ranks rely on
         self._spool: SpoolWriter | None = None
         self._handles: list[Any] = []
         self._failures = 0
@@ -184,32 +192,35 @@ class Watch:
     def _start(
         self,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Any,
         config: Config,
         *,
         launch: Launch,
         labels: Mapping[str, str],
         probe: Mapping[str, Any] | None,
     ) -> None:
-        rank, world = launch.rank, launch.world_size
         self._config, self._run = config, config.run or launch.run
         if config.mode == "disabled":
             return
-        if rank > 0:
-            self._error = f"rank {rank} of {world}: the model is replicated and rank 0 sends"
-            return
         config, self._run, labels = self._acceptable(config, self._run, labels)
         self._config = config
-        from topowatch_client.session import open_session
+        from topowatch_client import session, steps
 
-        session = open_session(
-            model, optimizer, config, run=self._run, rank=rank, world_size=world, labels=labels, probe=probe
-        )
-        self._observer, self._spool, self._mode = session.observer, session.spool, config.mode
-        if optimizer is not None:
+        session.check_model(model)
+        optimizers = steps.optimizers_of(optimizer)
+        asked = session.Asked(self._run, config.run is not None or launch.shared, labels, probe)
+        try:
+            opened = session.open_session(model, optimizers, config, asked, (launch.rank, launch.world_size))
+        except session.NothingToSendError as nothing:
+            self._error = str(nothing)
+            return
+        self._observer, self._spool, self._mode = opened.observer, opened.spool, config.mode
+        self._run = opened.run
+        counter = steps.StepCounter(optimizers, self._on_step)
+        for index, each in enumerate(optimizers):
             self._handles += [
-                optimizer.register_step_post_hook(_untraced(lambda *_: self._on_step())),
-                optimizer.register_load_state_dict_post_hook(_untraced(lambda *_: self._on_load())),
+                each.register_step_post_hook(_untraced(lambda *_, index=index: self._after_step(counter, index))),
+                each.register_load_state_dict_post_hook(_untraced(lambda *_: self._on_load())),
             ]
         self._at_exit = _flush_of(weakref.ref(self))
         atexit.register(self._at_exit)
@@ -232,11 +243,16 @@ class Watch:
     def _on_step(self) -> None:
         observer = self._live()
         if observer is None:
+            if self._pacing is not None and os.getpid() == self._pid:
+                self._guarded(self._pacing.keep_pace, fatal=False)
             return
         samples = observer.samples
         if self._guarded(observer.on_step) and observer.samples != samples:
             self._failures = 0
             self._guarded(self._check_forwarder, fatal=False)
+
+    def _after_step(self, counter: StepCounter, index: int) -> None:
+        self._guarded(lambda: counter.stepped(index), fatal=False)
 
     def _on_load(self) -> None:
         observer = self._live()
@@ -315,7 +331,10 @@ class Watch:
 
     def _disable(self, reason: str) -> None:
         self._mode, self._error = "disabled", reason
-        self._unhook()
+        if self._observer is not None and self._observer.collective:
+            self._pacing = self._observer
+        else:
+            self._unhook()
         if self._spool is not None:
             try:
                 self._spool.close(ended=False)

@@ -115,7 +115,15 @@ def test_a_token_of_any_kind_beats_one_of_a_weaker_layer(
 
 def test_what_the_launcher_says_is_read_once() -> None:
     said = config.launch({"RANK": "3", "WORLD_SIZE": "8", "SLURM_JOB_ID": "17"})
-    assert said == config.Launch(run="17", rank=3, world_size=8)
+    assert said == config.Launch(run="17", shared=True, rank=3, world_size=8)
+
+
+def test_patterns_are_lists_in_files_and_arguments_and_parted_by_commas_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "topowatch.toml").write_text('[client]\ninclude = ["head.*"]\nexclude = ["*.bias"]\n')
+    chosen = load({"include": ["a"]}, {"TOPOWATCH_EXCLUDE": "b*, c,"}, tmp_path)
+    assert (chosen.include, chosen.exclude) == (("a",), ("b*", "c"))
+    with pytest.raises(config.ConfigError, match="include must be a list of texts, not 'a'"):
+        load({"include": "a"}, {}, tmp_path)
 
 
 def test_is_frozen_and_can_be_overridden() -> None:
@@ -134,11 +142,14 @@ def test_is_frozen_and_can_be_overridden() -> None:
     ],
 )
 def test_a_run_is_named_after_its_job(environment: dict[str, str], name: str) -> None:
-    assert identity.default_run(environment) == name
+    assert identity.job_id(environment) == name
+    assert config.launch(environment).run == name
 
 
 def test_without_a_launcher_the_name_says_where_and_when() -> None:
-    name = identity.default_run({"TORCHELASTIC_RUN_ID": "none"})
+    said = config.launch({"TORCHELASTIC_RUN_ID": "none"})
+    name = said.run
+    assert not said.shared
     assert name.count("-") >= 3
     assert "/" not in name
 

@@ -315,7 +315,7 @@ def test_swapped_and_strange_arguments_are_said_and_leave_no_spool(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert "swapped" in watch_of(optimizer, model).status["error"]
     assert "must be a torch.nn.Module, not str" in watch_of("model").status["error"]
-    assert "must be a torch.optim.Optimizer, not str" in watch_of(model, "sgd").status["error"]
+    assert "must be a torch.optim.Optimizer, or several of them, not str" in watch_of(model, "sgd").status["error"]
     assert not (tmp_path / "spool").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topowatch_client.sketch import DIMENSION, FoldSketch, canonical_name, signs, splitmix64
+from topowatch_client.sketch import DIMENSION, FoldSketch, Part, canonical_name, signs, splitmix64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def test_rows_of_the_matrix_add_up_to_the_model() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(300, 700), torch.nn.BatchNorm1d(700), torch.nn.Linear(700, 3))
     fold = FoldSketch()
     parameters = list(model.named_parameters())
-    rows = fold.matrix(parameters)
+    rows = fold.matrix([Part.whole(name, values) for name, values in parameters])
     assert rows.shape == (len(parameters), DIMENSION)
     torch.testing.assert_close(rows.sum(0), fold.model(model.named_parameters()), atol=1e-4, rtol=1e-5)
     for row, (name, values) in zip(rows, parameters, strict=True):

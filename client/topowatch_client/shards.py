@@ -1,0 +1,317 @@
+"""Which part of a model this rank sends: whole parameters on rank 0, its own slices where parameters are sharded.
+
+Nothing here communicates. Every rank finds out from the layout alone who sends what: of replicas, the one with
+coordinate 0 does; of meshes that lie side by side (a tensor-parallel one in each data-parallel group), the one through
+coordinate 0 of the whole does. Parts of all senders tile the model, so their sketches add up.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from topowatch_client.sketch import Part, canonical_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which parameters are watched: shell patterns of their names without wrappers; those left out win."""
+
+    include: tuple[str, ...] = ()  # empty: all
+    exclude: tuple[str, ...] = ()
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        chosen = not self.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include)
+        return chosen and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A part with what its parameter is besides numbers."""
+
+    part: Part
+    gradient: torch.Tensor | None  # of the same elements; None where there is none, or it waits to be reduced
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    starts: tuple[int, ...]  # in the whole parameter
+    inside: tuple[slice, ...]  # in the local tensor
+
+
+@dataclass
+class _Layout:
+    """How one DTensor is spread, and what of it this rank sends."""
+
+    parameter: Any
+    senders: frozenset[int]
+    blocks: list[_Block] = field(default_factory=list)
+
+
+class Shards:
+    """Finds the parts of a model that this rank sends.
+
+    Args:
+        model: Plain, or sharded by FSDP, FSDP2 or as DTensors; not wrapped in DistributedDataParallel.
+        rank: This process's rank in the whole job.
+        patterns: Which parameters are watched.
+    """
+
+    def __init__(self, model: torch.nn.Module, rank: int = 0, patterns: Patterns | None = None) -> None:
+        self.coverage = 1.0  # share of the model's parameters that all senders together cover, as of the last `held`
+        self.parameter_count = 0
+        self.model = model
+        self._rank = rank
+        self._patterns = patterns or Patterns()
+        self._names: dict[str, str | None] = {}
+        self._layouts: dict[str, _Layout] = {}
+        self._senders: frozenset[int] = frozenset()
+        self.sharded = any(_is_sharded(parameter) for parameter in model.parameters()) or any(
+            _spreads(module) for _, module in _flat_modules(model)
+        )
+        self.held()
+
+    @property
+    def senders(self) -> list[int]:
+        """Ranks whose parts add up to the model, as far as this rank can know them: it is right if it is one."""
+        return sorted(self._senders or {0})
+
+    def held(self) -> list[Held]:
+        """Return what this rank sends now."""
+        found: list[Held] = []
+        senders: set[int] = set()
+        covered = total = 0
+        flattened: set[int] = set()
+        for prefix, module in _flat_modules(self.model):
+            flattened |= _flat_identities(module)
+            who = _flat_senders(module)
+            for name, size, held in self._flat(prefix, module, mine=self._rank in who):
+                total += size
+                if self._watched(name):
+                    senders |= who
+                    covered += size if who else 0
+                    found += held
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) in flattened:
+                continue
+            total += parameter.numel()
+            clean = self._watched(name)
+            if clean is None or not _has_numbers(parameter):
+                continue
+            layout = self._layout(clean, parameter)
+            if layout is None:
+                senders.add(0)
+                covered += parameter.numel()
+                if self._rank == 0:
+                    found.append(Held(Part.whole(clean, parameter), parameter.grad, not parameter.requires_grad))
+                continue
+            senders |= layout.senders
+            covered += parameter.numel() if layout.senders else 0
+            found += _of_layout(clean, layout)
+        self._senders = frozenset(senders)
+        self.coverage = covered / total if total else 1.0
+        self.parameter_count = total
+        return found
+
+    def _watched(self, name: str) -> str | None:
+        """Return a parameter's name without wrappers, None if the patterns leave it out."""
+        if name not in self._names:
+            clean = canonical_name(name)
+            self._names[name] = clean if clean in self._patterns else None
+        return self._names[name]
+
+    def _layout(self, name: str, parameter: torch.Tensor) -> _Layout | None:
+        """Return how a DTensor is spread, None for a plain tensor."""
+        known = self._layouts.get(name)
+        if known is not None and known.parameter is parameter:
+            return known
+        if not hasattr(parameter, "placements"):
+            # FSDP2 puts the gathered whole in the place of its shard from forward to backward; the shard lives on.
+            return known
+        layout = _layout_of(parameter, self._rank)
+        self._layouts[name] = layout
+        return layout
+
+    def _flat(self, prefix: str, module: Any, *, mine: bool) -> Iterator[tuple[str, int, list[Held]]]:
+        """Yield name, size and this rank's part of every parameter that FSDP flattened into one."""
+        flat = module._handle.flat_param
+        local = getattr(flat, "_local_shard", None)
+        local = (flat if local is None else local).detach()
+        gradients = _flat_gradients(flat)
+        for index, (name, shape, info) in enumerate(
+            zip(flat._fqns, flat._shapes, flat._shard_param_infos, strict=True)
+        ):
+            clean = canonical_name(f"{prefix}.{name}" if prefix else name)
+            held: list[Held] = []
+            if mine and info.in_shard:
+                values = local.narrow(0, info.offset_in_shard, info.numel_in_shard)
+                part = Part(clean, values, (shape.numel(),), (info.intra_param_start_idx,))
+                held.append(Held(part, gradients(index, info), not flat.requires_grad))
+            yield clean, shape.numel(), held
+
+
+def rank_and_world(launched: tuple[int, int]) -> tuple[int, int]:
+    """Return the (rank, world size) of torch's process group, or what the launcher said where there is none."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return launched
+
+
+def _has_numbers(parameter: torch.Tensor) -> bool:
+    return parameter.is_floating_point() and parameter.device.type != "meta"
+
+
+# DTensors: FSDP2, tensor parallelism, and both
+
+
+def _is_sharded(parameter: Any) -> bool:
+    return any(_shard_dim(placement) is not None for placement in getattr(parameter, "placements", ()))
+
+
+def _shard_dim(placement: Any) -> int | None:
+    """Return the tensor dimension that a placement shards; None for replicas. Strided ones are no Shard in torch."""
+    return placement.dim if hasattr(placement, "dim") else None
+
+
+def _layout_of(parameter: Any, rank: int) -> _Layout:
+    if any(placement.is_partial() for placement in parameter.placements):
+        return _Layout(parameter, frozenset())  # the sum of the ranks' tensors: no part of it is a slice
+    senders = _mesh_senders(parameter.device_mesh, parameter.placements)
+    if rank not in senders:
+        return _Layout(parameter, senders)
+    return _Layout(parameter, senders, _blocks(parameter))
+
+
+def _mesh_senders(mesh: Any, placements: Sequence[Any]) -> frozenset[int]:
+    """Return the ranks that send: coordinate 0 of replicas, in the mesh that lies at coordinate 0 of its root."""
+    ranks = mesh.mesh.numpy()
+    root = _root_of(mesh).mesh.numpy()
+    where = {int(each): place for place, each in np.ndenumerate(root)}
+    if 0 not in where or any(int(each) not in where for each in ranks.flat):
+        return frozenset()  # a mesh of its own, beside that of rank 0: whether it holds a replica is not to be seen
+    places = np.array([where[int(each)] for each in ranks.flat])
+    places[:, (places == places[0]).all(axis=0)] = 0
+    first = root[tuple(places.T)].reshape(ranks.shape)
+    kept = tuple(slice(None) if _shard_dim(placement) is not None else slice(1) for placement in placements)
+    return frozenset(int(each) for each in first[kept].flat)
+
+
+def _root_of(mesh: Any) -> Any:
+    if hasattr(mesh, "_get_root_mesh"):
+        return mesh._get_root_mesh()
+    resources: Any = getattr(sys.modules.get("torch.distributed.device_mesh"), "_mesh_resources", None)
+    return resources.get_root_mesh(mesh) if hasattr(resources, "get_root_mesh") else mesh  # before torch 2.8
+
+
+def _blocks(parameter: Any) -> list[_Block]:
+    """Return the blocks of the whole that this rank holds, by torch's rules for uneven and strided shards."""
+    mesh, coordinate = parameter.device_mesh, parameter.device_mesh.get_coordinate()
+    kept: list[Indices] = [np.arange(size) for size in parameter.shape]
+    for mesh_dim, placement in enumerate(parameter.placements):
+        dim = _shard_dim(placement)
+        if dim is not None:
+            pieces = _chunks(kept[dim], int(getattr(placement, "split_factor", 1)))
+            mine = [_chunks(piece, mesh.size(mesh_dim))[coordinate[mesh_dim]] for piece in pieces]
+            kept[dim] = np.concatenate(mine)
+    blocks = []
+    for runs in itertools.product(*map(_runs, kept)):
+        starts = tuple(int(kept[dim][run.start]) for dim, run in enumerate(runs))
+        blocks.append(_Block(starts, runs))
+    return blocks
+
+
+def _chunks(indices: Indices, count: int) -> list[Indices]:
+    """Cut as torch.chunk does, with empty pieces at the end where there is too little."""
+    size = -(-len(indices) // count)
+    return [indices[first * size : (first + 1) * size] for first in range(count)]
+
+
+def _runs(indices: Indices) -> list[slice]:
+    """Return the places of consecutive numbers."""
+    if not len(indices):
+        return []
+    bounds = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
+    return [slice(first, behind) for first, behind in itertools.pairwise(bounds)]
+
+
+def _of_layout(name: str, layout: _Layout) -> list[Held]:
+    parameter = layout.parameter
+    if not layout.blocks:
+        return []
+    local = parameter._local_tensor  # `to_local` would record a gradient function
+    gradient = parameter.grad
+    if gradient is not None:
+        same = getattr(gradient, "placements", None) == parameter.placements
+        gradient = gradient._local_tensor if same else None
+    return [
+        Held(
+            Part(name, local[block.inside], tuple(parameter.shape), block.starts),
+            None if gradient is None else gradient[block.inside],
+            not parameter.requires_grad,
+        )
+        for block in layout.blocks
+    ]
+
+
+# FSDP1: parameters flattened into one
+
+
+def _flat_modules(model: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Return (name, module) of all FSDP modules that hold parameters; nothing is imported to find them."""
+    fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if fsdp is None:
+        return []
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, fsdp) and getattr(module, "_handle", None) is not None
+    ]
+
+
+def _flat_identities(module: Any) -> set[int]:
+    flat = module._handle.flat_param
+    views = [*(getattr(flat, "_params", None) or ()), *(getattr(flat, "_shared_params", None) or ())]
+    return {id(each) for each in (flat, *views)}
+
+
+def _spreads(module: Any) -> bool:
+    return bool(module._handle.uses_sharded_strategy)
+
+
+def _flat_senders(module: Any) -> frozenset[int]:
+    """Return the ranks that send: rank 0 of what is not sharded, else its group; of hybrid sharding, replica 0."""
+    if not _spreads(module):
+        return frozenset({0})
+    ranks = torch.distributed.get_process_group_ranks(module.process_group)
+    return frozenset(ranks) if 0 in ranks else frozenset()
+
+
+def _flat_gradients(flat: Any) -> Any:
+    """Return a function of (index, shard info) that finds the gradient of one parameter's slice."""
+
+    def find(index: int, info: Any) -> torch.Tensor | None:
+        views = getattr(flat, "_params", None)
+        if views is not None:
+            gradient = views[index].grad
+            return None if gradient is None else gradient.reshape(-1)
+        if flat.grad is None:
+            return None
+        narrowed: torch.Tensor = flat.grad.narrow(0, info.offset_in_shard, info.numel_in_shard)
+        return narrowed
+
+    return find

@@ -1,0 +1,125 @@
+"""One look at the weights: sketches of all parts that this rank sends, and the norms of what they are made of."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from topowatch_client.messages import Array
+    from topowatch_client.shards import Held, Shards
+    from topowatch_client.sketch import FoldSketch, Part
+
+_FROZEN_LOOKS = 16  # after which a frozen part is read again: what writes to `.data` leaves no trace to see
+
+
+class Look(NamedTuple):
+    """What the weights are now."""
+
+    parts: list[Held]
+    rows: torch.Tensor  # parts × sketch dimension, float32, on the parts' device
+
+
+class _Kept(NamedTuple):
+    address: int
+    version: int
+    row: torch.Tensor
+    looks: int
+
+
+class Weights:
+    """Looks at the parts of a model. Frozen ones are read again only when they change, or now and then."""
+
+    def __init__(self, shards: Shards, sketch: FoldSketch) -> None:
+        self.shards = shards
+        self._sketch = sketch
+        self._frozen: dict[tuple[str, tuple[int, ...]], _Kept] = {}
+
+    def look(self) -> Look:
+        """Sketch every part; on an accelerator nothing waits for it."""
+        held = self.shards.held()
+        devices = {each.part.values.device for each in held}
+        if len(devices) <= 1:
+            return Look(held, self._rows(held))
+        target = max(devices, key=lambda device: device.type != "cpu")
+        rows: dict[int, torch.Tensor] = {}
+        for device in devices:
+            chosen = [index for index, each in enumerate(held) if each.part.values.device == device]
+            rows |= dict(zip(chosen, self._rows([held[index] for index in chosen]).to(target), strict=True))
+        return Look(held, torch.stack([rows[index] for index in range(len(held))]))
+
+    def _rows(self, held: Sequence[Held]) -> torch.Tensor:
+        """Return the sketches of parts on one device."""
+        known = [self._known(each) for each in held]
+        fresh = self._sketch.matrix([each.part for each, row in zip(held, known, strict=True) if row is None])
+        if not any(each.frozen for each in held):
+            return fresh
+        read = iter(fresh)
+        rows = [next(read) if row is None else row for row in known]
+        for each, row, reused in zip(held, rows, known, strict=True):
+            if each.frozen:
+                looks = 0 if reused is None else self._frozen[_place(each.part)].looks + 1
+                self._frozen[_place(each.part)] = _Kept(*_state(each.part), row, looks)
+        return torch.stack(rows)
+
+    def _known(self, held: Held) -> torch.Tensor | None:
+        kept = self._frozen.get(_place(held.part)) if held.frozen else None
+        same = kept is not None and (kept.address, kept.version) == _state(held.part)
+        return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
+
+
+def gradient_norm(held: Sequence[Held], device: torch.device) -> torch.Tensor | None:
+    """Return the norm over all gradients that lie there as dense tensors: one float32 number on `device`."""
+    dense = [each.gradient for each in held if each.gradient is not None and each.gradient.layout == torch.strided]
+    if not dense:
+        return None
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([_norm(gradient).to(device) for gradient in dense]))
+    return total
+
+
+def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str, float]:
+    """Reduce norms of parts to a few scalars.
+
+    Args:
+        numbers: `weights`, the sketch of all; `norms` and `changes`, one a part; `gradient`, one number. All optional.
+        matrices: For each part, whether its parameter has two dimensions or more: ratios are taken of those alone,
+            as biases start from zero.
+    """
+    scalars: dict[str, float] = {}
+    if "norms" in numbers:
+        scalars["weight_norm"] = _root_of_squares(numbers["norms"])
+        if not np.isfinite(numbers["weights"]).all():
+            scalars["nonfinite_weights"] = 1.0
+    if "changes" in numbers:
+        scalars["update_norm"] = _root_of_squares(numbers["changes"])
+        chosen = np.asarray(matrices) & (numbers["norms"] > 0)
+        if chosen.any():
+            ratios = numbers["changes"][chosen] / numbers["norms"][chosen]
+            scalars["update_ratio_max"] = float(ratios.max())
+            scalars["update_ratio_median"] = float(statistics.median(ratios.tolist()))
+    if "gradient" in numbers:
+        scalars["gradient_norm"] = float(numbers["gradient"][0])
+    return scalars
+
+
+def _root_of_squares(norms: Array) -> float:
+    return float(np.sqrt(np.square(norms, dtype=np.float64).sum()))
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the norm as float32; summed in no less than that, and no narrower than the tensor, as torch asks."""
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return norm.float()
+
+
+def _place(part: Part) -> tuple[str, tuple[int, ...]]:
+    return part.name, part.starts
+
+
+def _state(part: Part) -> tuple[int, int]:
+    return part.values.data_ptr(), part.values._version
