@@ -11,7 +11,7 @@ import fnmatch
 import itertools
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ class Patterns:
         return chosen and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """A part with what its parameter is besides numbers."""
 
     part: Part

@@ -31,6 +31,9 @@ _WINDOW_STARTS = 1 << 18
 # Elements folded in one kernel where launching kernels is what costs (accelerators), and pasted at once by `box`.
 _GATHER_ELEMENTS = 1 << 22
 _BOX_ELEMENTS = 1 << 20
+# Parts of at most this many rows are packed and folded together, up to so many rows in all: one by one, calls dominate.
+_SMALL_ROWS = 8
+_PACK_ROWS = 1024
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
@@ -46,6 +49,22 @@ class Part(NamedTuple):
     def whole(cls, name: str, values: torch.Tensor) -> Part:
         """Return the part that is all of a parameter."""
         return cls(name, values, tuple(values.shape), (0,) * values.dim())
+
+    @property
+    def flat_start(self) -> int | None:
+        """Where it starts in the flattened whole, None if it does not lie there in one piece."""
+        if tuple(self.values.shape[1:]) != self.shape[1:]:
+            return None
+        return self.starts[0] * math.prod(self.shape[1:]) if self.shape else 0
+
+
+class _Pack(NamedTuple):
+    """A buffer of rows that small parts are copied into, each from the column on that it begins in."""
+
+    buffer: torch.Tensor  # rows × dim, zero wherever no part lies
+    views: list[torch.Tensor]  # of the parts' places in it
+    signs: torch.Tensor  # rows × dim
+    owners: torch.Tensor  # of each row: the part's number
 
 
 def splitmix64(values: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -95,6 +114,7 @@ class FoldSketch:
         self._block = _BLOCK_ROWS * dim
         self._window_cache: dict[str, list[tuple[int, int]]] = {}
         self._scratch: dict[tuple[torch.device, str], torch.Tensor] = {}
+        self._packed: tuple[object, _Pack] | None = None
 
     def slice(self, name: str, values: torch.Tensor, offset: int = 0) -> torch.Tensor:
         """Sketch a part of parameter `name` that is contiguous in the flattened whole.
@@ -157,9 +177,60 @@ class FoldSketch:
         device = parts[0].values.device if parts else torch.device("cpu")
         rows = torch.zeros(len(parts), self.dim, device=device)
         with torch.no_grad():
-            for row, part in zip(rows, parts, strict=True):
-                self._add_box(row, part.name, part.values.detach(), shape=part.shape, starts=part.starts, offset=0)
+            small = self._small(parts)
+            if small:
+                pack = self._pack([parts[index] for index in small], tuple(small), device)
+                torch._foreach_copy_(pack.views, [parts[index].values.detach() for index in small])
+                rows.index_add_(0, pack.owners, pack.buffer * pack.signs)
+            for index in sorted({*range(len(parts))}.difference(small)):
+                name, values, shape, starts = parts[index]
+                self._add_box(rows[index], name, values.detach(), shape=shape, starts=starts, offset=0)
         return rows
+
+    def _small(self, parts: Sequence[Part]) -> list[int]:
+        """Return the numbers of the parts to pack."""
+        chosen, room = [], _PACK_ROWS
+        for index, part in enumerate(parts):
+            count = part.values.numel()
+            if 0 < count <= _SMALL_ROWS * self.dim and part.flat_start is not None:
+                room -= count // self.dim + 2
+                if room < 0:
+                    break
+                chosen.append(index)
+        return chosen
+
+    def _pack(self, parts: Sequence[Part], owners: tuple[int, ...], device: torch.device) -> _Pack:
+        """Return the buffer for these parts; it is kept until others come."""
+        key = (device, owners, tuple((part.name, part.values.shape, part.starts) for part in parts))
+        if self._packed is not None and self._packed[0] == key:
+            return self._packed[1]
+        places, owning, rows = [], [], 0
+        for part, owner in zip(parts, owners, strict=True):
+            offset, count = part.flat_start or 0, part.values.numel()
+            used = -(-(offset % self.dim + count) // self.dim)
+            places.append((rows * self.dim + offset % self.dim, offset, count))
+            owning += [owner] * used
+            rows += used
+        flat, signs = torch.zeros(2, rows * self.dim, device=device)
+        views = []
+        for part, (place, offset, count) in zip(parts, places, strict=True):
+            views.append(flat[place : place + count].view(part.values.shape))
+            self._spread_signs(part.name, offset, signs[place : place + count])
+        shape = (rows, self.dim)
+        pack = _Pack(flat.view(shape), views, signs.view(shape), torch.tensor(owning, device=device))
+        self._packed = key, pack
+        return pack
+
+    def _spread_signs(self, name: str, offset: int, out: torch.Tensor) -> None:
+        """Write the signs of the elements from `offset` on."""
+        windows = self._windows(name, (offset + len(out) - 1) // self._block + 1)
+        table, position = _table(self.seed, self.dim, out.device), 0
+        while position < len(out):
+            number, inside = divmod(offset + position, self._block)
+            length = min(self._block - inside, len(out) - position)
+            start, sign = windows[number]
+            torch.mul(table[start + inside : start + inside + length], sign, out=out[position : position + length])
+            position += length
 
     def _add_box(
         self,

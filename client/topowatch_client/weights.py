@@ -78,7 +78,12 @@ def gradient_norm(held: Sequence[Held], device: torch.device) -> torch.Tensor | 
     dense = [each.gradient for each in held if each.gradient is not None and each.gradient.layout == torch.strided]
     if not dense:
         return None
-    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([_norm(gradient).to(device) for gradient in dense]))
+    norms: list[torch.Tensor] = []
+    for kind in {(gradient.device, gradient.dtype) for gradient in dense}:
+        chosen = [gradient for gradient in dense if (gradient.device, gradient.dtype) == kind]
+        # Summed in no less than float32, and no narrower than the gradients, as torch asks.
+        norms += torch._foreach_norm(chosen, 2, torch.promote_types(kind[1], torch.float32))
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, torch.float32) for norm in norms]))
     return total
 
 
@@ -109,12 +114,6 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str,
 
 def _root_of_squares(norms: Array) -> float:
     return float(np.sqrt(np.square(norms, dtype=np.float64).sum()))
-
-
-def _norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the norm as float32; summed in no less than that, and no narrower than the tensor, as torch asks."""
-    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return norm.float()
 
 
 def _place(part: Part) -> tuple[str, tuple[int, ...]]:

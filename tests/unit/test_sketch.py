@@ -151,6 +151,30 @@ def test_rows_of_the_matrix_add_up_to_the_model() -> None:
             torch.testing.assert_close(row.norm(), values.norm())
 
 
+@given(st.data())
+def test_small_parts_that_are_folded_together_are_what_they_are_alone(data: st.DataObject) -> None:
+    """Slices of any parameter, across the bounds of rows and of windows, among parts too large to be packed."""
+    fold, dim = FoldSketch(dim=13), 13
+    whole = 256 * dim * 2 + 50
+    parts = []
+    for number in range(data.draw(st.integers(1, 6))):
+        start = data.draw(st.sampled_from([0, 5, 256 * dim - 3, 256 * dim, 2 * 256 * dim - 30]))
+        count = data.draw(st.sampled_from([0, 1, 12, 13, 14, 40, 9 * dim]))
+        values = torch.randn(min(count, whole - start), generator=torch.Generator().manual_seed(number))
+        parts.append(Part(f"w{number % 3}", values, (whole,), (start,)))
+    for _ in range(2):  # with the buffer made anew, and kept
+        rows = fold.matrix(parts)
+        for row, part in zip(rows, parts, strict=True):
+            torch.testing.assert_close(row, fold.slice(part.name, part.values, part.starts[0]), atol=1e-5, rtol=1e-5)
+
+
+def test_more_small_parts_than_the_pack_holds_are_folded_all() -> None:
+    fold = FoldSketch(dim=11)
+    parts = [Part.whole(f"w{number}", torch.randn(30)) for number in range(400)]
+    rows = fold.matrix(parts)
+    torch.testing.assert_close(rows, torch.stack([fold.slice(part.name, part.values) for part in parts]))
+
+
 def test_the_kernel_of_accelerators_agrees_with_that_of_the_cpu() -> None:
     fold = FoldSketch()
     values = torch.randn(fold._block * 3)
