@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topowatch_client.sketch import DIMENSION, FoldSketch, Part, canonical_name, signs, splitmix64
+from weight_differences import BARS, differences, training_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,54 +200,7 @@ def test_a_box_outside_its_parameter_is_refused(shape: tuple[int, ...], starts: 
         FoldSketch().slice("w", torch.ones(2), offset=-1)
 
 
-def differences(kind: str, random: torch.Generator) -> torch.Tensor:
-    """One structured difference of a 384 × 512 matrix, whose width has a factor in common with powers of two."""
-    rows, columns = 384, 512
-    u, v = torch.randn(rows, 1, generator=random), torch.randn(1, columns, generator=random)
-    if kind == "gaussian":
-        return torch.randn(rows, columns, generator=random)
-    if kind == "rank-one":
-        return u @ v
-    if kind == "relu rank-one":
-        return u.relu() @ v.relu()
-    if kind == "sign of rank-one":
-        return (u @ v).sign()
-    if kind == "constant":
-        return torch.ones(rows, columns)
-    delta = torch.zeros(rows, columns)
-    if kind == "heavy row":
-        delta[int(torch.randint(rows, (1,), generator=random))] = 1 + v[0].abs()
-    elif kind == "heavy column":
-        delta[:, int(torch.randint(columns, (1,), generator=random))] = 1 + u[:, 0].abs()
-    elif "sparse" in kind:
-        chosen = torch.randperm(rows * columns, generator=random)[:20]
-        sizes = torch.randn(20, generator=random)
-        delta.view(-1)[chosen] = sizes if kind == "uneven 20-sparse" else sizes.sign()
-    else:
-        inputs = torch.randn(64, columns, generator=random)
-        weights = torch.randn(rows, columns, generator=random) / columns**0.5
-        activity = inputs @ weights.T
-        gradient = ((activity.relu() - 1) * (activity > 0)).T @ inputs / 64
-        delta = gradient if kind == "relu gradient" else gradient / (gradient.abs() + 1e-8)
-    return delta
-
-
-@pytest.mark.parametrize(
-    ("kind", "bar"),
-    [
-        ("gaussian", 0.08),
-        ("rank-one", 0.08),
-        ("relu rank-one", 0.08),
-        ("sign of rank-one", 0.08),
-        ("heavy row", 0.08),
-        ("heavy column", 0.08),
-        ("20-sparse", 0.08),
-        ("uneven 20-sparse", 0.12),  # two large elements that share a bucket: the limit of one bucket an element
-        ("relu gradient", 0.08),
-        ("first adam step", 0.08),
-        ("constant", 0.12),
-    ],
-)
+@pytest.mark.parametrize(("kind", "bar"), BARS.items())
 def test_distances_survive_whatever_the_difference_looks_like(kind: str, bar: float) -> None:
     """The 99th percentile of the relative error of ‖Δ‖, over differences and names, stays within the bar."""
     random = torch.Generator().manual_seed(1)
@@ -260,16 +214,7 @@ def test_distances_survive_whatever_the_difference_looks_like(kind: str, bar: fl
 
 def test_distances_along_a_real_path_survive() -> None:
     """Consecutive weights of a small network in training, all parameters together, under 40 seeds."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    inputs, targets = torch.randn(512, 64), torch.randint(0, 10, (512,))
-    path = []
-    for _ in range(11):
-        path.append({name: values.detach().clone() for name, values in model.named_parameters()})
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
-        optimizer.step()
+    path = training_path(10)
     errors = []
     for seed in range(40):
         fold = FoldSketch(seed)
