@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench soak calibrate evaluate-classes protos dashboards install system clean
+.PHONY: help demo test test-install lint unit bench soak calibrate evaluate-classes protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes,
 
 soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).
 	@TOPOWATCH_TEST_KILLS=200 $(BIN)/python -m pytest tests/faults/test_kills.py -k again_and_again --timeout 3600
+
+test-install: $(VENV)/.dev ## Install the wheel beside torch alone on every Python found, and train (20 minutes, 5 GB each).
+	@$(BIN)/python -m pytest tests/install
 
 evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
 	@cd tests && ../$(BIN)/python -m replication.evaluate

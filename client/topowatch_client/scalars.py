@@ -84,6 +84,7 @@ class ScalarBuffer:
         """Keep one value under an acceptable name, however many there are. Raises TypeError as `add` does."""
         kept: float | torch.Tensor
         if isinstance(value, torch.Tensor):
+            value = _plain(name, value)
             if value.numel() != 1:
                 raise TypeError(f"log({name}=…) takes a number or a tensor of one element, not {tuple(value.shape)}")
             if value.is_complex():
@@ -106,3 +107,14 @@ class ScalarBuffer:
         if self.warning is None:
             self.warning = text
             _log.warning("topowatch: %s", text)
+
+
+def _plain(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return the local number of a DTensor that every rank has whole; any other would take a collective."""
+    placements = getattr(value, "placements", None)
+    if placements is None:
+        return value
+    if not all(placement.is_replicate() for placement in placements):
+        raise TypeError(f"log({name}=…) got a DTensor that is spread over ranks: log its .full_tensor()")
+    local: torch.Tensor = value._local_tensor  # type: ignore[attr-defined] # a DTensor's
+    return local

@@ -9,11 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from topowatch_client.scalars import ScalarBuffer, Series
 from topowatch_client.shards import Patterns, Shards
 from topowatch_client.sketch import FoldSketch
 
@@ -188,3 +189,14 @@ def test_patterns_choose_parameters_by_their_names_without_wrappers() -> None:
     assert shards.parameter_count == 20
     assert "0.weight" not in Patterns(exclude=("0.*",))
     assert "1.weight" in Patterns(exclude=("0.*",))
+
+
+def test_a_logged_dtensor_is_taken_where_every_rank_has_it_whole() -> None:
+    as_rank(0, 2)
+    mesh = init_device_mesh("cpu", (2,))
+    buffer = ScalarBuffer()
+    buffer.put(3, "loss", distribute_tensor(torch.tensor(0.5), mesh, [Replicate()], src_data_rank=None))
+    assert buffer.take().series([]) == [Series("loss", [3], [0.5])]
+    spread = DTensor.from_local(torch.tensor(0.5), mesh, [Partial()])
+    with pytest.raises(TypeError, match="full_tensor"):
+        buffer.put(4, "loss", spread)
