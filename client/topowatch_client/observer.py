@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from topowatch_client import messages
+from topowatch_client import messages, meter
+from topowatch_client.governor import Spent
 from topowatch_client.identity import next_incarnation
 from topowatch_client.messages import SampleParts
+from topowatch_client.meter import Span
 from topowatch_client.scalars import ScalarBuffer, Series, Waiting
 from topowatch_client.sketch import FoldSketch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
@@ -35,6 +36,14 @@ _FINISH_SECONDS = 1.0  # a last look that usually takes longer is left out
 _log = logging.getLogger("topowatch")
 
 
+class _Before(NamedTuple):
+    """Sketches of the parameters at the end of a step; `span` is what they took, unless a sample did."""
+
+    step: int
+    sketches: torch.Tensor
+    span: Span | None
+
+
 @dataclass
 class _Taken:
     """One sample on its way from the device: its numbers in one host tensor, whole once `event` has passed."""
@@ -45,6 +54,7 @@ class _Taken:
     layout: list[tuple[str, int]]  # what the numbers are, in order
     matrices: list[bool]  # for each parameter: whether it has two dimensions or more
     scalars: Waiting
+    spans: list[Span]  # what went into it: the look on the step before, if any, and its own
     probe: ProbeResult | None = None
 
 
@@ -61,7 +71,6 @@ class Observer:
         spool: SpoolWriter,
         governor: Governor,
         probe: Probe | None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.governor = governor
         self.samples = 0
@@ -74,15 +83,16 @@ class Observer:
         self._facts = facts
         self._spool = spool
         self._probe = probe
-        self._clock = clock
+        self._device = next((parameter.device for parameter in model.parameters()), None)
         self._sketch = FoldSketch(config.sketch_seed, config.sketch_dim)
         self._scalars = ScalarBuffer()
         self._uncounted: str | None = None  # the warning that nobody said where we start
-        self._before: tuple[int, torch.Tensor] | None = None  # sketches of the parameters, at an earlier step
+        self._before: _Before | None = None
         self._taken: _Taken | None = None
-        self._ended_at = clock()
+        self._ended_at = meter.now()
+        self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
-        self._last_probe_seconds = 0.0
+        self._forwarder_cpu: float | None = None
         seen = self._optimizer_step()
         self._restart(config.start_step if config.start_step is not None else seen or 0, config.incarnation)
         if seen is None and optimizer is not None and any(optimizer.state.values()):
@@ -113,21 +123,35 @@ class Observer:
 
     def on_step(self) -> None:
         """Take in the end of an optimiser step."""
-        started = self._clock()
+        started = meter.now()
         self._step += 1
         step = self._step
+        plain = self._taken is None
         self._emit()
         first = not self._begun
         if first or self.governor.samples_at(step):
             self._sample(step, probe=first or self.governor.probes_at(step))
+            plain = False
         elif self.governor.prepares_at(step):
-            self._before = (step, self._look()[1])
+            span = Span(self._device)
+            sketches = self._look()[1]
+            self._before = _Before(step, sketches, span.stop())
+            plain = False
         elif len(self._scalars) > _BUFFERED_VALUES:
             self._take(step)
             self._emit()
-        ended = self._clock()
-        self.governor.on_step(ended - self._ended_at, ended - started)
+            plain = False
+        ended = meter.now()
+        own = ended.minus(started).plus(self._late)
+        self._late = Spent()
+        self.governor.on_step(ended.minus(self._ended_at), own, plain=plain)
         self._ended_at = ended
+
+    def charge_forwarder(self, cpu_seconds: float | None) -> None:
+        """Tell the governor what the forwarder used; what it took to start is not held against how often we look."""
+        known, self._forwarder_cpu = self._forwarder_cpu, cpu_seconds
+        if cpu_seconds is not None and known is not None and cpu_seconds > known:
+            self.governor.on_forwarder(cpu_seconds - known)
 
     def flush(self) -> None:
         """Put everything that waits into the spool."""
@@ -175,22 +199,21 @@ class Observer:
         self._begun = True  # only now: what goes without a descriptor is lost
 
     def _sample(self, step: int, *, probe: bool) -> None:
-        started = self._clock()
-        before = self._before[1] if self._before is not None and self._before[0] == step - 1 else None
+        span = Span(self._device)
+        before = self._before if self._before is not None and self._before.step == step - 1 else None
         rate = _learning_rate(self._optimizer)
         if rate is not None:
             self._scalars.put(step, "learning_rate", rate)
         parameters, now = self._look()
-        sketched = self._clock()
-        self._take(step, parameters, now, before if before is not None and before.shape == now.shape else None)
-        self._before, self._sampled_step = (step, now), step
+        earlier = before.sketches if before is not None and before.sketches.shape == now.shape else None
+        taken = self._take(step, parameters, now, earlier)
+        if before is not None and before.span is not None:
+            taken.spans.append(before.span)
+        taken.spans.append(span.stop())
+        self._before, self._sampled_step = _Before(step, now, None), step
         if probe:
             self._probe_pass()
         self._emit(wait=probe)
-        # Every sample but those of consecutive steps needs a second look, on the step before.
-        second = sketched - started if self.governor.interval > 1 else 0.0
-        self.governor.on_sample(self._clock() - started - self._last_probe_seconds + second)
-        self._last_probe_seconds = 0.0
 
     def _look(self) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
         """Sketch every parameter that lies whole on this rank: (parameters, parameters × dimension)."""
@@ -219,7 +242,7 @@ class Observer:
         parameters: Sequence[tuple[str, torch.Tensor]] = (),
         now: torch.Tensor | None = None,
         before: torch.Tensor | None = None,
-    ) -> None:
+    ) -> _Taken:
         """Gather what a sample needs in one tensor and start its way to the host."""
         self._emit(wait=True)
         waiting = self._scalars.take()
@@ -239,7 +262,8 @@ class Observer:
         host, event = _to_host(numbers)
         layout = [(name, len(piece)) for name, piece in pieces]
         matrices = [parameter.dim() >= 2 for _, parameter in parameters]
-        self._taken = _Taken(step, host, event, layout, matrices, waiting)
+        self._taken = _Taken(step, host, event, layout, matrices, waiting, [])
+        return self._taken
 
     def _emit(self, *, wait: bool = False) -> None:
         """Put the sample that was taken last into the spool, if it has arrived."""
@@ -251,6 +275,7 @@ class Observer:
                 return
             taken.event.synchronize()
         self._taken = None
+        span = Span()
         numbers = dict(zip([name for name, _ in taken.layout], _cut(taken), strict=True))
         weights, update = numbers.get("weights"), numbers.get("update")
         scalars = _summary(numbers, taken.matrices)
@@ -272,12 +297,22 @@ class Observer:
         )
         if self._spool.append(messages.encode_sample(parts)):
             self.samples += 1
+        self._account(taken.spans, span.stop().spent())
+
+    def _account(self, spans: Sequence[Span], put_away: Spent) -> None:
+        """Tell the governor what a sample took, now that the device has passed it."""
+        for span in spans:
+            self._late = self._late.plus(span.beyond_host())
+        for span in spans[:-1]:
+            self.governor.on_look(span.spent())
+        if spans:
+            self.governor.on_sample(spans[-1].spent().plus(put_away))
 
     def _probe_pass(self) -> None:
         """Look at the probe set; one that fails is not looked at again, and training does not notice."""
         if self._probe is None or self._taken is None:
             return
-        started = self._clock()
+        span = Span()
         try:
             result = self._probe.run(frames=self._passes % _FRAMES_EVERY == 0)
         except Exception as error:  # noqa: BLE001 -- it runs the user's model, loss and forward: anything may come
@@ -288,8 +323,7 @@ class Observer:
         if np.isfinite(result.sketch).all():
             self._taken.probe = result
         self._passes += 1
-        self._last_probe_seconds = self._clock() - started
-        self.governor.on_probe(self._last_probe_seconds)
+        self.governor.on_probe(span.stop().spent())
 
     def _warn_uncounted(self) -> None:
         """Say once that nobody told us at which step this job goes on."""
