@@ -2,21 +2,61 @@
 
 Intervals are powers of two and samples fall on multiples of them, so that ranks that choose differently still meet: the
 steps of the slower one are a subset of those of the faster one.
+
+Two things are bounded: the share of all time, by the cap, and how many steps are slower than the rest. What takes more
+than a two-hundredth of a step is done at one step in 64 at most, what takes more than a twenty-fifth at one in 256, so
+that the slowest hundredth of all steps stays what it was.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _FIRST_INTERVAL = 16
+_FIRST_PROBES = 256
 _LONGEST = 1 << 20
-_LOOK_BACK = 8  # costs and step times that a choice rests on
-_HEADROOM = 0.8  # of the cap: the rest is for the forwarder and for what the clock does not see
-_PROBE_SHARE = 0.5  # of that, where probes run
+_LOOK_BACK = 8  # costs that a choice rests on
+_STEPS_BACK = 64  # steps that tell what a step takes
+_FEW_STEPS = 4  # the first of them that are enough to choose
+_CHOOSE_EVERY = 16  # steps: choosing costs something itself
+_HEADROOM = 0.8  # of the cap: the rest is for what no clock of ours sees, such as caches that are cold afterwards
+_LEAST = 0.25  # of that, kept for looking where hooks and the forwarder use up the rest
+_PROBE_SHARE = 0.5  # of what is left for looking, where probes run
 _RATIO_DECAY = 0.96  # a sample: halves in 17, as costs come in bursts (a probe pass with every fourth sample or rarer)
 _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well below the cap
+
+_COLD = 8.0  # times what later samples take: the first one also builds tables and loads code
+_UNSEEN = 0.005  # of a step: what takes no more may be done at any step
+_WITHIN_NOISE = 0.04  # up to this one step in 64 may be slower: it lies within what steps differ by anyway
+_SELDOM = 64
+_RARE = 256  # with the step before, fewer than one step in a hundred
+
+
+class Spent(NamedTuple):
+    """Seconds used up."""
+
+    wall: float = 0.0  # on an accelerator the time that it was kept busy, where that is longer
+    cpu: float = 0.0  # of all threads
+
+    def plus(self, other: Spent) -> Spent:
+        """Return the sum."""
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+    def minus(self, other: Spent) -> Spent:
+        """Return the difference, not below zero."""
+        return Spent(max(self.wall - other.wall, 0.0), max(self.cpu - other.cpu, 0.0))
+
+    def times(self, factor: float) -> Spent:
+        """Return `factor` times as much."""
+        return Spent(self.wall * factor, self.cpu * factor)
+
+    def share_of(self, whole: Spent) -> float:
+        """Return the larger of the two shares; 0 of nothing."""
+        return max((part / of for part, of in zip(self, whole, strict=True) if of > 0), default=0.0)
 
 
 def power_of_two_above(number: float) -> int:
@@ -31,98 +71,174 @@ def power_of_two_above(number: float) -> int:
 class Budget:
     """What the governor may use."""
 
-    cap: float = 0.005  # share of wall time
+    cap: float = 0.005  # share of time
     interval: int | None = None  # fixed steps between samples, rounded up to a power of two
     probe_interval: int | None = None  # the same between probe passes; None: four samples where `interval` is fixed
     probes: bool = False
 
 
 class Governor:
-    """Chooses the interval between samples and, as a multiple of it, between probe passes."""
+    """Chooses the intervals between samples, updates (samples with a look one step before) and probe passes.
+
+    The last two are multiples of the first.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.interval = power_of_two_above(budget.interval or _FIRST_INTERVAL)
-        wanted = budget.probe_interval or self.interval * (4 if budget.interval else 16)
+        self.update_interval = self.interval
+        wanted = budget.probe_interval or (self.interval * 4 if budget.interval else _FIRST_PROBES)
         self.probe_interval = max(power_of_two_above(wanted), self.interval)
         self._probes_fixed = budget.probe_interval is not None or budget.interval is not None
-        self._sample_costs: deque[float] = deque(maxlen=_LOOK_BACK)
-        self._probe_costs: deque[float] = deque(maxlen=_LOOK_BACK)
-        self._step_times: deque[float] = deque(maxlen=64)
-        self._window_cost = 0.0
-        self._window_wall = 0.0
-        self._total_cost = 0.0
-        self._total_wall = 0.0
+        self._looks: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._samples: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._probes: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._steps: deque[Spent] = deque(maxlen=_STEPS_BACK)
+        self._plain: deque[Spent] = deque(maxlen=_STEPS_BACK)  # our share of steps without a look
+        self._news: list[tuple[Spent, Spent, bool]] = []  # steps that are not yet accounted for: it costs less at once
+        self._own, self._whole = Spent(), Spent()  # since the start
+        self._window_own, self._window_whole = Spent(), Spent()  # lately
+        self._window_forwarder = Spent()
+
+    @property
+    def account(self) -> tuple[Spent, Spent]:
+        """(our time, all time) since the start."""
+        self._fold()
+        return self._own, self._whole
 
     @property
     def total_ratio(self) -> float:
-        """Own time over wall time since the start; 0 before the first step."""
-        return self._total_cost / self._total_wall if self._total_wall > 0 else 0.0
+        """Our time over all time since the start, by the clock that shows more; 0 before the first step."""
+        own, whole = self.account
+        return own.share_of(whole)
 
     @property
     def typical_probe_cost(self) -> float | None:
-        """Seconds of a probe pass; None before the first."""
-        return statistics.median(self._probe_costs) if self._probe_costs else None
+        """Seconds of a probe pass by the wall clock; None before the first."""
+        return statistics.median_low(spent.wall for spent in self._probes) if self._probes else None
 
     @property
     def typical_sample_cost(self) -> float | None:
-        """Seconds of a sample; None before the first."""
-        return statistics.median(self._sample_costs) if self._sample_costs else None
+        """Seconds of a sample by the wall clock; None before the first."""
+        return statistics.median_low(spent.wall for spent in self._samples) if self._samples else None
 
     def samples_at(self, step: int) -> bool:
         """Whether a sample is due at the end of `step`."""
         return step % self.interval == 0
 
     def prepares_at(self, step: int) -> bool:
-        """Whether the next step is a sample, so that its update needs the weights as they are now."""
-        return (step + 1) % self.interval == 0
+        """Whether the next step is a sample with an update, for which the weights are needed as they are now."""
+        return (step + 1) % self.update_interval == 0
 
     def probes_at(self, step: int) -> bool:
         """Whether a probe pass is due at the end of `step`; always at a sample."""
         return self._budget.probes and step % self.probe_interval == 0
 
-    def on_step(self, wall_seconds: float, own_seconds: float) -> None:
-        """Take in one step: time since the end of the step before, and what of it was ours."""
-        self._window_cost += own_seconds
-        self._window_wall += wall_seconds
-        self._total_cost += own_seconds
-        self._total_wall += wall_seconds
-        self._step_times.append(max(wall_seconds - own_seconds, 0.0))
+    def on_step(self, whole: Spent, own: Spent, *, plain: bool = True) -> None:
+        """Take in one step.
 
-    def on_sample(self, seconds: float) -> None:
-        """Take in the cost of one sample (both sketches, without the probe pass) and choose anew."""
-        self._sample_costs.append(seconds)
-        self._choose()
+        Args:
+            whole: Time since the end of the step before.
+            own: What of it was ours.
+            plain: Nothing was looked at or put into the spool.
+        """
+        self._news.append((whole, own, plain))
+        # From the fourth step on the first interval, chosen blindly, can be corrected.
+        if len(self._news) >= _STEPS_BACK or (len(self._steps) < _FEW_STEPS <= len(self._steps) + len(self._news)):
+            self._choose()
 
-    def on_probe(self, seconds: float) -> None:
+    def on_forwarder(self, cpu_seconds: float) -> None:
+        """Take in what the forwarder used since this was called last."""
+        used = Spent(cpu=cpu_seconds)
+        self._window_forwarder = self._window_forwarder.plus(used)
+        self._window_own = self._window_own.plus(used)
+        self._own = self._own.plus(used)
+
+    def on_look(self, spent: Spent) -> None:
+        """Take in the cost of a look on the step before a sample."""
+        self._looks.append(spent)
+
+    def on_sample(self, spent: Spent) -> None:
+        """Take in the cost of one sample, without the look before it and the probe pass, and choose anew."""
+        self._samples.append(spent)
+        if len(self._samples) < _LOOK_BACK or len(self._news) >= _CHOOSE_EVERY:
+            self._choose()
+
+    def on_probe(self, spent: Spent) -> None:
         """Take in the cost of one probe pass and choose anew."""
-        self._probe_costs.append(seconds)
+        self._probes.append(spent)
         self._choose()
 
     def take_ratio(self) -> float:
-        """Return own time over wall time lately: each call keeps most of what the calls before saw."""
-        ratio = self._window_cost / self._window_wall if self._window_wall > 0 else 0.0
-        self._window_cost *= _RATIO_DECAY
-        self._window_wall *= _RATIO_DECAY
+        """Return our time over all time lately: each call keeps most of what the calls before saw."""
+        self._fold()
+        ratio = self._window_own.share_of(self._window_whole)
+        self._window_own = self._window_own.times(_RATIO_DECAY)
+        self._window_whole = self._window_whole.times(_RATIO_DECAY)
+        self._window_forwarder = self._window_forwarder.times(_RATIO_DECAY)
         return ratio
 
-    def _choose(self) -> None:
-        if len(self._step_times) < 4:
+    def _fold(self) -> None:
+        """Account for the steps since the last time."""
+        if not self._news:
             return
-        step = max(statistics.median(self._step_times), 1e-9)
-        allowed = self._budget.cap * _HEADROOM * step  # seconds a step
-        share = _PROBE_SHARE if self._budget.probes else 1.0
-        if self._budget.interval is None and len(self._sample_costs) >= 2:
-            cost = statistics.median_low(self._sample_costs)  # the first one warms up
-            self.interval = _settle(self.interval, cost / (allowed * share))
-        if self._probe_costs and not self._probes_fixed:
-            self.probe_interval = _settle(
-                self.probe_interval, statistics.median_low(self._probe_costs) / (allowed * (1 - _PROBE_SHARE))
-            )
+        whole, own = (
+            Spent(*map(math.fsum, zip(*spent, strict=True))) for spent in list(zip(*self._news, strict=True))[:2]
+        )
+        self._own, self._whole = self._own.plus(own), self._whole.plus(whole)
+        self._window_own, self._window_whole = self._window_own.plus(own), self._window_whole.plus(whole)
+        self._steps.extend(whole.minus(own) for whole, own, _ in self._news)
+        self._plain.extend(own for _, own, plain in self._news if plain)
+        self._news.clear()
+
+    def _choose(self) -> None:
+        self._fold()
+        if len(self._steps) < _FEW_STEPS:
+            return
+        step = Spent(*(max(statistics.median(times), 1e-9) for times in zip(*self._steps, strict=True)))
+        allowed = self._allowed(step)
+        if self._samples and self._budget.interval is None:
+            sample = _typical(self._samples)
+            slows = sample.share_of(step)
+            both = sample.plus(_typical(self._looks) if self._looks else sample).share_of(step)
+            part = 1 - _PROBE_SHARE if self._budget.probes else 1.0
+            self.interval = _settle(self.interval, both / (allowed * part), slows)
+            # One sample in 64 and the step before each would be three slower steps in a hundred.
+            self.update_interval = self.interval if slows <= _UNSEEN else max(self.interval, _RARE)
+            allowed = max(allowed - both / self.interval, allowed * _PROBE_SHARE)
+        if self._probes and not self._probes_fixed:
+            share = _typical(self._probes).share_of(step)
+            self.probe_interval = _settle(self.probe_interval, share / allowed, share, seldom=_RARE)
         self.probe_interval = max(self.probe_interval, self.interval)
 
+    def _allowed(self, step: Spent) -> float:
+        """Return the share of a step that all looking together may take."""
+        whole = self._budget.cap * _HEADROOM
+        fixed = self._window_forwarder.share_of(self._window_whole)
+        if self._plain:
+            fixed += Spent(*map(statistics.median, zip(*self._plain, strict=True))).share_of(step)
+        return max(whole - fixed, whole * _LEAST)
 
-def _settle(now: int, needed: float) -> int:
+
+def _typical(costs: deque[Spent]) -> Spent:
+    """Return the median, of two the lower; of a single one what is left once everything is warm."""
+    if len(costs) == 1:
+        return costs[0].times(1 / _COLD)
+    return Spent(*(statistics.median_low(times) for times in zip(*costs, strict=True)))
+
+
+def _shortest(share: float, seldom: int) -> int:
+    """Return the shortest interval between steps that are slowed by `share` of a step."""
+    if share <= _UNSEEN:
+        return 1
+    return seldom if share <= _WITHIN_NOISE else _RARE
+
+
+def _settle(now: int, needed: float, share: float, seldom: int = _SELDOM) -> int:
     """Return the power of two that covers `needed` steps; a shorter one than `now` only with room to spare."""
-    wanted = power_of_two_above(needed)
-    return wanted if wanted > now else min(now, power_of_two_above(needed / _HYSTERESIS))
+
+    def wanted(room: float) -> int:
+        return max(power_of_two_above(needed / room), _shortest(share / room, seldom))
+
+    longer = wanted(1.0)
+    return longer if longer > now else min(now, wanted(_HYSTERESIS))

@@ -6,22 +6,22 @@ Knows torch and the spool; the handle in watch.py is what keeps its errors away 
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from topowatch_client import messages, steps
-from topowatch_client.governor import power_of_two_above
+from topowatch_client import messages, meter, steps
+from topowatch_client.governor import Spent, power_of_two_above
 from topowatch_client.identity import next_incarnation
 from topowatch_client.messages import SampleParts
+from topowatch_client.meter import Span
 from topowatch_client.scalars import ScalarBuffer, Series, Waiting
 from topowatch_client.weights import gradient_norm, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
@@ -36,6 +36,14 @@ _FINISH_SECONDS = 1.0  # a last look that usually takes longer is left out
 _log = logging.getLogger("topowatch")
 
 
+class _Before(NamedTuple):
+    """Sketches of the parts at the end of a step; `span` is what they took, unless a sample did."""
+
+    step: int
+    rows: torch.Tensor
+    span: Span | None
+
+
 @dataclass
 class _Taken:
     """One sample on its way from the device: its numbers in one host tensor, whole once `event` has passed."""
@@ -46,7 +54,14 @@ class _Taken:
     layout: list[tuple[str, int]]  # what the numbers are, in order
     matrices: list[bool]  # for each part: whether its parameter has two dimensions or more
     scalars: Waiting
+    spans: list[Span] = field(default_factory=list)  # what it took: a look on the step before, if any, and its own
     probe: ProbeResult | None = None
+
+    def arrived(self, *, wait: bool) -> bool:
+        """Say whether the numbers are whole and all that led to them has passed."""
+        if wait and self.event is not None:
+            self.event.synchronize()
+        return (self.event is None or _has_passed(self.event)) and all(span.passed(wait=wait) for span in self.spans)
 
 
 class Observer:
@@ -62,7 +77,6 @@ class Observer:
         spool: SpoolWriter,
         governor: Governor,
         probe: Probe | None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.governor = governor
         self.samples = 0
@@ -74,16 +88,18 @@ class Observer:
         self._facts = facts
         self._spool = spool
         self._probe = probe
-        self._clock = clock
+        self._device = next((parameter.device for parameter in weights.shards.model.parameters()), None)
         self._leads = facts.rank == weights.shards.senders[0]
         self._together: int | None = None  # steps between probe passes that every rank takes part in
         self._scalars = ScalarBuffer()
         self._uncounted: str | None = None  # the warning that nobody said where we start
         self._unprobed: str | None = None  # the warning that a sharded model is not probed
-        self._before: tuple[int, torch.Tensor] | None = None  # sketches of the parts, at an earlier step
+        self._before: _Before | None = None
         self._taken: _Taken | None = None
-        self._ended_at = clock()
+        self._ended_at = meter.now()
+        self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
+        self._forwarder_cpu: float | None = None
         seen = steps.steps_done(optimizers)
         self._restart(config.start_step if config.start_step is not None else seen or 0, config.incarnation)
         if seen is None and steps.have_stepped(optimizers):
@@ -146,9 +162,10 @@ class Observer:
 
     def on_step(self) -> None:
         """Take in the end of an optimiser step."""
-        started = self._clock()
+        started = meter.now()
         self._step += 1
         step = self._step
+        plain = self._taken is None
         together = self._probes_together_at(step)
         result = self._probe_pass() if together else None  # before all else: other ranks wait in it
         self._emit()
@@ -157,14 +174,27 @@ class Observer:
             if not self.collective and (first or self.governor.probes_at(step)):
                 result = self._probe_pass()
             self._sample(step, result)
+            plain = False
         elif self.governor.prepares_at(step):
-            self._before = (step, self._weights.look().rows)
+            span = Span(self._device)
+            rows = self._weights.look().rows
+            self._before = _Before(step, rows, span.stop())
+            plain = False
         elif len(self._scalars) > _BUFFERED_VALUES:
             self._take(step)
             self._emit()
-        ended = self._clock()
-        self.governor.on_step(ended - self._ended_at, ended - started)
+            plain = False
+        ended = meter.now()
+        own = ended.minus(started).plus(self._late)
+        self._late = Spent()
+        self.governor.on_step(ended.minus(self._ended_at), own, plain=plain)
         self._ended_at = ended
+
+    def charge_forwarder(self, cpu_seconds: float | None) -> None:
+        """Tell the governor what the forwarder used; what it took to start is not held against how often we look."""
+        known, self._forwarder_cpu = self._forwarder_cpu, cpu_seconds
+        if cpu_seconds is not None and known is not None and cpu_seconds > known:
+            self.governor.on_forwarder(cpu_seconds - known)
 
     def flush(self) -> None:
         """Put everything that waits into the spool."""
@@ -213,21 +243,20 @@ class Observer:
         self._begun = True  # only now: what goes without a descriptor is lost
 
     def _sample(self, step: int, probe: ProbeResult | None) -> None:
-        started = self._clock()
-        before = self._before[1] if self._before is not None and self._before[0] == step - 1 else None
+        span = Span(self._device)
+        before = self._before if self._before is not None and self._before.step == step - 1 else None
         rate = steps.learning_rate(self._optimizers)
         if rate is not None:
             self._scalars.put(step, "learning_rate", rate)
         look = self._weights.look()
-        sketched = self._clock()
-        self._take(step, look, before if before is not None and before.shape == look.rows.shape else None)
-        self._before, self._sampled_step = (step, look.rows), step
-        if self._taken is not None:
-            self._taken.probe = probe
+        earlier = before.rows if before is not None and before.rows.shape == look.rows.shape else None
+        taken = self._take(step, look, earlier)
+        taken.probe = probe
+        if before is not None and before.span is not None:
+            taken.spans.append(before.span)
+        taken.spans.append(span.stop())
+        self._before, self._sampled_step = _Before(step, look.rows, None), step
         self._emit(wait=probe is not None)
-        # Every sample but those of consecutive steps needs a second look, on the step before.
-        second = sketched - started if self.governor.interval > 1 else 0.0
-        self.governor.on_sample(self._clock() - started + second)
 
     def _probes_together_at(self, step: int) -> bool:
         return self._together is not None and step % self._together == 0
@@ -237,7 +266,7 @@ class Observer:
         step: int,
         look: Look | None = None,
         before: torch.Tensor | None = None,
-    ) -> None:
+    ) -> _Taken:
         """Gather what a sample needs in one tensor and start its way to the host."""
         self._emit(wait=True)
         waiting = self._scalars.take()
@@ -261,17 +290,15 @@ class Observer:
         layout = [(name, len(piece)) for name, piece in pieces]
         matrices = [len(held.part.shape) >= 2 for held in parts]
         self._taken = _Taken(step, host, event, layout, matrices, waiting)
+        return self._taken
 
     def _emit(self, *, wait: bool = False) -> None:
         """Put the sample that was taken last into the spool, if it has arrived."""
         taken = self._taken
-        if taken is None:
+        if taken is None or not taken.arrived(wait=wait):
             return
-        if taken.event is not None and not _has_passed(taken.event):
-            if not wait:
-                return
-            taken.event.synchronize()
         self._taken = None
+        span = Span()
         numbers = dict(zip([name for name, _ in taken.layout], _cut(taken), strict=True))
         weights, update = numbers.get("weights"), numbers.get("update")
         scalars = summary(numbers, taken.matrices)
@@ -293,12 +320,22 @@ class Observer:
         )
         if self._spool.append(messages.encode_sample(parts)):
             self.samples += 1
+        self._account(taken.spans, span.stop().spent())
+
+    def _account(self, spans: Sequence[Span], put_away: Spent) -> None:
+        """Tell the governor what a sample took, now that the device has passed it."""
+        for span in spans:
+            self._late = self._late.plus(span.beyond_host())
+        for span in spans[:-1]:
+            self.governor.on_look(span.spent())
+        if spans:
+            self.governor.on_sample(spans[-1].spent().plus(put_away))
 
     def _probe_pass(self) -> ProbeResult | None:
         """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""
         if self._probe is None:
             return None
-        started = self._clock()
+        span = Span()
         try:
             result = self._probe.run(frames=self._passes % _FRAMES_EVERY == 0)
         except Exception as error:  # noqa: BLE001 -- it runs the user's model, loss and forward: anything may come
@@ -309,7 +346,7 @@ class Observer:
                 _log.warning("topowatch: %s", self.probe_error)
             return None
         self._passes += 1
-        self.governor.on_probe(self._clock() - started)
+        self.governor.on_probe(span.stop().spent())
         return result if self._leads and np.isfinite(result.sketch).all() else None
 
     def _warn_uncounted(self) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from topowatch_client.spool import FORWARDER_LOCK
@@ -37,6 +38,17 @@ def forwarder_pid(spool_dir: Path) -> int | None:
             return None
         return int((spool_dir / FORWARDER_LOCK).read_text(encoding="ascii"))
     except (OSError, ValueError):
+        return None
+
+
+def forwarder_cpu_seconds(spool_dir: Path) -> float | None:
+    """Return the processor time that the forwarder of `spool_dir` has used, None if there is none."""
+    pid = forwarder_pid(spool_dir)
+    if pid is None:
+        return None
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it: all threads of another process
+    except OSError:
         return None
 
 

@@ -293,9 +293,10 @@ class Watch:
         ):
             return
         self._checked_at = now
-        from topowatch_client.spawn import ensure_forwarder
+        from topowatch_client.spawn import ensure_forwarder, forwarder_cpu_seconds
 
-        ensure_forwarder(config.spool_dir, config.token)
+        if not ensure_forwarder(config.spool_dir, config.token) and self._observer is not None:
+            self._observer.charge_forwarder(forwarder_cpu_seconds(config.spool_dir))
 
     def _wait_for_acks(self, began: float) -> None:
         """Give the last samples a moment to arrive: in a container nothing outlives the job."""

@@ -2,79 +2,200 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from topowatch_client.governor import Budget, Governor, power_of_two_above
+from topowatch_client.governor import Budget, Governor, Spent, power_of_two_above
 
-
-def drive(governor: Governor, steps: int, *, step: float, sample: float, probe: float = 0.0) -> float:
-    """Run a job with given costs in seconds; return the share of time that watching took in the second half."""
-    own_total = wall_total = 0.0
-    for number in range(steps):
-        own = 0.0
-        if governor.samples_at(number):
-            own += sample / 2
-            if governor.probes_at(number):
-                own += probe
-        if governor.prepares_at(number):
-            own += sample / 2
-        governor.on_step(step + own, own)
-        if governor.samples_at(number):
-            if governor.probes_at(number):
-                governor.on_probe(probe)
-            governor.on_sample(sample)
-        if number >= steps // 2:
-            own_total, wall_total = own_total + own, wall_total + step + own
-    return own_total / wall_total
+CAP = 0.005
+WINDOW = 1 << 12
+SECONDS = st.floats(1e-5, 1.0)
 
 
-@pytest.mark.parametrize("step", [1e-3, 1e-2, 0.1, 1.0])
-@pytest.mark.parametrize("sample", [1e-4, 1e-3, 2e-2])
-@pytest.mark.parametrize("probe", [0.0, 5e-3, 5e-2])
-def test_the_measured_cost_stays_under_the_cap(step: float, sample: float, probe: float) -> None:
-    governor = Governor(Budget(cap=0.005, probes=probe > 0))
-    share = drive(governor, 40_000, step=step, sample=sample, probe=probe)
-    assert share <= 0.005
-    assert governor.interval.bit_count() == governor.probe_interval.bit_count() == 1
+def spent(seconds: float) -> Spent:
+    return Spent(seconds, 2 * seconds)
+
+
+@dataclass
+class Job:
+    """A job with given costs in seconds; each step that is slowed is noted with what it is slowed by."""
+
+    step: float
+    sample: float
+    look: float = 0.0
+    probe: float = 0.0
+    plain: float = 0.0
+    cold: float = 1.0  # times what the first sample and pass cost
+    number: int = 0
+    slowed: list[tuple[int, float]] = field(default_factory=list)
+
+    def run(self, governor: Governor, steps: int) -> float:
+        """Return the share of the time that looking took."""
+        own_total = wall_total = 0.0
+        for _ in range(steps):
+            own = 0.0
+            warm = 1.0 if self.number else self.cold
+            sampled, prepared = governor.samples_at(self.number), governor.prepares_at(self.number)
+            if sampled:
+                own += self.sample * warm
+                if governor.probes_at(self.number):
+                    own += self.probe * warm
+                    governor.on_probe(spent(self.probe * warm))
+                governor.on_sample(spent(self.sample * warm))
+            elif prepared:
+                own += self.look
+                governor.on_look(spent(self.look))
+            if own:
+                self.slowed.append((self.number, own / self.step))
+            own_total, wall_total = own_total + own, wall_total + self.step + own + self.plain
+            governor.on_step(
+                spent(self.step + own + self.plain), spent(own + self.plain), plain=not (sampled or prepared)
+            )
+            self.number += 1
+        return own_total / wall_total
+
+
+def settled(job: Job, budget: Budget | None = None, steps: int = WINDOW) -> tuple[Governor, float]:
+    """Return the governor and the share of looking in the second half."""
+    governor = Governor(budget or Budget(cap=CAP, probes=job.probe > 0))
+    job.run(governor, steps)
+    job.slowed.clear()
+    return governor, job.run(governor, steps)
+
+
+@settings(max_examples=15, deadline=None)
+@given(step=SECONDS, sample=st.floats(1e-4, 0.5), looks=st.floats(0.3, 1.0), probe=st.floats(0.0, 1.0))
+def test_the_cost_of_looking_stays_under_the_cap(step: float, sample: float, looks: float, probe: float) -> None:
+    """Costs are drawn as shares of a step."""
+    job = Job(step, step * sample, step * sample * looks, step * probe)
+    governor, share = settled(job)
+    assert share <= CAP
     assert governor.probe_interval >= governor.interval
+    for interval in (governor.interval, governor.update_interval, governor.probe_interval):
+        assert interval.bit_count() == 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(step=SECONDS, sample=st.floats(1e-4, 0.5), looks=st.floats(0.3, 1.0), probe=st.floats(0.0, 1.0))
+def test_few_steps_are_slower_than_the_rest(step: float, sample: float, looks: float, probe: float) -> None:
+    """At most one step in a hundred by more than a twenty-fifth, at most one in fifty by more than a two-hundredth."""
+    job = Job(step, step * sample, step * sample * looks, step * probe)
+    settled(job)
+    assert sum(slowed > 0.041 for _, slowed in job.slowed) <= WINDOW / 100
+    assert sum(slowed > 0.0051 for _, slowed in job.slowed) <= WINDOW / 50
+
+
+@given(step=SECONDS, one=SECONDS, other=SECONDS, length=st.integers(100, 3000))
+@settings(max_examples=30, deadline=None)
+def test_samples_of_the_slower_rank_are_a_subset(step: float, one: float, other: float, length: int) -> None:
+    """Ranks that choose differently still meet, without having talked to each other."""
+    governors = [Governor(Budget(cap=CAP)) for _ in range(2)]
+    for governor, cost in zip(governors, (one, other), strict=True):
+        Job(step, cost, cost).run(governor, length)
+    frequent, seldom = sorted(governors, key=lambda governor: governor.interval)
+    assert all(frequent.samples_at(at) for at in range(0, 1 << 16, 64) if seldom.samples_at(at))
+
+
+@given(step=SECONDS, sample=SECONDS, plain=st.floats(0.0, 1e-3), length=st.integers(1, 500))
+@settings(max_examples=30, deadline=None)
+def test_its_own_figure_is_the_share_that_was_spent(step: float, sample: float, plain: float, length: int) -> None:
+    job = Job(step, sample, sample, plain=plain)
+    governor = Governor(Budget(cap=CAP))
+    share = job.run(governor, length)
+    own, whole = governor.account
+    assert whole.wall * 2 == pytest.approx(whole.cpu)
+    assert governor.total_ratio == pytest.approx(own.wall / whole.wall)
+    assert governor.total_ratio == pytest.approx(share + length * plain / whole.wall)
 
 
 def test_the_cap_is_used_and_not_left_lying() -> None:
     """Looking less often than needed wastes what may be seen: at most a factor of four is left, for powers of two."""
-    governor = Governor(Budget(cap=0.005))
-    assert drive(governor, 40_000, step=0.05, sample=2e-3) >= 0.005 / 4
+    assert settled(Job(step=0.4, sample=2e-3, look=2e-3))[1] >= CAP / 4
+
+
+@pytest.mark.parametrize("cost", [6e-3, 3.9e-2])
+def test_one_sample_in_64_where_it_lies_within_the_noise_of_a_step(cost: float) -> None:
+    """Its update, which takes a second look, comes with every fourth of them."""
+    governor, _ = settled(Job(step=1.0, sample=cost, look=0.6 * cost))
+    assert (governor.interval, governor.update_interval) == (64, 256)
+
+
+def test_dear_samples_are_rare_and_have_their_updates() -> None:
+    governor, _ = settled(Job(step=1.0, sample=0.06, look=0.05))
+    assert (governor.interval, governor.update_interval) == (256, 256)
 
 
 def test_cheap_samples_of_slow_steps_are_taken_at_every_step() -> None:
-    governor = Governor(Budget(cap=0.005))
-    drive(governor, 200, step=1.0, sample=1e-3)
-    assert governor.interval == 1
+    governor, _ = settled(Job(step=1.0, sample=1e-3, look=1e-3), steps=200)
+    assert governor.interval == governor.update_interval == 1
+
+
+def test_a_first_sample_that_is_dear_is_not_repeated_soon() -> None:
+    """Nothing is known before the fourth step; from then on no second sample comes that the cap does not pay for."""
+    job = Job(step=0.01, sample=0.5, look=0.5)
+    governor = Governor(Budget(cap=CAP))
+    job.run(governor, 1000)
+    assert [number for number, _ in job.slowed] == [0]
+    assert governor.interval >= 1024
+
+
+def test_a_first_sample_that_was_only_cold_is_forgiven() -> None:
+    job = Job(step=0.1, sample=2e-3, look=1e-3, cold=10.0)
+    governor = Governor(Budget(cap=CAP))
+    job.run(governor, 300)
+    assert governor.interval == 64
+    assert [number for number, _ in job.slowed if number <= 128] == [0, 64, 128]
 
 
 def test_follows_a_job_that_becomes_slower_and_faster() -> None:
-    governor = Governor(Budget(cap=0.005))
-    drive(governor, 5000, step=0.01, sample=2e-3)
-    fast = governor.interval
-    drive(governor, 5000, step=0.1, sample=2e-3)
-    slow = governor.interval
-    drive(governor, 5000, step=0.01, sample=2e-3)
-    assert slow < fast == governor.interval
+    governor = Governor(Budget(cap=CAP))
+    intervals = []
+    number = 0
+    for step in (0.01, 0.5, 0.01):
+        job = Job(step, sample=2e-3, look=2e-3, number=number)
+        job.run(governor, 4096)
+        number = job.number
+        intervals.append(governor.interval)
+    assert intervals[1] < intervals[0] == intervals[2]
 
 
 def test_one_slow_sample_does_not_change_the_interval() -> None:
-    governor = Governor(Budget(cap=0.005))
-    drive(governor, 5000, step=0.01, sample=1e-3)
+    governor, _ = settled(Job(step=0.01, sample=1e-3, look=1e-3))
     before = governor.interval
-    governor.on_sample(10.0)
+    governor.on_sample(spent(10.0))
     assert governor.interval == before
 
 
-@pytest.mark.parametrize(("wanted", "given"), [(1, 1), (2, 2), (3, 4), (50, 64), (64, 64)])
-def test_a_fixed_interval_is_rounded_up_and_kept(wanted: int, given: int) -> None:
+def test_the_clock_that_shows_more_counts() -> None:
+    """A disk that stalls takes wall time alone, a forwarder on another core processor time alone."""
+    assert Spent(1.0, 1.0).share_of(Spent(10.0, 20.0)) == pytest.approx(0.1)
+    assert Spent(0.1, 4.0).share_of(Spent(10.0, 20.0)) == pytest.approx(0.2)
+    assert Spent(1.0, 1.0).share_of(Spent(10.0, 0.0)) == pytest.approx(0.1)
+    assert Spent().share_of(Spent()) == 0.0
+
+
+def test_the_forwarder_and_plain_steps_leave_less_for_looking() -> None:
+    alone, _ = settled(Job(step=1.0, sample=4e-3, look=4e-3))
+    paying, _ = settled(Job(step=1.0, sample=4e-3, look=4e-3, plain=2.4e-3))
+    assert paying.interval > alone.interval
+    governor = Governor(Budget(cap=CAP))
+    job = Job(step=1.0, sample=4e-3, look=4e-3)
+    for _ in range(100):
+        job.run(governor, 16)
+        governor.on_forwarder(16 * 2 * 2.4e-3)
+    assert governor.interval == paying.interval
+    assert governor.total_ratio > governor.account[0].wall / governor.account[1].wall
+
+
+@pytest.mark.parametrize(("wanted", "chosen"), [(1, 1), (2, 2), (3, 4), (50, 64), (64, 64)])
+def test_a_fixed_interval_is_rounded_up_and_kept(wanted: int, chosen: int) -> None:
     governor = Governor(Budget(interval=wanted, probes=True))
-    assert governor.interval == given == power_of_two_above(wanted)
-    drive(governor, 2000, step=1e-3, sample=1.0, probe=1.0)
-    assert (governor.interval, governor.probe_interval) == (given, 4 * given)
+    assert governor.interval == chosen == power_of_two_above(wanted)
+    Job(step=1e-3, sample=1.0, look=1.0, probe=1.0).run(governor, 2000)
+    assert (governor.interval, governor.update_interval, governor.probe_interval) == (chosen, chosen, 4 * chosen)
 
 
 def test_probes_are_off_without_a_probe_set_and_fall_on_samples() -> None:
@@ -94,13 +215,13 @@ def test_the_ratio_is_that_of_lately() -> None:
     """One burst does not make it, and an old one is forgotten."""
     governor = Governor(Budget())
     assert governor.take_ratio() == 0.0
-    governor.on_step(1.0, 0.1)
-    governor.on_step(1.0, 0.0)
+    governor.on_step(spent(1.0), spent(0.1))
+    governor.on_step(spent(1.0), spent(0.0))
     assert governor.take_ratio() == pytest.approx(0.05)
-    governor.on_step(1.0, 0.0)
+    governor.on_step(spent(1.0), spent(0.0))
     assert 0.03 < governor.take_ratio() < 0.05
     assert governor.total_ratio == pytest.approx(0.1 / 3)
     for _ in range(300):
-        governor.on_step(1.0, 0.01)
+        governor.on_step(spent(1.0), spent(0.01))
         ratio = governor.take_ratio()
     assert ratio == pytest.approx(0.01, rel=1e-3)
