@@ -33,6 +33,8 @@ TRAINING = """
     import topowatch_client
 
     warnings.simplefilter("error")
+    # What protobuf 4.25 itself warns of on Python 3.12 and later.
+    warnings.filterwarnings("ignore", message="Type google._upb", category=DeprecationWarning)
     assert google.protobuf.__version__.startswith(sys.argv[1]), google.protobuf.__version__
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
