@@ -37,7 +37,7 @@ class Activations:
 
     Attributes:
         coverage: Share of the modules whose hook ran, when activations were taken last; 1 before.
-        problem: Why it is below 1, in words, or None.
+        problem: Why it is below 1, or what else went wrong, in words; or None.
         seconds: Host time that hooks have cost since `arm`.
     """
 
@@ -63,7 +63,7 @@ class Activations:
             Whether they are on.
         """
         self.disarm()
-        self.seconds = 0.0
+        self.seconds, self.problem = 0.0, None
         started = time.perf_counter()
         if not self._modules:
             self._modules = _thinned(list(_leaves(self._model)))
@@ -93,7 +93,8 @@ class Activations:
         if self._handles:
             self.coverage = len(self._fired) / len(self._modules)
             missing = [name for index, (name, _) in enumerate(self._modules) if index not in self._fired]
-            self.problem = f"{len(missing)} modules did not run, such as {missing[0]!r}" if missing else None
+            if missing:
+                self.problem = f"{len(missing)} modules did not run, such as {missing[0]!r}"
         order = sorted(self._samples)
         values = moments([self._samples[index] for index in order])
         self.disarm()
@@ -118,7 +119,9 @@ class Activations:
         if isinstance(result, torch.Tensor) and result.is_cuda and torch.cuda.is_current_stream_capturing():
             return  # a graph would replay the copy for ever
         self._fired.add(index)
-        if isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel():
+        if not isinstance(result, torch.Tensor) or result.device.type == "meta":
+            return
+        if result.is_floating_point() and result.numel():
             with torch.no_grad():
                 self._samples[index] = _sampled(result.detach())
 
@@ -188,4 +191,4 @@ def _thinned(leaves: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]
 def _compiles() -> bool:
     """Return whether this process has compiled anything with torch.compile."""
     dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(dynamo.counters["frames"])
+    return dynamo is not None and bool(dynamo.counters.get("stats"))

@@ -57,7 +57,7 @@ class Plan:
         return kept
 
 
-def plan(counted: Array, classes: int, wanted: int, budget: int = BUDGET) -> Plan:
+def plan(counted: Array, classes: int, wanted: int, budget: int) -> Plan:
     """Choose examples and positions, evenly spaced.
 
     Args:

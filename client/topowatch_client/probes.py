@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from topowatch_client import probe_head, probe_outputs, probe_set
+from topowatch_client import probe_head, probe_outputs, probe_plan, probe_set
 from topowatch_client.activations import Activations, statistics
 from topowatch_client.messages import ProbeFacts, ProbeResult
 from topowatch_client.probe_features import Features, find_layer
@@ -173,7 +173,7 @@ class Probe:
         counted = probe_set.counted(self._targets, examples)
         if counted.shape[1] != positions:
             counted = np.ones((examples, positions), bool)
-        chosen = plan(counted, classes, settings.positions)
+        chosen = plan(counted, classes, settings.positions, probe_plan.BUDGET)
         if settings.loss is None:
             self._usual_loss = probe_outputs.usual_loss(settings.output, classes, examples * positions, self._targets)
         self._inputs = probe_set.rows(self._inputs, chosen.examples)
