@@ -20,7 +20,7 @@ _RELATIVE = 2**-7  # by which numbers may differ that were computed in another s
 
 def find_head(model: nn.Module, classes: int) -> nn.Linear | None:
     """Return the last Linear that makes so many outputs, tied to an embedding or not."""
-    return next((module for _, module in reversed(linears(model)) if module.weight.shape[0] == classes), None)
+    return next((module for _, module in reversed(linears(model)) if module.out_features == classes), None)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from topowatch_client.activations import Activations, moments, statistics
+from topowatch_client.messages import LayerStatistics, ProbeResult, SampleParts, encode_sample
+from topowatch_protos.v1 import sample_pb2
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +188,15 @@ def test_a_step_that_compiles_under_the_hooks_goes_on_as_if_there_were_none() ->
     activations.disarm()
     torch.testing.assert_close(compiled(inputs), model(inputs))
     assert not counters["graph_break"]
+
+
+def test_layers_travel_with_what_either_side_knows_of_them() -> None:
+    seen = {"a": LayerStatistics(activation_mean=1.5, zero_fraction=0.25), "b": LayerStatistics(activation_mean=2.0)}
+    probe = ProbeResult(np.zeros(3, np.float32), np.zeros(0), np.zeros(0), layers=seen)
+    known = {"a": LayerStatistics(weight_norm=3.0), "c\n": LayerStatistics(update_norm=4.0)}
+    item = sample_pb2.Item.FromString(encode_sample(SampleParts(step=1, layers=known, probe=probe)))
+    layers = {layer.name: layer for layer in item.sample.layers}
+    assert list(layers) == ["a", "c-", "b"]
+    assert (layers["a"].weight_norm, layers["a"].activation_mean, layers["a"].zero_fraction) == (3.0, 1.5, 0.25)
+    assert np.isnan(layers["a"].update_norm)
+    assert layers["c-"].update_norm == 4.0
