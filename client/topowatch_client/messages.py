@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING
 
 from topowatch_client import names
@@ -65,6 +66,26 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
+class LayerStatistics:
+    """What is known of one layer; NaN where it was not measured."""
+
+    weight_norm: float = math.nan
+    update_norm: float = math.nan
+    gradient_norm: float = math.nan
+    activation_mean: float = math.nan
+    activation_deviation: float = math.nan
+    activation_kurtosis: float = math.nan  # 3 for a Gaussian, 0 where nothing varies
+    zero_fraction: float = math.nan
+
+    def joined(self, other: LayerStatistics | None) -> LayerStatistics:
+        """Return what either of two knows of the same layer."""
+        if other is None:
+            return self
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return LayerStatistics(*(theirs if math.isnan(ours) else ours for ours, theirs in pairs))
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """One probe pass, on the host. Arrays have one entry a position; empty where there is nothing to say."""
 
@@ -75,6 +96,7 @@ class ProbeResult:
     mean_loss: float | None = None
     layer: str = ""
     frames: Array | None = None  # float16, positions × features
+    layers: Mapping[str, LayerStatistics] = field(default_factory=dict)  # activations by module name
 
 
 @dataclass
@@ -86,6 +108,9 @@ class SampleParts:
     update: Array | None = None
     series: Sequence[Series] = field(default_factory=tuple)
     probe: ProbeResult | None = None
+    layers: Mapping[str, LayerStatistics] = field(
+        default_factory=dict
+    )  # by module name, at most 1,000 with the probe's
     overhead_ratio: float = 0.0
     interval: int = 0
     spooled_bytes: int = 0
@@ -141,6 +166,10 @@ def encode_sample(parts: SampleParts) -> bytes:
         sample.weights.values = _little(parts.weights, "<f4")
     if parts.update is not None:
         sample.update.values = _little(parts.update, "<f4")
+    seen = parts.probe.layers if parts.probe is not None else {}
+    for name in dict.fromkeys([*parts.layers, *seen]):
+        layer = parts.layers.get(name, LayerStatistics()).joined(seen.get(name))
+        sample.layers.append(sample_pb2.LayerStatistics(name=names.of_value(name), **asdict(layer)))
     if parts.probe is not None:
         _put_probe(sample, parts.probe)
     return sample_pb2.Item(schema=SCHEMA, sample=sample).SerializeToString()

@@ -1,80 +1,84 @@
 """One forward pass on a fixed probe set: what the model computes now, as a point that other runs can be compared with.
 
-The pass leaves no trace: modes, buffers, random states, grad mode and autocast are as before.
+The pass leaves the model as it was (see untouched.py). On a sharded model it is collective: every rank makes the same
+calls of the model, whose number follows from shapes alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from topowatch_client import probe_head, probe_outputs, probe_plan, probe_set
+from topowatch_client.activations import Activations, statistics
 from topowatch_client.messages import ProbeFacts, ProbeResult
-from topowatch_client.sketch import FoldSketch, name_key, signs
+from topowatch_client.probe_features import Features, find_layer
+from topowatch_client.probe_outputs import Losses, Tally, rows_of, tensor_of
+from topowatch_client.probe_plan import plan, spread
+from topowatch_client.probe_set import OUTPUTS, ProbeError, ProbeSettings
+from topowatch_client.untouched import Untouched, is_sharded
 
 if TYPE_CHECKING:
-    from topowatch_client.messages import Array
+    from collections.abc import Callable, Iterator
 
-OUTPUTS = ("logits", "probs", "values")
-FRAME_FEATURES = 64
-_SKETCH_NAME = "topowatch/predictions"
-_MICRO_BATCH = 64
-_DIGEST_BYTES = 4 << 20
-_KEPT_BUFFER_BYTES = 16 << 20
+    from topowatch_client.probe_plan import Plan
+    from topowatch_client.sketch import FoldSketch
+
+__all__ = ["Probe", "ProbeError", "ProbeSettings"]
 
 
-class ProbeError(ValueError):
-    """The probe set cannot be used; the message says why."""
+class _Seen(NamedTuple):
+    """What one pass has gathered so far."""
 
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """How to look at a model, as given to `attach`."""
-
-    inputs: Any  # tensor, tuple of tensors, or mapping of names to tensors; the first dimension counts examples
-    targets: Any = None
-    loss: Callable[[Any, Any], Any] | None = None
-    forward: Callable[[Any, Any], Any] | None = None
-    output: str = "logits"
-    layer: str | None = None
-    positions: int = 256
+    tally: Tally
+    losses: Losses
+    features: Features | None
 
 
 class Probe:
     """A fixed probe set and what is needed to pass it through a model.
 
-    More than `positions` examples, or output positions (tokens), are thinned evenly.
+    At most `positions` outputs are looked at: of one example each, or of sequences some 16 positions each, evenly
+    spaced among those whose targets count. A call of the model makes 2^22 numbers at most; where the logits of one
+    sequence are more, its head is applied at the chosen positions alone, if a trial shows that this comes to the same.
+
+    Attributes:
+        facts: For the run's descriptor; known from the first pass on.
+        warning: What the passes miss, in words, or None.
 
     Raises:
-        ProbeError: Inputs, output kind or layer cannot be used.
+        ProbeError: Inputs, targets, output kind or layer cannot be used.
     """
 
     def __init__(self, model: nn.Module, settings: ProbeSettings, sketch: FoldSketch) -> None:
         if settings.output not in OUTPUTS:
             raise ProbeError(f"output must be one of {', '.join(OUTPUTS)}, not {settings.output!r}")
+        self.facts: ProbeFacts | None = None
+        self.warning: str | None = None
+        self.layer, self._module = find_layer(model, settings.layer)
         self._settings = settings
         self._sketch = sketch
         self._model = model
-        self.layer, self._module = _find_layer(model, settings.layer)
-        examples = _length(settings.inputs)
-        _check_targets(settings.targets, examples)
-        chosen = _thin(examples, settings.positions)
-        self._inputs = _map(settings.inputs, lambda tensor: tensor.detach()[chosen.to(tensor.device)])
-        self._targets = None
-        if settings.targets is not None:
-            self._targets = _map(settings.targets, lambda tensor: tensor.detach()[chosen.to(tensor.device)])
-        self._examples = len(chosen)
-        self._digest = _digest(self._inputs)
-        self._projection: torch.Tensor | None = None
-        self.facts: ProbeFacts | None = None  # for the run's descriptor; known from the first pass on
-        self._loss = settings.loss or _usual_loss(settings.output, self._targets)
+        examples = probe_set.count(settings.inputs)
+        probe_set.check_targets(settings.targets, examples)
+        able = np.flatnonzero(probe_set.counted(settings.targets, examples).any(axis=1))
+        chosen = able[spread(len(able), settings.positions)]
+        self._inputs = probe_set.rows(settings.inputs, chosen)
+        self._targets = None if settings.targets is None else probe_set.rows(settings.targets, chosen)
+        self._plan: Plan | None = None  # what follows is known from the trial on
+        self._usual_loss: Callable[..., torch.Tensor] | None = None
+        self._usual_targets: torch.Tensor | None = None
+        self._head: nn.Linear | None = None
+        self._head_tried = False
+        self._digest = b""
+        self._signs: dict[int, torch.Tensor] = {}
+        self._activations = Activations(model)
+        self._untouched = Untouched(model)
 
     def run(self, *, frames: bool = False) -> ProbeResult:
         """Pass the probe set through the model.
@@ -83,34 +87,152 @@ class Probe:
             frames: Also take features of the watched layer along.
 
         Returns:
-            Predictions, losses and perhaps features, on the host.
+            Predictions, losses, statistics of activations and perhaps features, on the host.
 
         Raises:
             ProbeError: The outputs cannot be read as `output` says.
         """
-        outputs, losses, features = [], [], []
-        caught: list[torch.Tensor] = []
-        with _untouched(self._model, self._inputs), _catching(self._module if frames else None, self.layer, caught):
-            for first in range(0, self._examples, _MICRO_BATCH):
-                part = slice(first, min(first + _MICRO_BATCH, self._examples))
-                inputs = self._part(self._inputs, part)
-                result = self._forward(inputs)
-                rows = _positions(result, self._settings.output)
-                per_example = rows.shape[0] // (part.stop - first)
-                keep = _keep(part, per_example, self._examples, self._settings.positions).to(rows.device)
-                outputs.append(rows[keep].float())
-                if self._loss is not None and self._targets is not None:
-                    targets = self._part(self._targets, part)
-                    losses.append((self._loss(result, targets), rows.shape[0], keep, part.stop - first))
-                if caught:
-                    features.append(_feature_rows(caught, rows.shape[0], keep))
-                    caught.clear()
-            return self._summarise(torch.cat(outputs), losses, [part for part in features if part is not None])
+        with self._untouched.evaluating(), contextlib.ExitStack() as stack:
+            if self.facts is None:
+                stack.enter_context(_checked_tokens(self._model))
+            chosen = self._plan or self._try()
+            if chosen.crowded and not self._head_tried and not is_sharded(self._model):
+                self._try_head(chosen)
+            result = self._pass(chosen, frames=frames)
+        if self.facts is None:
+            self.facts = ProbeFacts(chosen.count, chosen.classes, self._settings.output, self._digest)
+        return result
+
+    def _pass(self, chosen: Plan, *, frames: bool) -> ProbeResult:
+        features = Features(self.layer, self._module)
+        seen = _Seen(Tally(self._settings.output, chosen.count, self._sketch), Losses(), features if frames else None)
+        failure: Exception | None = None
+        try:
+            self._activations.arm()
+            with features.catching() if frames else contextlib.nullcontext():
+                for part in chosen.parts():
+                    with self._at_head(chosen, part):
+                        result = self._forward(self._part(self._inputs, part))
+                    try:
+                        self._take(chosen, part, result, seen)
+                    except Exception as error:  # noqa: BLE001 -- raised once no other rank waits for us
+                        failure = failure or error
+            values, names = self._activations.take()
+        finally:
+            self._activations.disarm()
+        if failure is not None:
+            raise failure
+        sketch, argmax, confidence = seen.tally.result(self._scale(chosen))
+        per_position, mean = seen.losses.result()
+        made = features.result(self._signs, self._sketch.seed) if frames else None
+        if frames:
+            self.warning = f"layer {self.layer!r} gives no frames: {features.problem}" if features.problem else None
+        return ProbeResult(
+            sketch=sketch,
+            argmax=argmax,
+            confidence=confidence,
+            losses=per_position,
+            mean_loss=mean,
+            layer=self.layer if made is not None else "",
+            frames=made,
+            layers=statistics(values.cpu().numpy(), names),
+        )
+
+    def _take(self, chosen: Plan, part: slice, result: Any, seen: _Seen) -> None:
+        """Take in what one call returned."""
+        rows = rows_of(tensor_of(result, self._settings.output))
+        kept = torch.from_numpy(chosen.kept(part))
+        narrow = self._head is not None
+        whole = len(kept) if narrow else (part.stop - part.start) * chosen.positions
+        if rows.shape != (whole, chosen.classes):
+            raise ProbeError(f"outputs were {whole} × {chosen.classes} at first and are {tuple(rows.shape)} now")
+        rows = rows if narrow else rows[kept.to(rows.device)]
+        seen.tally.add(rows)
+        if self._usual_loss is not None and self._usual_targets is not None:
+            seen.losses.add(self._usual_loss(rows, self._usual_targets[part].flatten(0, 1).to(rows.device)), len(kept))
+        elif self._settings.loss is not None and self._targets is not None:
+            value = self._given_loss(chosen, part, result, whole, narrow=narrow)
+            if value is not None:
+                seen.losses.add(value if narrow or not value.dim() else value[kept.to(value.device)], len(kept))
+        if seen.features is not None:
+            seen.features.take(part.stop - part.start, chosen.positions, kept)
+
+    def _given_loss(self, chosen: Plan, part: slice, result: Any, rows: int, *, narrow: bool) -> torch.Tensor | None:
+        targets = self._part(self._targets, part)
+        if narrow:
+            targets = probe_set.along_positions(targets, chosen.positions, torch.from_numpy(chosen.offsets[part]))
+        value = self._settings.loss(result, targets) if self._settings.loss is not None else None
+        return None if value is None else probe_outputs.loss_rows(value, rows)
+
+    def _try(self) -> Plan:
+        """Pass one example, to learn how many positions it has; plan the passes, and keep the examples they need."""
+        settings, examples = self._settings, probe_set.count(self._inputs)
+        outputs = tensor_of(self._forward(self._part(self._inputs, slice(0, 1))), settings.output)
+        probe_outputs.check_layout(outputs, self._targets)
+        positions, classes = rows_of(outputs).shape
+        counted = probe_set.counted(self._targets, examples)
+        if counted.shape[1] != positions:
+            counted = np.ones((examples, positions), bool)
+        chosen = plan(counted, classes, settings.positions, probe_plan.BUDGET)
+        if settings.loss is None:
+            self._usual_loss = probe_outputs.usual_loss(settings.output, classes, examples * positions, self._targets)
+        self._inputs = probe_set.rows(self._inputs, chosen.examples)
+        if self._targets is not None:
+            self._targets = probe_set.rows(self._targets, chosen.examples)
+        if self._usual_loss is not None and isinstance(self._targets, torch.Tensor):
+            each = self._targets.reshape(len(chosen.examples), positions, -1)
+            picked = probe_set.along_positions(each, positions, torch.from_numpy(chosen.offsets))
+            self._usual_targets = picked if settings.output == "values" else picked.squeeze(-1)
+        self._digest = probe_set.digest(self._inputs, chosen.offsets)
+        self._plan = chosen
+        return chosen
+
+    def _try_head(self, chosen: Plan) -> None:
+        """Compare outputs and losses of one example with those of a head that is given the chosen positions alone."""
+        head = probe_head.find_head(self._model, chosen.classes)
+        one = slice(0, 1)
+        kept = torch.from_numpy(chosen.offsets[0])
+        verdict: bool | None = False
+        if head is not None:
+            full = self._forward(self._part(self._inputs, one))
+            try:
+                with probe_head.narrowed(head, chosen.positions, torch.from_numpy(chosen.offsets[one])):
+                    narrow = self._forward(self._part(self._inputs, one))
+                verdict = self._agree(chosen, kept, full, narrow)
+            except Exception:  # noqa: BLE001 -- a forward or loss that cannot do with fewer positions may say so anyhow
+                verdict = False
+        self._head = head if verdict else None
+        self._head_tried = verdict is not None
+
+    def _agree(self, chosen: Plan, kept: torch.Tensor, full: Any, narrow: Any) -> bool | None:
+        rows, few = (rows_of(tensor_of(result, self._settings.output)) for result in (full, narrow))
+        verdict = probe_head.agree(rows, kept, few)
+        if verdict and self._settings.loss is not None and self._targets is not None:
+            whole = self._given_loss(chosen, slice(0, 1), full, len(rows), narrow=False)
+            part = self._given_loss(chosen, slice(0, 1), narrow, len(few), narrow=True)
+            if whole is not None and part is not None:
+                verdict = probe_head.agree(whole, kept, part) is not False if whole.dim() else False
+        return verdict
+
+    def _at_head(self, chosen: Plan, part: slice) -> contextlib.AbstractContextManager[None]:
+        if self._head is None:
+            return contextlib.nullcontext()
+        return probe_head.narrowed(self._head, chosen.positions, torch.from_numpy(chosen.offsets[part]))
+
+    def _scale(self, chosen: Plan) -> torch.Tensor | None:
+        """Return targets of regression in the shape of the outputs, (positions × outputs), where they have it."""
+        targets = self._targets
+        if not isinstance(targets, torch.Tensor) or not targets.is_floating_point():
+            return None
+        if targets.numel() != len(chosen.examples) * chosen.positions * chosen.classes:
+            return None
+        each = targets.reshape(len(chosen.examples), chosen.positions, chosen.classes)
+        picked: torch.Tensor = probe_set.along_positions(each, chosen.positions, torch.from_numpy(chosen.offsets))
+        return picked.flatten(0, 1)
 
     def _part(self, whole: Any, part: slice) -> Any:
-        parameter = next(self._model.parameters(), None)
-        device = parameter.device if parameter is not None else None
-        return _map(whole, lambda tensor: tensor[part].to(device))
+        device = next((held.device for held in self._model.parameters() if held.device.type != "meta"), None)
+        return probe_set.change(whole, lambda tensor: tensor[part].to(device))
 
     def _forward(self, inputs: Any) -> Any:
         if self._settings.forward is not None:
@@ -119,263 +241,23 @@ class Probe:
             return self._model(**inputs)
         return self._model(*inputs) if isinstance(inputs, tuple) else self._model(inputs)
 
-    def _summarise(
-        self,
-        outputs: torch.Tensor,
-        losses: list[tuple[Any, int, torch.Tensor, int]],
-        features: list[torch.Tensor],
-    ) -> ProbeResult:
-        count = outputs.shape[0]
-        if self.facts is None:
-            self.facts = ProbeFacts(count, outputs.shape[1], self._settings.output, self._digest)
-        argmax, confidence = np.zeros(0, np.uint32), np.zeros(0, np.float16)
-        if self._settings.output == "values":
-            point = _standardise(outputs, self._targets)
-        else:
-            chances = _probabilities(outputs, self._settings.output)
-            point = chances.sqrt()
-            best = chances.max(dim=1)
-            argmax = best.indices.cpu().numpy().astype(np.uint32)
-            confidence = best.values.cpu().numpy().astype(np.float16)
-        sketch = self._sketch.slice(_SKETCH_NAME, point / count**0.5)
-        per_position, mean = _collect_losses(losses)
-        whole = features if len(features) == -(-self._examples // _MICRO_BATCH) else []
-        return ProbeResult(
-            sketch=sketch.cpu().numpy(),
-            argmax=argmax,
-            confidence=confidence,
-            losses=per_position,
-            mean_loss=mean,
-            layer=self.layer if whole else "",
-            frames=self._project(torch.cat(whole)) if whole else None,
-        )
-
-    def _project(self, features: torch.Tensor) -> Array:
-        """Reduce features to 64 columns with fixed random signs; narrower layers travel as they are."""
-        width = features.shape[1]
-        if width > FRAME_FEATURES:
-            if self._projection is None or self._projection.shape[0] != width:
-                key = name_key(f"topowatch/frames/{width}") ^ self._sketch.seed
-                table = torch.from_numpy(signs(key, width * FRAME_FEATURES)).view(width, FRAME_FEATURES)
-                self._projection = (table / FRAME_FEATURES**0.5).to(features.device)
-            features = features.float() @ self._projection
-        limit = float(np.finfo(np.float16).max)
-        return features.float().clamp(-limit, limit).cpu().numpy().astype(np.float16)
-
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module, inputs: Any) -> Iterator[None]:
-    """Evaluate without a trace. Modes are set as plain attributes: `train()` may be overridden to do more than that."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [buffer for buffer in model.buffers() if buffer.numel()]
-    budget = _KEPT_BUFFER_BYTES
-    kept = []
-    for buffer in buffers:
-        budget -= buffer.numel() * buffer.element_size()
-        if budget >= 0:
-            kept.append((buffer, buffer._version, buffer.detach().clone()))
-    devices = {tensor.device for tensor in [*model.parameters(), *_tensors(inputs)] if tensor.device.type == "cuda"}
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- `forward` may draw from it
-    autocasts = [torch.autocast(kind, enabled=False) for kind in {"cpu", *(device.type for device in devices)}]
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[device.index for device in devices]))
-            for autocast in autocasts:
-                stack.enter_context(autocast)
-            stack.enter_context(torch.no_grad())
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002 -- see above
-        with torch.no_grad():
-            for buffer, version, before in kept:
-                if buffer._version != version:
-                    buffer.copy_(before)
+def _checked_tokens(model: nn.Module) -> Iterator[None]:
+    """Refuse tokens that an embedding does not have while the block runs: on an accelerator they end the process."""
 
+    def check(module: nn.Embedding, arguments: tuple[Any, ...]) -> None:
+        tokens = arguments[0] if arguments else None
+        if not isinstance(tokens, torch.Tensor) or not tokens.numel() or hasattr(tokens, "full_tensor"):
+            return
+        least, most, known = int(tokens.min()), int(tokens.max()), module.num_embeddings
+        if least < 0 or most >= known:
+            raise ProbeError(f"probe inputs hold indices from {least} to {most}, and an embedding has {known} rows")
 
-@contextlib.contextmanager
-def _catching(module: nn.Module | None, layer: str, caught: list[torch.Tensor]) -> Iterator[None]:
-    """Collect the output of the named layer, or the input of the last Linear, while the block runs."""
-    if module is None:
-        yield
-        return
-
-    def take_input(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if arguments and isinstance(arguments[0], torch.Tensor):
-            caught.append(arguments[0].detach())
-
-    def take_output(_module: nn.Module, _arguments: tuple[Any, ...], result: Any) -> None:
-        if isinstance(result, torch.Tensor):
-            caught.append(result.detach())
-
-    by_input = layer.endswith(_INPUT_MARK)
-    handle = module.register_forward_pre_hook(take_input) if by_input else module.register_forward_hook(take_output)
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    handles = [module.register_forward_pre_hook(check) for module in embeddings]
     try:
         yield
     finally:
-        handle.remove()
-
-
-_INPUT_MARK = ":input"
-
-
-def _find_layer(model: nn.Module, name: str | None) -> tuple[str, nn.Module | None]:
-    modules = dict(model.named_modules())
-    if name is not None:
-        if name not in modules:
-            raise ProbeError(f"the model has no module named {name!r}")
-        return name, modules[name]
-    linear = [(name, module) for name, module in modules.items() if isinstance(module, nn.Linear)]
-    return (linear[-1][0] + _INPUT_MARK, linear[-1][1]) if linear else ("", None)
-
-
-def _tensors(inputs: Any) -> list[torch.Tensor]:
-    if isinstance(inputs, torch.Tensor):
-        return [inputs]
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
-    return [value for value in values if isinstance(value, torch.Tensor)]
-
-
-def _map(inputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(inputs, torch.Tensor):
-        return change(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: change(value) if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
-    return tuple(change(value) if isinstance(value, torch.Tensor) else value for value in inputs)
-
-
-def _length(inputs: Any) -> int:
-    lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in _tensors(inputs)}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ProbeError("probe inputs must be a tensor, a tuple or a mapping of tensors with one example a row")
-    return lengths.pop()
-
-
-def _check_targets(targets: Any, examples: int) -> None:
-    for tensor in _tensors(targets):
-        rows = tensor.shape[0] if tensor.dim() else 0
-        if rows != examples:
-            raise ProbeError(
-                f"probe inputs have {examples} rows and the targets {rows}: one target an example is needed"
-            )
-
-
-def _thin(available: int, wanted: int) -> torch.Tensor:
-    """Return at most `wanted` indices, evenly spaced."""
-    if available <= wanted:
-        return torch.arange(available)
-    return torch.arange(wanted) * available // wanted
-
-
-def _keep(part: slice, per_example: int, examples: int, wanted: int) -> torch.Tensor:
-    """Return which of the part's positions belong to the thinned set of all positions."""
-    chosen = _thin(examples * per_example, wanted)
-    first, behind = part.start * per_example, part.stop * per_example
-    inside: torch.Tensor = chosen[(chosen >= first) & (chosen < behind)] - first
-    return inside
-
-
-def _positions(result: Any, kind: str) -> torch.Tensor:
-    """Return outputs as (positions × classes): the last dimension holds classes, all before it count positions."""
-    if isinstance(result, Mapping) and "logits" in result:
-        result = result["logits"]
-    elif hasattr(result, "logits"):
-        result = result.logits
-    elif isinstance(result, (tuple, list)) and result:
-        result = result[0]
-    if not isinstance(result, torch.Tensor) or result.dim() == 0:
-        raise ProbeError(f"outputs must be a tensor of {kind}, not {type(result).__name__}; see `forward`")
-    if result.is_complex():
-        raise ProbeError(f"outputs must be real numbers, not {result.dtype}; `forward` may turn them into such")
-    return result.reshape(result.shape[0], 1) if result.dim() == 1 else result.reshape(-1, result.shape[-1])
-
-
-def _probabilities(outputs: torch.Tensor, kind: str) -> torch.Tensor:
-    if outputs.shape[1] == 1:  # one output a position: the chance of "yes"
-        yes = outputs.sigmoid() if kind == "logits" else outputs.clamp(0, 1)
-        return torch.cat([1 - yes, yes], dim=1)
-    return outputs.softmax(dim=1) if kind == "logits" else outputs.clamp(min=0)
-
-
-def _standardise(outputs: torch.Tensor, targets: Any) -> torch.Tensor:
-    """Centre and scale columns: by targets of the same shape, which all runs share, else by themselves."""
-    scale = outputs
-    if isinstance(targets, torch.Tensor) and targets.is_floating_point():
-        rows = targets.reshape(-1, outputs.shape[1]) if targets.numel() % outputs.shape[1] == 0 else targets
-        scale = rows.to(outputs.device).float() if rows.shape[:1] == outputs.shape[:1] else outputs
-    deviation = scale.std(dim=0, unbiased=False)
-    divisor: torch.Tensor = torch.where(deviation > 0, deviation, 1.0) * outputs.shape[1] ** 0.5
-    return (outputs - scale.mean(dim=0)) / divisor
-
-
-def _usual_loss(kind: str, targets: Any) -> Callable[[Any, Any], Any] | None:
-    """Return cross-entropy for integer targets of logits, squared error for values; None where neither fits."""
-    if not isinstance(targets, torch.Tensor):
-        return None
-    if kind == "logits" and not targets.is_floating_point():
-
-        def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor | None:
-            rows = _positions(outputs, kind)
-            if rows.shape[1] == 1 or rows.shape[0] != targets.numel():
-                return None
-            return nn.functional.cross_entropy(rows.float(), targets.reshape(-1).long(), reduction="none")
-
-        return cross_entropy
-    if kind == "values" and targets.is_floating_point():
-
-        def squared_error(outputs: Any, targets: torch.Tensor) -> torch.Tensor | None:
-            rows = _positions(outputs, kind)
-            return (rows - targets.reshape(rows.shape)).square().mean(1) if rows.numel() == targets.numel() else None
-
-        return squared_error
-    return None
-
-
-def _collect_losses(losses: list[tuple[Any, int, torch.Tensor, int]]) -> tuple[Array | None, float | None]:
-    """Return (losses a position or None, their mean or None). A scalar loss gives the mean alone."""
-    vectors, means, weights = [], [], []
-    for value, positions, keep, examples in losses:
-        if value is None:
-            return None, None
-        loss = torch.as_tensor(value).detach()
-        if loss.is_complex():
-            raise ProbeError(f"the loss must be a real number, not {loss.dtype}: take its .real or .abs()")
-        loss = loss.float()
-        means.append(float(loss.mean()))
-        weights.append(examples)
-        if loss.numel() == positions and (positions > 1 or loss.dim() > 0):
-            vectors.append(loss.reshape(-1)[keep.to(loss.device)])
-    if not means:
-        return None, None
-    if len(vectors) == len(losses):
-        flat = torch.cat(vectors).cpu().numpy().astype(np.float32)
-        return flat, float(flat.mean())
-    return None, float(np.average(means, weights=weights))
-
-
-def _feature_rows(caught: list[torch.Tensor], positions: int, keep: torch.Tensor) -> torch.Tensor | None:
-    """Return the features of the kept positions; None if the layer ran more than once or does not match the outputs."""
-    if len(caught) != 1 or caught[0].dim() < 2:
-        return None
-    features = caught[0]
-    if features.shape[0] == positions and features.dim() > 2:
-        rows = features.flatten(1)
-    else:
-        rows = features.reshape(-1, features.shape[-1])
-    return rows[keep.to(rows.device)] if rows.shape[0] == positions else None
-
-
-def _digest(inputs: Any) -> bytes:
-    """SHA-256 over shapes, types and contents (of an evenly spaced part of tensors beyond 4 MiB)."""
-    digest = hashlib.sha256()
-    for tensor in _tensors(inputs):
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().reshape(-1)
-        stride = max(1, flat.numel() * flat.element_size() // _DIGEST_BYTES)
-        part = flat[::stride].cpu().contiguous()
-        digest.update(part.view(torch.uint8).numpy().tobytes() if part.numel() else b"")
-    return digest.digest()
+        for handle in handles:
+            handle.remove()

@@ -129,19 +129,19 @@ def test_without_targets_there_are_predictions_and_no_losses() -> None:
 
 
 def test_language_models_are_seen_at_a_bounded_number_of_positions() -> None:
-    """130 sequences of 7 tokens have 910 positions; 256 of them are looked at, in micro-batches of a mapping."""
+    """130 sequences of 7 tokens have 910 positions; all 7 of 36 sequences are looked at, given as a mapping."""
     model = Languages()
     inputs = {"input_ids": torch.randint(11, (130, 7)), "attention_mask": torch.ones(130, 7)}
     probe = make(model, inputs, torch.randint(11, (130, 7)))
     result = probe.run(frames=True)
     assert probe.facts is not None
-    assert (probe.facts.positions, probe.facts.outputs) == (256, 11)
+    assert (probe.facts.positions, probe.facts.outputs) == (252, 11)
     assert result.losses is not None
     assert result.frames is not None
-    assert len(result.losses) == len(result.argmax) == len(result.confidence) == 256
-    assert result.frames.shape == (256, 64)
-    chosen = np.arange(256) * 910 // 256
-    expected = model(**inputs).logits.reshape(-1, 11).argmax(1).numpy()[chosen]
+    assert len(result.losses) == len(result.argmax) == len(result.confidence) == 252
+    assert result.frames.shape == (252, 64)
+    chosen = np.arange(36) * 130 // 36
+    expected = model(**inputs).logits[chosen].argmax(2).flatten()
     assert result.argmax.tolist() == expected.tolist()
 
 
@@ -163,6 +163,50 @@ def test_regression_is_standardised_by_its_targets() -> None:
         sketches.append(result.sketch)
     np.testing.assert_allclose(sketches[0], sketches[1], atol=1e-5)
     assert np.linalg.norm(sketches[0]) == pytest.approx(1.0, rel=0.15)
+
+
+def test_sequences_of_values_are_seen_at_the_same_positions_as_their_targets() -> None:
+    """Regression over time: standardised by the targets of the positions that are looked at, losses of these."""
+    inputs = torch.randn(8, 30, 3)
+    targets = inputs * 2 + 1
+    result = make(nn.Identity(), inputs, targets, output="values", positions=64).run()
+    sequences, offsets = np.arange(4) * 2, (2 * np.arange(16) + 1) * 30 // 32
+    rows, scale = (whole[sequences[:, None], offsets[None]].reshape(-1, 3) for whole in (inputs, targets))
+    point = (rows - scale.mean(0)) / scale.std(0, unbiased=False) / 3**0.5 / 64**0.5
+    np.testing.assert_allclose(result.sketch, FoldSketch().slice("topowatch/predictions", point), atol=1e-5)
+    np.testing.assert_allclose(result.losses, (rows - scale).square().mean(1), rtol=1e-5)
+
+
+def test_one_logit_and_integer_targets_are_cross_entropy_of_yes_or_no() -> None:
+    outputs, targets = torch.randn(9, 1), torch.randint(2, (9,))
+    result = make(nn.Identity(), outputs, targets).run()
+    expected = -torch.where(targets == 1, outputs[:, 0].sigmoid(), 1 - outputs[:, 0].sigmoid()).log()
+    np.testing.assert_allclose(result.losses, expected, rtol=1e-5)
+
+
+def test_classes_that_are_ignored_are_not_looked_at() -> None:
+    targets = torch.tensor([0, -100, 1, -100, 2])
+    result = make(nn.Identity(), torch.eye(5), targets).run()
+    assert result.argmax.tolist() == [0, 2, 4]
+    assert result.losses is not None
+    assert len(result.losses) == 3
+
+
+def test_a_loss_with_more_than_one_number_an_example_is_averaged() -> None:
+    outputs, targets = torch.randn(70, 3), torch.rand(70, 3)
+    result = make(nn.Identity(), outputs, targets, loss=nn.BCEWithLogitsLoss(reduction="none")).run()
+    expected = nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
+    np.testing.assert_allclose(result.losses, expected, rtol=1e-5)
+
+
+def test_activations_ride_on_the_pass() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).train()
+    inputs = torch.randn(50, 6)
+    layers = make(model, inputs).run().layers
+    assert list(layers) == ["0", "1", "2"]
+    hidden = model[1](model[0](inputs)).detach()
+    assert layers["1"].activation_mean == pytest.approx(float(hidden.mean()), rel=1e-4)
+    assert layers["1"].zero_fraction == pytest.approx(float((hidden == 0).float().mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("output", ["logits", "probs"])
@@ -192,6 +236,45 @@ def test_frames_are_the_input_of_the_last_linear_or_the_output_of_a_named_layer(
         assert result.frames is not None
         np.testing.assert_allclose(result.frames, features, atol=2e-3)
     assert last.run().frames is None
+
+
+class Wordy(nn.Module):
+    """Returns features among other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.unused = nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, Any]:
+        return {"note": "text", "features": self.inner(inputs)}
+
+
+def test_frames_are_found_in_tuples_and_mappings() -> None:
+    model = Wordy()
+    inputs = torch.randn(20, 6)
+    body = nn.Sequential(model)
+    probe = make(body, inputs, layer="0", forward=lambda model, inputs: model(inputs)["features"])
+    result = probe.run(frames=True)
+    assert result.frames is not None
+    np.testing.assert_allclose(result.frames, model.inner(inputs).detach(), atol=2e-3)
+    assert probe.warning is None
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "complaint"),
+    [
+        (Wordy(), "unused", "layer 'unused' gives no frames: it ran 0 times in a forward pass"),
+        (Wordy(), None, "layer 'unused:input' gives no frames: it ran 0 times in a forward pass"),
+        (nn.Identity(), None, "layer '' gives no frames: the model has no Linear whose input could be watched"),
+    ],
+)
+def test_a_layer_without_frames_is_said(model: nn.Module, layer: str | None, complaint: str) -> None:
+    def forward(model: nn.Module, inputs: torch.Tensor) -> Any:
+        return model.inner(inputs) if isinstance(model, Wordy) else inputs
+
+    probe = make(model, torch.randn(20, 6), layer=layer, forward=forward)
+    result = probe.run(frames=True)
+    assert (result.layer, result.frames, probe.warning) == ("", None, complaint)
 
 
 def test_wide_features_are_projected_the_same_in_every_run() -> None:
@@ -233,6 +316,23 @@ def test_equal_inputs_have_equal_digests() -> None:
 def test_a_probe_set_that_cannot_be_used_is_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ProbeError, match=complaint):
         Probe(nn.Linear(6, 4), ProbeSettings(**settings), FoldSketch())
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "complaint"),
+    [
+        (nn.Identity(), {"inputs": torch.randn(4, 3), "output": "probs"}, "no probabilities"),
+        (nn.Identity(), {"inputs": torch.ones(4, 3, 5, 5), "targets": torch.ones(4, 5, 5).long()}, r"movedim\(1, -1\)"),
+        (nn.Identity(), {"inputs": torch.ones(4, 3), "targets": torch.full((4,), 3)}, "targets from 3 to 3 do not fit"),
+        (nn.Linear(3, 3, device="meta"), {"inputs": torch.ones(4, 3, device="meta")}, "meta device"),
+        (nn.LazyLinear(3), {"inputs": torch.ones(4, 3)}, "only its first forward pass makes"),
+    ],
+)
+def test_models_and_outputs_that_cannot_be_seen_are_refused_in_words(
+    model: nn.Module, settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ProbeError, match=complaint):
+        Probe(model, ProbeSettings(**settings), FoldSketch()).run()
 
 
 def test_outputs_that_are_no_tensor_are_refused() -> None:

@@ -1,0 +1,194 @@
+"""Statistics of activations, from forward hooks that are on for one pass only.
+
+A hook copies an evenly strided part of its module's output, on the device; moments are computed for all modules at
+once when they are taken. Nothing waits for the device, and nothing is kept of the pass.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from topowatch_client.messages import LayerStatistics
+from topowatch_client.sketch import canonical_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from topowatch_client.messages import Array
+
+_MODULES = 64
+_ELEMENTS = 1 << 14  # of one output: 4 MiB for all, and 2 % of error of a deviation
+_FIELDS = ("activation_mean", "activation_deviation", "activation_kurtosis", "zero_fraction")
+# What these make says nothing that their neighbours do not.
+_PLAIN = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, nn.modules.loss._Loss)
+_EMPTY = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Sequential, torch.jit.ScriptModule)
+
+
+class Activations:
+    """Watches the outputs of a model's leaf modules, at most 64 of them, evenly thinned.
+
+    `arm` it for one pass, `take` what was seen. Of modules that run several times the first call is seen.
+
+    Attributes:
+        coverage: Share of the modules whose hook ran, when activations were taken last; 1 before.
+        problem: Why it is below 1, or what else went wrong, in words; or None.
+        seconds: Host time that hooks have cost since `arm`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.coverage = 1.0
+        self.problem: str | None = None
+        self.seconds = 0.0
+        self._model = model
+        self._modules: list[tuple[str, nn.Module]] = []
+        self._handles: list[Any] = []
+        self._fired: set[int] = set()
+        self._samples: dict[int, torch.Tensor] = {}
+
+    def arm(self, *, training: bool = False) -> bool:
+        """Put the hooks on.
+
+        Args:
+            training: For the job's own next step, where forward passes without gradients do not count. Refused where
+                torch.compile is in use: what it compiled runs without these hooks, and what it compiles while they
+                are on would be compiled again without them. Not for a first step, which may be the one that compiles.
+
+        Returns:
+            Whether they are on.
+        """
+        self.disarm()
+        self.seconds, self.problem = 0.0, None
+        started = time.perf_counter()
+        if not self._modules:
+            self._modules = _thinned(list(_leaves(self._model)))
+        if training and _compiles():
+            self.coverage, self.problem = 0.0, "torch.compile is in use, which leaves out hooks"
+            return False
+        for index, (_, module) in enumerate(self._modules):
+            self._handles.append(module.register_forward_hook(self._hook(index, training=training)))
+        self.seconds += time.perf_counter() - started
+        return True
+
+    def disarm(self) -> None:
+        """Take the hooks off and forget what they saw."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._fired.clear()
+        self._samples.clear()
+
+    def take(self) -> tuple[torch.Tensor, list[str]]:
+        """Take the hooks off and return what they saw.
+
+        Returns:
+            float32 (modules × 4) on the device of the first: mean, standard deviation, kurtosis (3 for a Gaussian, 0
+            where nothing varies), fraction of zeros. And the modules' names.
+        """
+        if self._handles:
+            self.coverage = len(self._fired) / len(self._modules)
+            missing = [name for index, (name, _) in enumerate(self._modules) if index not in self._fired]
+            if missing:
+                self.problem = f"{len(missing)} modules did not run, such as {missing[0]!r}"
+        order = sorted(self._samples)
+        values = moments([self._samples[index] for index in order])
+        self.disarm()
+        return values, [self._modules[index][0] for index in order]
+
+    def _hook(self, index: int, *, training: bool) -> Any:
+        def look(_module: nn.Module, _arguments: Any, result: Any) -> None:
+            if torch.compiler.is_compiling() or index in self._fired or torch.is_grad_enabled() != training:
+                return
+            started = time.perf_counter()
+            try:
+                self._see(index, result)
+            except Exception as error:  # noqa: BLE001 -- it runs within the job's forward pass, which must not notice
+                self.problem = f"{self._modules[index][0]}: {error!r}"
+            self.seconds += time.perf_counter() - started
+
+        return look
+
+    def _see(self, index: int, result: Any) -> None:
+        if isinstance(result, (tuple, list)):
+            result = next((part for part in result if isinstance(part, torch.Tensor)), None)
+        if isinstance(result, torch.Tensor) and result.is_cuda and torch.cuda.is_current_stream_capturing():
+            return  # a graph would replay the copy for ever
+        self._fired.add(index)
+        if not isinstance(result, torch.Tensor) or result.device.type == "meta":
+            return
+        if result.is_floating_point() and result.numel():
+            with torch.no_grad():
+                self._samples[index] = _sampled(result.detach())
+
+
+def statistics(values: Array, names: Sequence[str]) -> dict[str, LayerStatistics]:
+    """Return statistics by module, from what `take` returned: values (modules × 4) on the host."""
+    return {
+        name: LayerStatistics(**dict(zip(_FIELDS, row, strict=True)))
+        for name, row in zip(names, values.tolist(), strict=True)
+    }
+
+
+def moments(samples: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return mean, standard deviation, kurtosis and fraction of zeros of one-dimensional float32 tensors.
+
+    Returns:
+        float32 (samples × 4) on the device of the first.
+    """
+    if not samples:
+        return torch.zeros(0, len(_FIELDS), dtype=torch.float32, device="cpu")
+    device = samples[0].device
+    lengths = [len(sample) for sample in samples]
+    table = torch.zeros(len(samples), max(lengths), dtype=torch.float32, device=device)
+    for row, sample in zip(table, samples, strict=True):
+        row[: len(sample)] = sample
+    counts = torch.tensor(lengths, device=device).unsqueeze(1)
+    inside = torch.arange(table.shape[1], device=device) < counts
+    mean = table.sum(1, keepdim=True) / counts
+    centred = torch.where(inside, table - mean, 0.0)
+    deviation = (centred.square().sum(1, keepdim=True) / counts).sqrt()
+    scaled = centred / torch.where(deviation > 0, deviation, 1.0)
+    kurtosis = scaled.pow(4).sum(1, keepdim=True) / counts
+    zeros = ((table == 0) & inside).sum(1, keepdim=True) / counts
+    return torch.cat([mean, deviation, kurtosis, zeros], dim=1)
+
+
+def _sampled(output: torch.Tensor) -> torch.Tensor:
+    """Copy at most 2^14 elements, evenly strided in memory; the stride shares no factor with the shape."""
+    if hasattr(output, "to_local"):
+        output = output.to_local()
+    strides = output.stride()
+    order = sorted(range(output.dim()), key=lambda dimension: -strides[dimension])
+    flat = output.permute(order).reshape(-1)
+    stride = -(-flat.numel() // _ELEMENTS)
+    while stride > 1 and any(math.gcd(stride, size) > 1 for size in output.shape):
+        stride += 1
+    part = flat[::stride]
+    return torch.empty(part.shape, dtype=torch.float32, device=part.device).copy_(part)
+
+
+def _leaves(model: nn.Module, prefix: str = "") -> Iterable[tuple[str, nn.Module]]:
+    """Yield modules that compute something themselves; attention and parametrised layers are taken as one."""
+    whole = isinstance(model, nn.MultiheadAttention) or hasattr(model, "parametrizations")
+    children = [] if whole else list(model.named_children())
+    if not children and not isinstance(model, (*_PLAIN, *_EMPTY)):
+        yield canonical_name(prefix), model
+    for name, child in children:
+        yield from _leaves(child, f"{prefix}.{name}" if prefix else name)
+
+
+def _thinned(leaves: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    unique = list({id(module): (name, module) for name, module in reversed(leaves)}.values())[::-1]
+    wanted = min(_MODULES, len(unique))
+    return [unique[index * len(unique) // wanted] for index in range(wanted)]
+
+
+def _compiles() -> bool:
+    """Return whether this process has compiled anything with torch.compile."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(dynamo.counters.get("stats"))

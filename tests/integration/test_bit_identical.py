@@ -1,0 +1,166 @@
+"""Losses of 200 steps are the same to the last bit whether a training is watched, with probe passes, or not.
+
+Distributed trainings have files of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+import topowatch_client
+from tiny_gpt import TinyGPT
+from topowatch_client import probe_plan
+from topowatch_client.activations import Activations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+STEPS = 200
+VOCABULARY, LENGTH = 61, 24
+
+
+class Restless(nn.Module):
+    """Draws numbers, keeps statistics, caches and counts: all that a stray pass would leave a trace in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 16))
+        self.rest = nn.Sequential(nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 4))
+        self.register_buffer("seen", torch.zeros(6))
+        self.calls = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen = 0.9 * self.seen + 0.1 * inputs.detach().mean(0)
+        noise = 0.01 * torch.randn_like(inputs)
+        return self.rest(self.first(inputs - self.seen + noise)) * (1 + 1e-3 * (self.calls % 7))
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+
+
+class Case(NamedTuple):
+    """A way to train."""
+
+    model: Callable[[], nn.Module] = plain
+    compiled: str = ""  # before or after attach
+    backend: str = "aot_eager"
+    sizes: tuple[int, ...] = (16,)  # batches, in turn
+    autocast: bool = False
+    accumulated: int = 1
+
+
+CASES = {
+    "plain": Case(),
+    "restless": Case(Restless),
+    "language": Case(lambda: TinyGPT(VOCABULARY, LENGTH)),
+    "bfloat16": Case(autocast=True),
+    "accumulated": Case(accumulated=3),
+    "compiled-before": Case(compiled="before", backend="inductor"),
+    "compiled-after": Case(compiled="after"),
+    "compiled-dynamic": Case(compiled="before", backend="eager", sizes=(16, 9, 12, 23)),
+    "compiled-language": Case(lambda: TinyGPT(VOCABULARY, LENGTH), compiled="after", backend="eager"),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(probe_plan, "BUDGET", VOCABULARY * LENGTH // 2)  # language models: the head alone
+    yield
+    torch.set_num_threads(threads)
+
+
+def batch(model: nn.Module, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(model, TinyGPT):
+        text = torch.randint(VOCABULARY, (min(size, 5), LENGTH + 1))
+        return text[:, :-1], text[:, 1:]
+    return torch.randn(size, 6), torch.randint(4, (size,))
+
+
+def outputs(model: Any, inputs: torch.Tensor) -> torch.Tensor:
+    made = model(inputs)
+    return (made if isinstance(made, torch.Tensor) else made.logits).flatten(0, -2)
+
+
+def attach(model: nn.Module, optimizer: torch.optim.Optimizer, inner: nn.Module, spool: Path) -> Any:
+    generator = torch.random.get_rng_state()
+    inputs, targets = batch(inner, 40)
+    torch.random.set_rng_state(generator)
+    watch = topowatch_client.attach(
+        model,
+        optimizer,
+        probe=(inputs, targets),
+        config={"mode": "offline", "spool_dir": spool, "interval": 4, "probe_interval": 8},
+    )
+    assert watch.status["error"] is None
+    return watch
+
+
+class Trained(NamedTuple):
+    """What came of a training."""
+
+    losses: list[str]
+    compiled: dict[str, Any]  # what torch.compile counted
+    activations: list[int]  # how many modules were seen in each watched step
+
+
+def train(case: Case, spool: Path | None = None, *, activations: bool = False) -> Trained:
+    """Train, watched if there is a spool; with `activations`, hooks hang on the model in every eighth step."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    inner = case.model()
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.05, momentum=0.9)
+    model: Any = torch.compile(inner, backend=case.backend) if case.compiled == "before" else inner
+    watch = attach(model, optimizer, inner, spool) if spool is not None else None
+    if case.compiled == "after":
+        model = torch.compile(inner, backend=case.backend)
+    hooks, losses, seen = Activations(inner), [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for _ in range(case.accumulated):
+            inputs, targets = batch(inner, case.sizes[step % len(case.sizes)])
+            with torch.autocast("cpu", dtype=torch.bfloat16) if case.autocast else contextlib.nullcontext():
+                loss = nn.functional.cross_entropy(outputs(model, inputs), targets.flatten())
+                loss.backward()
+                losses.append(loss.item().hex())
+        optimizer.step()
+        if activations and step % 8 == 6:
+            hooks.arm(training=True)
+        elif activations and step % 8 == 7:
+            seen.append(len(hooks.take()[1]))
+    if watch is not None:
+        watch.finish()
+        status = watch.status
+        assert (status["error"], status["failures"]) == (None, 0)
+        assert status["samples"] >= STEPS // 4
+        assert watch._observer._probe.facts is not None
+    compiled = {kind: dict(counts) for kind, counts in counters.items() if kind in {"stats", "frames"}}
+    return Trained(losses, compiled, seen)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_bit_identical(name: str, tmp_path: Path) -> None:
+    """With probe passes, and with activations of training steps where there are none; nothing is compiled anew."""
+    case = CASES[name]
+    bare, probed, seen = train(case), train(case, tmp_path), train(case, activations=True)
+    assert len(bare.losses) == STEPS * case.accumulated
+    assert len(set(bare.losses)) > STEPS / 2
+    assert bool(bare.compiled) == bool(case.compiled)
+    assert probed.losses == seen.losses == bare.losses
+    assert probed.compiled == seen.compiled == bare.compiled
+    assert len(seen.activations) == STEPS // 8
+    assert all(bool(count) != bool(case.compiled) for count in seen.activations)
