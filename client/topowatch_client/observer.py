@@ -6,29 +6,31 @@ Knows torch and the spool; the handle in watch.py is what keeps its errors away 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from topowatch_client import messages, meter, steps
+from topowatch_client.activations import Activations
 from topowatch_client.governor import Spent, power_of_two_above
 from topowatch_client.identity import next_incarnation
 from topowatch_client.messages import SampleParts
 from topowatch_client.meter import Span
-from topowatch_client.scalars import ScalarBuffer, Series, Waiting
-from topowatch_client.weights import gradient_norm, summary
+from topowatch_client.scalars import ScalarBuffer, Series
+from topowatch_client.taken import take
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import torch
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
     from topowatch_client.messages import Array, ProbeResult, RunFacts
     from topowatch_client.probes import Probe
     from topowatch_client.spool import SpoolWriter
-    from topowatch_client.weights import Look, Weights
+    from topowatch_client.taken import Taken
+    from topowatch_client.weights import Weights
 
 _BUFFERED_VALUES = 4096  # scalars that may wait for the next sample; beyond that they travel alone
 _FRAMES_EVERY = 4  # probe passes
@@ -42,26 +44,6 @@ class _Before(NamedTuple):
     step: int
     rows: torch.Tensor
     span: Span | None
-
-
-@dataclass
-class _Taken:
-    """One sample on its way from the device: its numbers in one host tensor, whole once `event` has passed."""
-
-    step: int
-    numbers: torch.Tensor
-    event: torch.cuda.Event | None
-    layout: list[tuple[str, int]]  # what the numbers are, in order
-    matrices: list[bool]  # for each part: whether its parameter has two dimensions or more
-    scalars: Waiting
-    spans: list[Span] = field(default_factory=list)  # what it took: a look on the step before, if any, and its own
-    probe: ProbeResult | None = None
-
-    def arrived(self, *, wait: bool) -> bool:
-        """Say whether the numbers are whole and all that led to them has passed."""
-        if wait and self.event is not None:
-            self.event.synchronize()
-        return (self.event is None or _has_passed(self.event)) and all(span.passed(wait=wait) for span in self.spans)
 
 
 class Observer:
@@ -88,14 +70,16 @@ class Observer:
         self._facts = facts
         self._spool = spool
         self._probe = probe
-        self._device = next((parameter.device for parameter in weights.shards.model.parameters()), None)
         self._leads = facts.rank == weights.shards.senders[0]
+        self._activations = Activations(weights.shards.model) if probe is None and self._leads else None
+        self._armed = False  # to see the activations of the step that is next
+        self._device = next((parameter.device for parameter in weights.shards.model.parameters()), None)
         self._together: int | None = None  # steps between probe passes that every rank takes part in
         self._scalars = ScalarBuffer()
         self._uncounted: str | None = None  # the warning that nobody said where we start
         self._unprobed: str | None = None  # the warning that a sharded model is not probed
         self._before: _Before | None = None
-        self._taken: _Taken | None = None
+        self._taken: Taken | None = None
         self._ended_at = meter.now()
         self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
@@ -116,6 +100,12 @@ class Observer:
         return self._weights.shards.coverage
 
     @property
+    def activation_coverage(self) -> float | None:
+        """Share of the watched modules whose activations were seen; None on ranks that do not look at them."""
+        source = self._activations or self._probe
+        return source.coverage if source is not None else None
+
+    @property
     def collective(self) -> bool:
         """Whether other ranks wait for this one at probe passes, whatever becomes of watching here."""
         return self._together is not None
@@ -123,7 +113,10 @@ class Observer:
     @property
     def warning(self) -> str | None:
         """What the user was warned of since the start."""
-        return "; ".join(text for text in (self._uncounted, self._unprobed, self._scalars.warning) if text) or None
+        probe = self._probe.warning if self._probe is not None else None
+        return (
+            "; ".join(text for text in (self._uncounted, self._unprobed, probe, self._scalars.warning) if text) or None
+        )
 
     def probe_together(self, *, agreed: bool) -> None:
         """Take probe passes at fixed steps, on every rank of a sharded model, or none.
@@ -181,14 +174,20 @@ class Observer:
             self._before = _Before(step, rows, span.stop())
             plain = False
         elif len(self._scalars) > _BUFFERED_VALUES:
-            self._take(step)
+            self._taken = take(step, self._scalars.take())
             self._emit()
             plain = False
+        self._arm(step + 1)
         ended = meter.now()
         own = ended.minus(started).plus(self._late)
         self._late = Spent()
         self.governor.on_step(ended.minus(self._ended_at), own, plain=plain)
         self._ended_at = ended
+
+    def let_go(self) -> None:
+        """Take the hooks off the model."""
+        if self._activations is not None:
+            self._activations.disarm()
 
     def charge_forwarder(self, cpu_seconds: float | None) -> None:
         """Tell the governor what the forwarder used; what it took to start is not held against how often we look."""
@@ -200,7 +199,7 @@ class Observer:
         """Put everything that waits into the spool."""
         self._emit(wait=True)
         if len(self._scalars):
-            self._take(self._step_or_start)
+            self._taken = take(self._step_or_start, self._scalars.take())
             self._emit(wait=True)
 
     def finish(self, results: Mapping[str, float]) -> None:
@@ -250,7 +249,14 @@ class Observer:
             self._scalars.put(step, "learning_rate", rate)
         look = self._weights.look()
         earlier = before.rows if before is not None and before.rows.shape == look.rows.shape else None
-        taken = self._take(step, look, earlier)
+        seen = self._activations.take() if self._activations is not None and self._armed else None
+        # To read the gradients takes as long as a look: where those are dear, they come with the updates.
+        gradients = earlier is not None or self.governor.update_interval == self.governor.interval
+        # A rank may hold none of a sharded model; the others' sums wait for its zeros.
+        whole = look if look.parts or self._weights.shards.sharded else None
+        self._emit(wait=True)
+        taken = take(step, self._scalars.take(), whole, before=earlier, gradients=gradients, seen=seen)
+        self._taken = taken
         taken.probe = probe
         if before is not None and before.span is not None:
             taken.spans.append(before.span)
@@ -258,39 +264,19 @@ class Observer:
         self._before, self._sampled_step = _Before(step, look.rows, None), step
         self._emit(wait=probe is not None)
 
+    def _arm(self, step: int) -> None:
+        """See the activations of a coming step, where there are no probes to see them with: as rarely as those."""
+        if self._activations is None:
+            return
+        if self._armed:
+            self._activations.disarm()
+            self.governor.on_probe(Spent(self._activations.seconds, self._activations.seconds))
+            self._late = self._late.plus(Spent(self._activations.seconds, self._activations.seconds))
+        due = step % self.governor.probe_interval == 0 and self.governor.samples_at(step)
+        self._armed = due and self._activations.arm(training=True)
+
     def _probes_together_at(self, step: int) -> bool:
         return self._together is not None and step % self._together == 0
-
-    def _take(
-        self,
-        step: int,
-        look: Look | None = None,
-        before: torch.Tensor | None = None,
-    ) -> _Taken:
-        """Gather what a sample needs in one tensor and start its way to the host."""
-        self._emit(wait=True)
-        waiting = self._scalars.take()
-        pieces: list[tuple[str, torch.Tensor]] = []
-        now = look.rows if look is not None else None
-        parts = look.parts if look is not None else []
-        # A rank may hold none of a sharded model; the others' sums wait for its zeros.
-        if now is not None and (parts or self._weights.shards.sharded):
-            pieces += [("weights", now.sum(0)), ("norms", torch.linalg.vector_norm(now, dim=1))]
-            if before is not None:
-                change = now - before
-                pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
-            gradient = gradient_norm(parts, now.device)
-            if gradient is not None:
-                pieces.append(("gradient", gradient.reshape(1)))
-        if waiting.on_device:
-            device = now.device if now is not None else waiting.on_device[0].device
-            pieces.append(("scalars", torch.stack([value.to(device) for value in waiting.on_device])))
-        numbers = torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0)
-        host, event = _to_host(numbers)
-        layout = [(name, len(piece)) for name, piece in pieces]
-        matrices = [len(held.part.shape) >= 2 for held in parts]
-        self._taken = _Taken(step, host, event, layout, matrices, waiting)
-        return self._taken
 
     def _emit(self, *, wait: bool = False) -> None:
         """Put the sample that was taken last into the spool, if it has arrived."""
@@ -299,13 +285,10 @@ class Observer:
             return
         self._taken = None
         span = Span()
-        numbers = dict(zip([name for name, _ in taken.layout], _cut(taken), strict=True))
+        numbers = taken.numbers()
         weights, update = numbers.get("weights"), numbers.get("update")
-        scalars = summary(numbers, taken.matrices)
-        if taken.probe is not None and taken.probe.mean_loss is not None:
-            scalars["probe_loss"] = taken.probe.mean_loss
-        series = taken.scalars.series(numbers.get("scalars", np.zeros(0)).tolist())
-        series += [Series(name, [taken.step], [value]) for name, value in scalars.items()]
+        series = taken.series(numbers)
+        series += [Series(name, [taken.step], [value]) for name, value in taken.summary(numbers).items()]
         self._begin()
         parts = SampleParts(
             step=taken.step,
@@ -313,6 +296,7 @@ class Observer:
             update=_finite(update) if _finite(weights) is not None else None,
             series=series,
             probe=taken.probe,
+            layers=taken.layers(numbers),
             overhead_ratio=self.governor.take_ratio(),
             interval=self.governor.interval,
             spooled_bytes=self._spool.size_bytes,
@@ -361,26 +345,5 @@ class Observer:
             _log.warning("topowatch: %s", self._uncounted)
 
 
-def _has_passed(event: torch.cuda.Event) -> bool:
-    return bool(event.query())  # type: ignore[no-untyped-call] # torch leaves it untyped
-
-
-def _cut(taken: _Taken) -> list[Array]:
-    lengths = [length for _, length in taken.layout]
-    return np.split(taken.numbers.numpy(), np.cumsum(lengths)[:-1]) if lengths else []
-
-
 def _finite(sketch: Array | None) -> Array | None:
     return sketch if sketch is not None and np.isfinite(sketch).all() else None
-
-
-def _to_host(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """Start a copy to the host; on CUDA it does not block and is whole once the event has passed."""
-    if numbers.device.type != "cuda":
-        return numbers.cpu(), None
-    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    with torch.cuda.device(numbers.device):
-        pinned.copy_(numbers, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        event.record()
-    return pinned, event

@@ -80,6 +80,11 @@ class Probe:
         self._activations = Activations(model)
         self._untouched = Untouched(model)
 
+    @property
+    def coverage(self) -> float:
+        """Share of the watched modules whose activations the last pass saw."""
+        return self._activations.coverage
+
     def run(self, *, frames: bool = False) -> ProbeResult:
         """Pass the probe set through the model.
 

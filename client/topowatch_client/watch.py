@@ -170,6 +170,7 @@ class Watch:
             "overhead_ratio": observer.governor.total_ratio if observer else 0.0,
             "interval": observer.governor.interval if observer else None,
             "coverage": observer.coverage if observer else 0.0,
+            "activation_coverage": observer.activation_coverage if observer else None,
             "acked": outcome.get("acked", 0),
             "rejected": outcome.get("rejected", 0),
             "forwarder": outcome.get("message", ""),
@@ -326,12 +327,16 @@ class Watch:
     def _close(self, *, ended: bool) -> None:
         spool = self._spool
         self._unhook()
+        if self._observer is not None:
+            self._guarded(self._observer.let_go)
         if spool is not None:
             self._guarded(lambda: spool.close(ended=ended))
         self._mode = "finished"
 
     def _disable(self, reason: str) -> None:
         self._mode, self._error = "disabled", reason
+        if self._observer is not None:
+            self._observer.let_go()
         if self._observer is not None and self._observer.collective:
             self._pacing = self._observer
         else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from topowatch_client.shards import Held, Shards
     from topowatch_client.sketch import FoldSketch, Part
 
+ABSENT = -1.0  # the norm of a gradient that is not there; NaN is that of one which is not finite
 _FROZEN_LOOKS = 16  # after which a frozen part is read again: what writes to `.data` leaves no trace to see
 
 
@@ -73,25 +74,33 @@ class Weights:
         return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
 
 
-def gradient_norm(held: Sequence[Held], device: torch.device) -> torch.Tensor | None:
-    """Return the norm over all gradients that lie there as dense tensors: one float32 number on `device`."""
-    dense = [each.gradient for each in held if each.gradient is not None and each.gradient.layout == torch.strided]
+def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor | None:
+    """Return the norm of each part's gradient, float32 on `device`: ABSENT without a dense one, None if all are."""
+    dense = [
+        (index, each.gradient)
+        for index, each in enumerate(held)
+        if each.gradient is not None and each.gradient.layout == torch.strided
+    ]
     if not dense:
         return None
-    norms: list[torch.Tensor] = []
-    for kind in {(gradient.device, gradient.dtype) for gradient in dense}:
-        chosen = [gradient for gradient in dense if (gradient.device, gradient.dtype) == kind]
+    norms = torch.full((len(held),), ABSENT, device=device)
+    for kind in {(gradient.device, gradient.dtype) for _, gradient in dense}:
+        chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
         # Summed in no less than float32, and no narrower than the gradients, as torch asks.
-        norms += torch._foreach_norm(chosen, 2, torch.promote_types(kind[1], torch.float32))
-    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, torch.float32) for norm in norms]))
-    return total
+        wide = torch.promote_types(kind[1], torch.float32)
+        found = torch.stack(torch._foreach_norm([gradient for _, gradient in chosen], 2, wide))
+        places = torch.tensor([index for index, _ in chosen])
+        if device.type == "cuda":
+            places = places.pin_memory().to(device, non_blocking=True)
+        norms[places] = found.to(device, torch.float32)
+    return norms
 
 
 def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str, float]:
     """Reduce norms of parts to a few scalars.
 
     Args:
-        numbers: `weights`, the sketch of all; `norms` and `changes`, one a part; `gradient`, one number. All optional.
+        numbers: `weights`, the sketch of all; `norms`, `changes` and `gradients`, one a part. All optional.
         matrices: For each part, whether its parameter has two dimensions or more: ratios are taken of those alone,
             as biases start from zero.
     """
@@ -107,8 +116,8 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str,
             ratios = numbers["changes"][chosen] / numbers["norms"][chosen]
             scalars["update_ratio_max"] = float(ratios.max())
             scalars["update_ratio_median"] = float(statistics.median(ratios.tolist()))
-    if "gradient" in numbers:
-        scalars["gradient_norm"] = float(numbers["gradient"][0])
+    if "gradients" in numbers:
+        scalars["gradient_norm"] = _root_of_squares(numbers["gradients"][numbers["gradients"] != ABSENT])
     return scalars
 
 

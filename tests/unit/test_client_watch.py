@@ -334,3 +334,41 @@ def test_compiled_and_wrapped_models_give_the_same_sketches(watch_of: Callable[.
         watch.step()
     first = samples(plain)[0].weights.values
     assert samples(compiled)[0].weights.values == samples(wrapped)[0].weights.values == first
+
+
+def test_layers_travel_with_probe_passes_and_without_probes_as_rarely(watch_of: Callable[..., Watch]) -> None:
+    """Without probes, activations are those of a training step, seen by hooks that are gone afterwards."""
+    for probe in (None, (torch.randn(8, 6), torch.randint(0, 3, (8,)))):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        watch = watch_of(model, optimizer, probe=probe, config={"interval": 2, "probe_interval": 4})
+        train(model, optimizer, 9)
+        found = {sample.step: {layer.name: layer for layer in sample.layers} for sample in samples(watch)}
+        first = [0] if probe is not None else []
+        assert [step for step, layers in found.items() if layers] == [*first, 4, 8]
+        layers = found[4]
+        assert set(layers) == {"0", "1", "2"}
+        inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(1)) if probe is None else probe[0]
+        assert layers["1"].zero_fraction == pytest.approx(0.5, abs=0.25)
+        assert layers["0"].activation_deviation == pytest.approx(float(model[0](inputs).std().detach()), rel=0.3)
+        parameters = list(model[2].parameters())
+        assert layers["2"].weight_norm == pytest.approx(
+            float(torch.cat([p.flatten() for p in parameters]).norm().detach()), rel=0.3
+        )
+        assert layers["2"].gradient_norm > 0
+        assert layers["2"].update_norm == pytest.approx(0.1 * layers["2"].gradient_norm, rel=0.1)
+        assert np.isnan(layers["1"].weight_norm)
+        assert watch.status["activation_coverage"] == 1.0
+        watch.finish()
+        assert not any(module._forward_hooks for module in model.modules())
+        assert watch.status["failures"] == 0
+
+
+def test_hooks_on_modules_are_gone_with_the_watch(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, config={"interval": 1, "probe_interval": 1})
+    train(model, optimizer, 1)
+    assert any(module._forward_hooks for module in model.modules())
+    watch.finish()
+    assert not any(module._forward_hooks for module in model.modules())

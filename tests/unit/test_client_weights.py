@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from topowatch_client import weights
+from topowatch_client.layers import by_layer
 from topowatch_client.shards import Shards
 from topowatch_client.sketch import FoldSketch, Part
-from topowatch_client.weights import Weights, gradient_norm
+from topowatch_client.weights import ABSENT, Weights, gradient_norms, summary
 
 
 class CountingSketch(FoldSketch):
@@ -72,15 +74,34 @@ def test_a_frozen_part_that_changes_unseen_is_read_again_after_a_while() -> None
     torch.testing.assert_close(rows.sum(0), FoldSketch().model(model.named_parameters()), atol=1e-4, rtol=1e-5)
 
 
-def test_the_gradient_norm_is_that_of_all_dense_gradients_in_no_less_than_float32() -> None:
+def test_gradient_norms_are_those_of_dense_gradients_in_no_less_than_float32() -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2)).to(torch.bfloat16)
-    shards = Shards(model)
-    assert gradient_norm(shards.held(), torch.device("cpu")) is None
+    shards, device = Shards(model), torch.device("cpu")
+    assert gradient_norms(shards.held(), device) is None
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     model[1].bias.grad = None
-    gradients = [parameter.grad.double().flatten() for parameter in model.parameters() if parameter.grad is not None]
-    found = gradient_norm(shards.held(), torch.device("cpu"))
+    found = gradient_norms(shards.held(), device)
     assert found is not None
     assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(float(torch.cat(gradients).norm()), rel=1e-5)
+    gradients = [parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None]
+    assert found.tolist() == pytest.approx([*(float(each.norm()) for each in gradients), ABSENT], rel=1e-5)
+    whole = float(torch.cat([each.flatten() for each in gradients]).norm())
+    assert summary({"gradients": found.numpy()}, [])["gradient_norm"] == pytest.approx(whole, rel=1e-5)
+    model[0].bias.grad = torch.full_like(model[0].bias, torch.nan)
+    again = gradient_norms(shards.held(), device)
+    assert again is not None
+    assert np.isnan(summary({"gradients": again.numpy()}, [])["gradient_norm"])
+
+
+def test_layers_add_up_the_norms_of_their_parts() -> None:
+    names = ["a.weight", "a.bias", "b.0.weight", "scale"]
+    numbers = {"norms": np.array([3.0, 4.0, 2.0, 1.0]), "gradients": np.array([1.0, ABSENT, ABSENT, 0.5])}
+    found = by_layer(numbers, names)
+    assert list(found) == ["a", "b.0", ""]
+    assert (found["a"].weight_norm, found["a"].gradient_norm) == (5.0, 1.0)
+    assert found["b.0"].weight_norm == 2.0
+    assert np.isnan(found["b.0"].gradient_norm)
+    assert np.isnan(found["a"].update_norm)
+    many = by_layer({"norms": np.ones(1000)}, [f"layer.{number}.weight" for number in range(1000)])
+    assert len(many) == 250

@@ -1,0 +1,132 @@
+"""A sample between device and spool: all that was seen of a step, in one tensor that comes to the host unawaited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from topowatch_client import activations, layers, weights
+
+if TYPE_CHECKING:
+    from topowatch_client.messages import Array, LayerStatistics, ProbeResult
+    from topowatch_client.meter import Span
+    from topowatch_client.scalars import Series, Waiting
+    from topowatch_client.weights import Look
+
+Seen = tuple[torch.Tensor, list[str]]  # statistics of activations (modules × 4) and the modules' names
+
+
+class _Part(NamedTuple):
+    name: str
+    dimensions: int
+
+
+@dataclass
+class Taken:
+    """One sample on its way from the device. Its numbers may be read once it has `arrived`."""
+
+    step: int
+    scalars: Waiting
+    parts: list[_Part]
+    layout: list[tuple[str, int]]  # what the numbers are, in order
+    host: torch.Tensor
+    event: torch.cuda.Event | None
+    modules: list[str] | None  # whose activations the numbers hold; None: nobody looked
+    spans: list[Span] = field(default_factory=list)  # what it took: a look on the step before, if any, and its own
+    probe: ProbeResult | None = None
+
+    def arrived(self, *, wait: bool) -> bool:
+        """Say whether the numbers are whole and all that led to them has passed."""
+        if wait and self.event is not None:
+            self.event.synchronize()
+        passed = self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call] # torch leaves it so
+        return passed and all(span.passed(wait=wait) for span in self.spans)
+
+    def numbers(self) -> dict[str, Array]:
+        """Return the numbers by what they are."""
+        if not self.layout:
+            return {}
+        cuts = np.cumsum([length for _, length in self.layout])[:-1]
+        return dict(zip([name for name, _ in self.layout], np.split(self.host.numpy(), cuts), strict=True))
+
+    def summary(self, numbers: dict[str, Array]) -> dict[str, float]:
+        """Return the sample's own scalars."""
+        scalars = weights.summary(numbers, [part.dimensions >= 2 for part in self.parts])
+        if self.probe is not None and self.probe.mean_loss is not None:
+            scalars["probe_loss"] = self.probe.mean_loss
+        return scalars
+
+    def series(self, numbers: dict[str, Array]) -> list[Series]:
+        """Return the scalars that the loop logged."""
+        return self.scalars.series(numbers["scalars"].tolist() if "scalars" in numbers else [])
+
+    def layers(self, numbers: dict[str, Array]) -> dict[str, LayerStatistics]:
+        """Return what is known of the layers, where somebody looked at activations as well."""
+        if self.probe is None and self.modules is None:
+            return {}
+        found = layers.by_layer(numbers, [part.name for part in self.parts])
+        if self.modules is None:
+            return found
+        seen = activations.statistics(numbers["activations"].reshape(len(self.modules), -1), self.modules)
+        return {**seen, **{name: layer.joined(seen.get(name)) for name, layer in found.items()}}
+
+
+def take(
+    step: int,
+    scalars: Waiting,
+    look: Look | None = None,
+    *,
+    before: torch.Tensor | None = None,
+    gradients: bool = True,
+    seen: Seen | None = None,
+) -> Taken:
+    """Gather what a sample needs in one tensor and start its way to the host.
+
+    Args:
+        step: The step that it is of.
+        scalars: What the loop logged.
+        look: The weights now; None for a sample of scalars alone.
+        before: Rows of the look one step before, parts × sketch dimension.
+        gradients: Whether to read the gradients.
+        seen: Statistics of activations.
+    """
+    pieces: list[tuple[str, torch.Tensor]] = []
+    if look is not None:
+        now = look.rows
+        pieces += [("weights", now.sum(0)), ("norms", torch.linalg.vector_norm(now, dim=1))]
+        if before is not None:
+            change = now - before
+            pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
+        norms = weights.gradient_norms(look.parts, now.device) if gradients else None
+        if norms is not None:
+            pieces.append(("gradients", norms))
+        if seen is not None:
+            pieces.append(("activations", seen[0].reshape(-1).to(now.device)))
+    if scalars.on_device:
+        device = pieces[0][1].device if pieces else scalars.on_device[0].device
+        pieces.append(("scalars", torch.stack([value.to(device) for value in scalars.on_device])))
+    host, event = _to_host(torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0))
+    return Taken(
+        step,
+        scalars,
+        [_Part(each.part.name, len(each.part.shape)) for each in look.parts] if look is not None else [],
+        [(name, len(piece)) for name, piece in pieces],
+        host,
+        event,
+        seen[1] if seen is not None and look is not None else None,
+    )
+
+
+def _to_host(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Start a copy to the host; on CUDA it does not block and is whole once the event has passed."""
+    if numbers.device.type != "cuda":
+        return numbers.cpu(), None
+    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    with torch.cuda.device(numbers.device):
+        pinned.copy_(numbers, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        event.record()
+    return pinned, event
