@@ -60,7 +60,7 @@ class RunPlan:
         if self.samples < 1 or self.interval < 1 or self.probes < 0 or self.dimension < 2:
             raise ValueError("a run needs at least one sample, an interval of at least one step and two dimensions")
         if not 1 <= self.ranks <= self.dimension:
-            raise ValueError(f"{self.dimension} numbers cannot be shared by {self.ranks} ranks")
+            raise ValueError(f"a run of {self.ranks} ranks cannot share {self.dimension} numbers among them")
 
 
 def fleet(

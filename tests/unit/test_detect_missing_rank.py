@@ -123,6 +123,16 @@ def test_a_rank_that_goes_back_alone_is_told():
     feed(run, [alone.opened(200)])
     records = [record for step in range(100, 200, 4) for record in sent([lives[0], alone, lives[2]], [step], at=110)]
     assert feed(run, records) == [("missing_rank", "warning", 60)]
+    assert run.view()["flags"][-1]["reason"].endswith("rank 2 began at step 0, as one of 3 that contribute")
+
+
+def test_a_rank_that_takes_itself_for_the_whole_model_is_told():
+    lives = job(3)
+    stray = dataclasses.replace(lives[2], ranks=1, incarnation=9)
+    run = run_of([life.opened() for life in [*lives[:2], stray]])
+    assert feed(run, sent([*lives[:2], stray], range(0, 120, 4))) == [("missing_rank", "warning", 0)]
+    assert run.view()["flags"][-1]["reason"].endswith("rank 2 began at step 0, as one of 1 that contribute")
+    assert run.path.steps == []
 
 
 @pytest.mark.parametrize("slow", [4, 256])

@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_is_told_though_its_sample_completes_a_step():
 
 
 def test_scalars_that_travel_alone_are_no_part():
-    """A rank's buffer of scalars may be sent between its samples, and behind its last one at the same step."""
+    """A rank's buffer of scalars may be sent between its samples, behind one at the same step, and before it."""
     first, second = together(2, [[4], [4]])
     alone = sample_pb2.Sample(step=4)
     alone.scalars.add(name="loss", steps=[2, 3, 4], values=[1.0, 2.0, 3.0])
@@ -202,6 +202,11 @@ def test_scalars_that_travel_alone_are_no_part():
     run = run_of(records)
     assert run.path.steps == [4]
     assert run.history["loss"].values.tolist() == [1.0, 2.0, 3.0]
+    for life in (first, second):
+        run.apply(*life.stored(sample_pb2.Item(schema=1, sample=sample_pb2.Sample(step=7))))
+    for life in (first, second):
+        run.apply(*life.sample(7))
+    assert run.path.steps == [4, 7]
     assert run.view()["incomplete"] == 0
 
 

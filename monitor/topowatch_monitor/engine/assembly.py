@@ -191,9 +191,9 @@ class Assembly:
         return assembly
 
     def _is_late(self, place: _Place, rank: int) -> bool:
-        """Whether another rank has come to a step of which nothing waits: it was given up, or never to be whole."""
+        """Whether another rank has sent its part of a step of which nothing waits, or has passed it."""
         return any(
-            each.step >= place.step and each.generation == place.generation and other != rank
+            each.part >= place.step and each.generation == place.generation and other != rank
             for other, each in self._standings.items()
         )
 

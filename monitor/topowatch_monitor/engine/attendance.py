@@ -20,6 +20,7 @@ class Standing(NamedTuple):
         incarnation: of that life.
         generation: of that life.
         step: of its latest sample; one below its start before the first.
+        part: step of the latest sample that brought a part of the model; likewise.
         interval: steps between samples, as told with the latest; 1 while unknown.
         heard_at: Unix seconds at which that was stored.
     """
@@ -27,6 +28,7 @@ class Standing(NamedTuple):
     incarnation: int
     generation: Generation
     step: int
+    part: int
     interval: int
     heard_at: float | None
 
@@ -55,15 +57,17 @@ class Attendance:
 
     def opened(self, rank: int, incarnation: int, generation: Generation, at: float | None) -> None:
         """Note that a rank has begun its newest life."""
-        self.standings[rank] = Standing(incarnation, generation, generation.start - 1, 1, at)
+        before = generation.start - 1
+        self.standings[rank] = Standing(incarnation, generation, before, before, 1, at)
         if generation != self._generation or self._unheard or rank in self._missing:
             self._look(at)
 
-    def heard(self, rank: int, step: int, interval: int | None, at: float | None) -> None:
-        """Note a sample of a rank's newest life."""
+    def heard(self, rank: int, step: int, interval: int | None, at: float | None, *, part: bool) -> None:
+        """Note a sample of a rank's newest life, and whether it brought a part of the model."""
         before = self.standings[rank]
+        latest = max(before.step, step)
         self.standings[rank] = before._replace(
-            step=max(before.step, step), interval=interval or before.interval, heard_at=at
+            step=latest, part=latest if part else before.part, interval=interval or before.interval, heard_at=at
         )
         if step >= self._look_at or rank in self._missing:
             self._look(at)
@@ -86,15 +90,15 @@ class Attendance:
         reason = detect(contributing, heard, self._missing, unheard, start)
         if reason is None:
             return None
+        if unheard and (apart := self._apart(self._generation)) is not None:
+            began = self.standings[apart].generation
+            reason += f"; rank {apart} began at step {began.start}, as one of {began.ranks} that contribute"
         return min([*self._missing.values(), *([start] if unheard else [])]), reason
 
     def state_dict(self) -> dict[str, Any]:
         """Everything noted, as plain values."""
         return {
-            "standings": {
-                str(rank): [each.incarnation, list(each.generation), each.step, each.interval, each.heard_at]
-                for rank, each in self.standings.items()
-            },
+            "standings": {str(rank): list(each) for rank, each in self.standings.items()},
             "generation": None if self._generation is None else list(self._generation),
             "missing": {str(rank): step for rank, step in self._missing.items()},
             "unheard": self._unheard,
@@ -106,8 +110,8 @@ class Attendance:
     def from_state(cls, state: Mapping[str, Any], thresholds: MissingRankThresholds) -> Attendance:
         """The ranks that `state_dict` described."""
         attendance = cls(thresholds)
-        for rank, (incarnation, generation, step, interval, heard_at) in state["standings"].items():
-            attendance.standings[int(rank)] = Standing(incarnation, Generation(*generation), step, interval, heard_at)
+        for rank, (incarnation, generation, *rest) in state["standings"].items():
+            attendance.standings[int(rank)] = Standing(incarnation, Generation(*generation), *rest)
         attendance._generation = None if state["generation"] is None else Generation(*state["generation"])
         attendance._missing = {int(rank): step for rank, step in state["missing"].items()}
         attendance._unheard = state["unheard"]
@@ -120,6 +124,11 @@ class Attendance:
         members = [(each.incarnation, rank) for rank, each in self.standings.items() if each.generation == generation]
         chosen = sorted(members, reverse=True)[: generation.ranks]
         return {rank: self.standings[rank] for _, rank in chosen}
+
+    def _apart(self, generation: Generation) -> int | None:
+        """The rank outside of a generation whose life is newest; None if there is none."""
+        apart = [(each.incarnation, rank) for rank, each in self.standings.items() if each.generation != generation]
+        return max(apart)[1] if apart else None
 
     def _newest_generation(self) -> Generation:
         """The generation of the newest life; one that takes itself for the whole model counts only if it leads."""

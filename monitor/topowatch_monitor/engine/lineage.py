@@ -70,6 +70,10 @@ class Lineage:
         """Generation of every incarnation."""
         return dict(self._lives)
 
+    def generation(self, incarnation: int) -> Generation:
+        """The generation of an incarnation; raises KeyError if it was never opened."""
+        return self._lives[incarnation]
+
     def open(self, incarnation: int, generation: Generation) -> Span | None:
         """Enter an incarnation; return the steps at which it supersedes older ones, None if it is known or has none."""
         if incarnation in self._lives:

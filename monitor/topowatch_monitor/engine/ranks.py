@@ -80,7 +80,7 @@ class Ranks:
     def life(self, rank: int, incarnation: int) -> tuple[Generation, Span]:
         """The generation of a life, and the steps that belong to it; raises KeyError if it was never opened."""
         lineage = self._lineages[rank]
-        return lineage.lives[incarnation], lineage.span(incarnation)
+        return lineage.generation(incarnation), lineage.span(incarnation)
 
     def meet(self, rank: int) -> bool:
         """Note that a rank is there; return whether it leads from now on in the place of another."""
@@ -93,7 +93,8 @@ class Ranks:
     def presumed(self, rank: int, step: int) -> Generation:
         """The generation of a life whose descriptor was lost: the leader's, or one that begins with what is there."""
         if self.leader is not None and rank != self.leader:
-            generation = self._lineages[self.leader].lives[self._lineages[self.leader].newest or 0]
+            leader = self._lineages[self.leader]
+            generation = leader.generation(leader.newest or 0)
             if generation.start <= step:
                 return generation
         return Generation(step, 1, 1)
@@ -126,7 +127,7 @@ class Ranks:
             self._superseded.heard(rank)
         elif reading.step >= span.stop:
             self._superseded.add(rank, incarnation, lineage.newest or 0, reading.step, received_at)
-        whole = None
+        whole = part = None
         if generation.ranks > 1 and reading.step >= span.start:
             self._assembly.passed(rank, generation, reading.step)
             part, reach = part_of(reading), self._reach(generation)
@@ -135,7 +136,7 @@ class Ranks:
                 whole = self._assembly.add(reading.step, rank, generation, part)
         if incarnation == lineage.newest:
             interval = None if reading.status is None else reading.status[1]
-            self._attendance.heard(rank, reading.step, interval, received_at)
+            self._attendance.heard(rank, reading.step, interval, received_at, part=part is not None)
         return whole
 
     def view(self) -> RanksView | None:
