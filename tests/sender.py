@@ -37,10 +37,24 @@ def walk(seed: int, start: int = 0) -> Iterator[bytes]:
         step += 1
 
 
-class Sender:
-    """One writer of one run."""
+def part_of(item: bytes, rank: int, ranks: int) -> bytes:
+    """A rank's part of an Item of `walk`: every `ranks`-th number of the weights; rank 0 keeps all else as well."""
+    decoded = sample_pb2.Item.FromString(item)
+    whole = np.frombuffer(decoded.sample.weights.values, dtype="<f4")
+    part = np.where(np.arange(len(whole)) % ranks == rank, whole, np.float32(0))
+    if rank:
+        decoded = sample_pb2.Item(schema=decoded.schema, sample=sample_pb2.Sample(step=decoded.sample.step))
+    decoded.sample.weights.values = part.tobytes()
+    decoded.sample.scalars.add(name="weight_norm", steps=[decoded.sample.step], values=[float(np.linalg.norm(part))])
+    return decoded.SerializeToString()
 
-    def __init__(self, endpoint: str, run: str, *, seed: int = 0, group: str = "tests") -> None:
+
+class Sender:
+    """One writer of one run; of a sharded one if `ranks` is above 1."""
+
+    def __init__(
+        self, endpoint: str, run: str, *, seed: int = 0, group: str = "tests", rank: int = 0, ranks: int = 1
+    ) -> None:
         self.channel = grpc.insecure_channel(
             endpoint,
             options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)],
@@ -49,15 +63,16 @@ class Sender:
         self.key = run_pb2.RunKey(group=group, run=run)
         self.descriptor = run_pb2.RunDescriptor(
             key=self.key,
-            world_size=1,
-            contributing_ranks=1,
+            rank=rank,
+            world_size=ranks,
+            contributing_ranks=ranks,
             incarnation=1,
             writer_uuid=uuid.uuid4().hex,
             labels={"seed": str(seed)},
             sketch=run_pb2.SketchSpec(dimension=DIMENSION),
             probe=run_pb2.ProbeSpec(positions=POSITIONS, outputs=3, kind=run_pb2.OUTPUT_KIND_LOGITS),
         )
-        self.items = walk(seed)
+        self.items = walk(seed) if ranks == 1 else (part_of(item, rank, ranks) for item in walk(seed))
         self.next_seq = 0
         self.acked: list[int] = []
 
@@ -68,6 +83,7 @@ class Sender:
         return ingest_pb2.Batch(
             id=self.next_seq,
             key=self.key,
+            rank=self.descriptor.rank,
             incarnation=1,
             writer_uuid=self.descriptor.writer_uuid,
             descriptor=self.descriptor,

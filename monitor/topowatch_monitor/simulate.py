@@ -39,6 +39,7 @@ class RunPlan:
         interval: optimiser steps between samples; a loss is logged at each step.
         probes: prediction positions; 0 sends no predictions and no probe losses.
         dimension: numbers in a sketch.
+        ranks: ranks among which the model is sharded; each sends a part of its own.
     """
 
     kind: str = "contracting"
@@ -47,6 +48,7 @@ class RunPlan:
     interval: int = 4
     probes: int = 0
     dimension: int = DIMENSION
+    ranks: int = 1
     group: str = "simulated"
     run: str = "run"
     tenant: str = ""
@@ -57,10 +59,19 @@ class RunPlan:
             raise ValueError(f"no run is of kind {self.kind!r}: choose from {', '.join(KINDS)}")
         if self.samples < 1 or self.interval < 1 or self.probes < 0 or self.dimension < 2:
             raise ValueError("a run needs at least one sample, an interval of at least one step and two dimensions")
+        if not 1 <= self.ranks <= self.dimension:
+            raise ValueError(f"a run of {self.ranks} ranks cannot share {self.dimension} numbers among them")
 
 
 def fleet(
-    runs: int, *, failing: float = 0.0, seed: int = 0, samples: int = 200, probes: int = 0, group: str = "simulated"
+    runs: int,
+    *,
+    failing: float = 0.0,
+    seed: int = 0,
+    samples: int = 200,
+    probes: int = 0,
+    ranks: int = 1,
+    group: str = "simulated",
 ) -> list[RunPlan]:
     """Plan `runs` runs; a share `failing` (0 to 1) of them fails, the kinds in turn and spread evenly."""
     plans = []
@@ -75,6 +86,7 @@ def fleet(
                 seed=seed * 1_000_003 + number,
                 samples=samples,
                 probes=probes,
+                ranks=ranks,
                 group=group,
                 run=f"{kind}-{number:04d}",
                 labels={"kind": kind, "seed": str(seed)},
@@ -83,20 +95,22 @@ def fleet(
     return plans
 
 
-def descriptor(plan: RunPlan, *, incarnation: int, started_at: float = 0.0) -> run_pb2.RunDescriptor:
-    """Describe the run as its only rank would.
+def descriptor(plan: RunPlan, *, incarnation: int, started_at: float = 0.0, rank: int = 0) -> run_pb2.RunDescriptor:
+    """Describe the run as one of its ranks would.
 
     Args:
         plan: the run.
         incarnation: orders its lives; milliseconds since the epoch in real jobs.
         started_at: Unix time.
+        rank: which one.
     """
     described = run_pb2.RunDescriptor(
         key=run_pb2.RunKey(tenant=plan.tenant, group=plan.group, run=plan.run),
-        world_size=1,
-        contributing_ranks=1,
+        rank=rank,
+        world_size=plan.ranks,
+        contributing_ranks=plan.ranks,
         incarnation=incarnation,
-        writer_uuid=writer_uuid(plan, incarnation),
+        writer_uuid=writer_uuid(plan, incarnation, rank),
         labels=plan.labels,
         sketch=run_pb2.SketchSpec(dimension=plan.dimension, seed=0),
         parameter_count=1_000_000,
@@ -112,29 +126,33 @@ def descriptor(plan: RunPlan, *, incarnation: int, started_at: float = 0.0) -> r
     return described
 
 
-def writer_uuid(plan: RunPlan, incarnation: int) -> str:
-    """Name the spool that this life of the run would have: the same for the same plan and incarnation."""
-    name = f"{plan.tenant}/{plan.group}/{plan.run}/{plan.seed}/{incarnation}"
+def writer_uuid(plan: RunPlan, incarnation: int, rank: int = 0) -> str:
+    """Name the spool that this life of a rank would have: the same for the same plan and incarnation."""
+    name = f"{plan.tenant}/{plan.group}/{plan.run}/{plan.seed}/{incarnation}" + (f"/{rank}" if rank else "")
     return uuid.uuid5(uuid.NAMESPACE_URL, name).hex
 
 
-def synthetic_run(plan: RunPlan, *, started_at: float = 0.0, seconds_per_step: float = 0.1) -> Iterator[bytes]:
-    """Yield the run's encoded Items in order: `samples` samples, then its end, save for one that stalls.
+def synthetic_run(
+    plan: RunPlan, *, started_at: float = 0.0, seconds_per_step: float = 0.1, rank: int = 0
+) -> Iterator[bytes]:
+    """Yield a rank's encoded Items in order: `samples` samples, then its end, save for one that stalls.
 
     Args:
         plan: what the run is like; the same plan yields the same bytes.
         started_at: Unix time of step 0.
         seconds_per_step: between optimiser steps, in the items' own times.
+        rank: which one. Its part of the model are every `ranks`-th of the sketch's numbers; rank 0 alone has probes.
     """
     rng = np.random.default_rng(plan.seed)
     losses = _losses(plan, rng)
     points, updates = _path(plan, rng)
+    mine = np.arange(plan.dimension) % plan.ranks == rank
     failed = plan.samples // 2
     emitted = failed if plan.kind == "stalled" else plan.samples
     for number in range(emitted):
         first, step = number * plan.interval, (number + 1) * plan.interval - 1
-        update = updates[number]
-        weights = points[number]
+        update = updates[number] * mine
+        weights = points[number] * mine
         sample = sample_pb2.Sample(
             step=step,
             weights=sample_pb2.Sketch(values=weights.astype("<f4").tobytes()),
@@ -150,7 +168,7 @@ def synthetic_run(plan: RunPlan, *, started_at: float = 0.0, seconds_per_step: f
             ("update_ratio_max", update_norm / weight_norm),
         ):
             sample.scalars.add(name=name, steps=[step], values=[value])
-        if plan.probes:
+        if plan.probes and rank == 0:
             _add_probe(sample, plan, rng, float(losses[step]))
         yield sample_pb2.Item(schema=SCHEMA, sample=sample).SerializeToString(deterministic=True)
     if plan.kind != "stalled":

@@ -390,7 +390,7 @@ def test_hostile_runs_keep_their_state_small():
     [(_, _, state)] = shard.snapshot([3])
     assert len(state) < 8 << 20
     run = decode(state)["runs"][0]
-    assert len({entry["step"] for entry in run["assembly"]["waiting"]}) <= WAITING
+    assert len({entry["step"] for entry in run["ranks"]["assembly"]["waiting"]}) <= WAITING
 
 
 def test_what_waits_for_missing_ranks_is_bounded_in_bytes_too(monkeypatch):
@@ -399,5 +399,5 @@ def test_what_waits_for_missing_ranks_is_bounded_in_bytes_too(monkeypatch):
     messages = [opened("a", rank=rank, ranks=4096) for rank in range(8)]
     messages += [sample_of("a", step, [1.0] * 500, rank=rank) for step in range(20) for rank in range(8)]
     assert shard.apply([part_of(messages)]).views[0]["incomplete"] == 18  # three steps of eight parts have no room
-    waiting = decode(shard.snapshot([3])[0][2])["runs"][0]["assembly"]["waiting"]
-    assert 30_000 < sum(entry["part"].nbytes for entry in waiting) <= 50_000
+    waiting = decode(shard.snapshot([3])[0][2])["runs"][0]["ranks"]["assembly"]["waiting"]
+    assert 30_000 < sum(entry["part"][0].nbytes for entry in waiting) <= 50_000

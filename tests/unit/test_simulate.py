@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 
 from topowatch_monitor.commands.sending import RateLimit, SendingError, Totals, UnreachableError, send_fleet
 from topowatch_monitor.detect import History, Thresholds, detect_all
+from topowatch_monitor.ingest.validation import Reject, check_descriptor, check_item
 from topowatch_monitor.simulate import FAILING, HEALTHY, KINDS, RunPlan, descriptor, fleet, synthetic_run
 from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc, sample_pb2
 
@@ -26,8 +28,8 @@ EXPECTED = {
 }
 
 
-def items_of(plan: RunPlan) -> list[sample_pb2.Item]:
-    return [sample_pb2.Item.FromString(item) for item in synthetic_run(plan)]
+def items_of(plan: RunPlan, rank: int = 0) -> list[sample_pb2.Item]:
+    return [sample_pb2.Item.FromString(item) for item in synthetic_run(plan, rank=rank)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,13 +41,25 @@ def test_the_same_plan_gives_the_same_bytes_and_another_seed_others(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_items_are_what_the_daemon_takes(kind: str):
-    from topowatch_monitor.ingest.validation import Reject, check_item
-
     plan = RunPlan(kind=kind, samples=12, probes=8)
     described = descriptor(plan, incarnation=1)
     for item in synthetic_run(plan):
         checked = check_item(item, described)
         assert not isinstance(checked, Reject), checked
+
+
+def test_the_parts_of_a_sharded_run_add_up_to_the_run_of_one_rank():
+    plan = RunPlan(samples=6, probes=2, dimension=64, ranks=3)
+    parts = [items_of(plan, rank)[:-1] for rank in range(3)]
+    for whole, *mine in zip(items_of(replace(plan, ranks=1))[:-1], *parts, strict=True):
+        for name in ("weights", "update"):
+            sketches = [np.frombuffer(getattr(item.sample, name).values, "<f4") for item in mine]
+            np.testing.assert_array_equal(sum(sketches), np.frombuffer(getattr(whole.sample, name).values, "<f4"))
+        assert mine[0].sample.predictions == whole.sample.predictions
+        assert not mine[1].sample.HasField("predictions")
+    described = [descriptor(plan, incarnation=1, rank=rank) for rank in range(3)]
+    assert [check_descriptor(each) for each in described] == [None, None, None]
+    assert len({each.writer_uuid for each in described}) == 3
 
 
 def test_a_loss_is_logged_at_every_step():
@@ -112,7 +126,9 @@ def test_a_fleet_has_the_share_of_failing_runs(share: float, failing: int):
     assert not counts or max(counts.values()) - min(counts[kind] for kind in FAILING) <= 1
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "odd"}, {"samples": 0}, {"interval": 0}, {"probes": -1}, {"dimension": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "odd"}, {"samples": 0}, {"interval": 0}, {"probes": -1}, {"dimension": 1}, {"ranks": 0}]
+)
 def test_an_impossible_plan_is_refused(wrong: dict[str, Any]):
     with pytest.raises(ValueError, match="run"):
         RunPlan(**wrong)
@@ -170,6 +186,16 @@ def test_runs_arrive_whole_and_in_order():
     for plan in plans:
         batches = [batch for batch in daemon.batches if batch.key.run == plan.run]
         assert batches[0].HasField("descriptor")
+        assert [item.seq for batch in batches for item in batch.items] == list(range(11))
+
+
+def test_every_rank_of_a_sharded_run_has_a_stream_of_its_own():
+    daemon = Scripted([])
+    totals = send(daemon, fleet(1, samples=10, ranks=2))
+    assert (totals.stored, totals.finished) == (22, 1)
+    for rank in (0, 1):
+        batches = [batch for batch in daemon.batches if batch.rank == rank]
+        assert batches[0].descriptor.rank == rank
         assert [item.seq for batch in batches for item in batch.items] == list(range(11))
 
 

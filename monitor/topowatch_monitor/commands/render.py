@@ -142,6 +142,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
         "stored": counts,
         "incarnation": "–" if run["incarnation"] is None else str(run["incarnation"]),
     }
+    if ranks := _ranks(run):
+        state["ranks"] = ranks
     state |= {f"result {name}": number(value) for name, value in sorted((run["results"] or {}).items())}
     parts += _section("State", state)
     parts += [Text("\nFlags", style="bold"), *[Padding(line, (0, 0, 0, 2)) for line in flag_lines(run)]]
@@ -171,6 +173,19 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
         if run[key]["abstained"] and run[key]["reason"]:
             parts += [Text.assemble(f"\n{title}: ", ("abstained", "dim"), f", {run[key]['reason']}")]
     return Group(*parts)
+
+
+def _ranks(run: Mapping[str, Any]) -> str:
+    """Say which ranks of a sharded model send; empty for another one."""
+    ranks = run.get("ranks")  # a daemon of an earlier version does not say
+    if not ranks or ranks["contributing"] <= 1:
+        return ""
+    told = f"{number(ranks['contributing'])} hold a part of the model, {number(ranks['heard'])} have been heard of"
+    if ranks["missing"]:
+        told += f", {number(len(ranks['missing']))} missing"
+    if run["incomplete"]:
+        told += f"; {number(run['incomplete'])} steps lack a part"
+    return told
 
 
 def _path(path: Mapping[str, Any]) -> dict[str, str | Text]:

@@ -87,7 +87,7 @@ async def send_fleet(
         endpoint: HOST:PORT of the daemon's gRPC.
         plans: the runs.
         rate: items a second over all runs; None for no limit.
-        batch_items: items in a batch; one batch a run is in flight.
+        batch_items: items in a batch; one batch a rank is in flight.
         on_progress: called with the number of items that were just acked.
         wall: Unix time.
 
@@ -104,7 +104,7 @@ async def send_fleet(
             ) from None
         stub = ingest_pb2_grpc.IngestServiceStub(channel)  # type: ignore[no-untyped-call] # generated, see pyproject
         sender = _Sender(stub, RateLimit(rate), batch_items, wall(), on_progress)
-        tasks = [asyncio.ensure_future(sender.send(plan)) for plan in plans]
+        tasks = [asyncio.ensure_future(sender.send(plan, rank)) for plan in plans for rank in range(plan.ranks)]
         try:
             await asyncio.gather(*tasks)
         except grpc.aio.AioRpcError as error:
@@ -134,16 +134,17 @@ class _Sender:
         self._started_at = started_at
         self._on_progress = on_progress
 
-    async def send(self, plan: RunPlan) -> None:
-        """Send one run from its descriptor to its end."""
+    async def send(self, plan: RunPlan, rank: int = 0) -> None:
+        """Send what a rank says of one run, from its descriptor to its end."""
         incarnation = round(self._started_at * 1000)
-        described = descriptor(plan, incarnation=incarnation, started_at=self._started_at)
+        described = descriptor(plan, incarnation=incarnation, started_at=self._started_at, rank=rank)
         call = self._stub.StreamBatches()
-        for number, items in enumerate(self._batches(plan)):
+        for number, items in enumerate(self._batches(plan, rank)):
             await asyncio.sleep(self._limit.delay(len(items)))
             batch = ingest_pb2.Batch(
                 id=number,
                 key=described.key,
+                rank=rank,
                 incarnation=incarnation,
                 writer_uuid=described.writer_uuid,
                 descriptor=described if number == 0 else None,
@@ -153,12 +154,12 @@ class _Sender:
             self.totals.bytes += sum(len(item.item) for item in items)
             self._on_progress(len(items))
         await call.done_writing()
-        self.totals.finished += 1
+        self.totals.finished += rank == 0
 
-    def _batches(self, plan: RunPlan) -> Iterator[list[ingest_pb2.Envelope]]:
+    def _batches(self, plan: RunPlan, rank: int) -> Iterator[list[ingest_pb2.Envelope]]:
         envelopes = (
             ingest_pb2.Envelope(seq=seq, item=item)
-            for seq, item in enumerate(synthetic_run(plan, started_at=self._started_at))
+            for seq, item in enumerate(synthetic_run(plan, started_at=self._started_at, rank=rank))
         )
         while items := list(itertools.islice(envelopes, self._batch_items)):
             yield items

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from topowatch_monitor.commands.output import CommandError, console, print_json
 from topowatch_monitor.commands.sending import SendingError, Totals, UnreachableError, send_fleet
-from topowatch_monitor.simulate import FAILING, fleet
+from topowatch_monitor.simulate import DIMENSION, FAILING, fleet
 
 
 def simulate(
@@ -24,6 +24,9 @@ def simulate(
     ] = 100.0,
     failing: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the runs that fail.")] = 0.25,
     probes: Annotated[int, typer.Option(min=0, help="Probe positions a sample; 0: none.")] = 0,
+    ranks: Annotated[
+        int, typer.Option(min=1, max=DIMENSION, help="Ranks that share the model of each run; each sends its part.")
+    ] = 1,
     group: Annotated[str, typer.Option(metavar="GROUP", help="Group of the runs.")] = "simulated",
     endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the daemon.")] = "127.0.0.1:7070",
     seed: Annotated[int, typer.Option(help="The same seed sends the same numbers.")] = 0,
@@ -43,7 +46,7 @@ def simulate(
 
       topowatch simulate --runs 4 --samples 5000 --rate 0 --json
     """
-    plans = fleet(runs, failing=failing, seed=seed, samples=samples, probes=probes, group=group)
+    plans = fleet(runs, failing=failing, seed=seed, samples=samples, probes=probes, ranks=ranks, group=group)
     plans = [dataclasses.replace(plan, run=prefix + plan.run) for plan in plans]
     terminal = console()
     columns = (
@@ -55,7 +58,8 @@ def simulate(
     )
     began = time.monotonic()
     with Progress(*columns, console=terminal, transient=True, disable=as_json) as progress:
-        expected = sum(plan.samples // 2 if plan.kind == "stalled" else plan.samples + 1 for plan in plans)
+        items = (plan.samples // 2 if plan.kind == "stalled" else plan.samples + 1 for plan in plans)
+        expected = ranks * sum(items)
         task = progress.add_task("", total=expected)
         try:
             totals = asyncio.run(

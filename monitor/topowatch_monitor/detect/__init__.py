@@ -3,6 +3,7 @@
 from topowatch_monitor.detect.catalogue import (
     ANALYSIS_FAILED,
     DETECTORS,
+    MISSING_RANK,
     STALLED_RUN,
     SUPERSEDED_SAMPLES,
     Detector,
@@ -14,6 +15,7 @@ from topowatch_monitor.detect.history import History
 __all__ = [
     "ANALYSIS_FAILED",
     "DETECTORS",
+    "MISSING_RANK",
     "STALLED_RUN",
     "SUPERSEDED_SAMPLES",
     "Detector",

@@ -9,6 +9,7 @@ from topowatch_monitor.detect import exploding_update, loss_not_decreasing, loss
 from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
 from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresholds
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
+from topowatch_monitor.detect.missing_rank import MissingRankThresholds
 from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
@@ -30,6 +31,7 @@ class Thresholds:
     loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
     superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
+    missing_rank: MissingRankThresholds = field(default_factory=MissingRankThresholds)
     stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
 
 
@@ -42,7 +44,7 @@ class Detector:
         severity: critical if it says that a minimum is being lost.
         meaning: one sentence for people.
         detect: function of (history, whether it is active, its thresholds) to a reason, or to None while it is off;
-            None for one that looks at something else: the clock, the incarnations, the analysis itself.
+            None for one that looks at something else: the clock, the incarnations, the ranks, the analysis itself.
     """
 
     name: str
@@ -56,6 +58,9 @@ ANALYSIS_FAILED = Detector(
 )
 SUPERSEDED_SAMPLES = Detector(
     "superseded_samples", "warning", "Samples keep arriving that a newer, silent incarnation of the run supersedes."
+)
+MISSING_RANK = Detector(
+    "missing_rank", "warning", "A rank that holds a part of the model has stopped sending, or never began."
 )
 STALLED_RUN = Detector("stalled_run", "warning", "No sample has come for longer than the run usually pauses.")
 DETECTORS = (
@@ -75,6 +80,7 @@ DETECTORS = (
     ),
     ANALYSIS_FAILED,
     SUPERSEDED_SAMPLES,
+    MISSING_RANK,
     STALLED_RUN,
 )
 

@@ -8,7 +8,7 @@ from topowatch_monitor.detect.level import Curve, curve_of
 from topowatch_monitor.detect.series import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from numpy.typing import ArrayLike
 
@@ -74,10 +74,11 @@ class History:
         series.extend(steps, values)
         self._curve = None
 
-    def discard(self, start: int, stop: int | None = None) -> None:
-        """Forget values with start ≤ step (< stop)."""
-        for series in self._series.values():
-            series.discard(start, stop)
+    def discard(self, start: int, stop: int | None = None, names: Container[str] | None = None) -> None:
+        """Forget values with start ≤ step (< stop), of these names or of all."""
+        for name, series in self._series.items():
+            if names is None or name in names:
+                series.discard(start, stop)
         self._curve = None
         self.fresh_from = min(self.fresh_from, start)
 

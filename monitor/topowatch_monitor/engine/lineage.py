@@ -9,6 +9,8 @@ from topowatch_monitor.detect.superseded_samples import Streak, SupersededSample
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from topowatch_protos.v1 import run_pb2
+
 # Above every step that a message can carry.
 NEVER = 1 << 63
 
@@ -23,42 +25,73 @@ class Span(NamedTuple):
         return isinstance(step, int) and self.start <= step < self.stop
 
 
+class Generation(NamedTuple):
+    """What the lives have in common with which the ranks of a job begin together, after a rewind and in an elastic job.
+
+    Parts of a model add up within one generation only. Ranks cannot agree on a number for it, but they load the same
+    checkpoint. Lives that begin again where they had begun before are of the same generation.
+
+    Attributes:
+        start: the first step.
+        world_size: ranks of the job.
+        ranks: those of them whose parts add up to the whole model; 1 if each rank has all of it.
+    """
+
+    start: int
+    world_size: int
+    ranks: int
+
+
+def generation_of(descriptor: run_pb2.RunDescriptor) -> Generation:
+    """The generation of the life that a descriptor opens."""
+    return Generation(descriptor.start_step, descriptor.world_size, max(1, descriptor.contributing_ranks))
+
+
 class Lineage:
-    """Start steps of the incarnations of one rank.
+    """Generations of the incarnations of one rank.
 
     A step belongs to the newest incarnation that starts at or before it: a newer one supersedes all older samples from
     its start step on.
     """
 
-    def __init__(self, starts: dict[int, int] | None = None) -> None:
-        self._starts = dict(starts or {})
+    def __init__(self, lives: Mapping[int, Generation] | None = None) -> None:
+        self._lives = dict(lives or {})
 
     def __contains__(self, incarnation: object) -> bool:
-        return incarnation in self._starts
+        return incarnation in self._lives
 
     @property
     def newest(self) -> int | None:
         """The newest incarnation; None before the first."""
-        return max(self._starts, default=None)
+        return max(self._lives, default=None)
 
     @property
-    def starts(self) -> dict[int, int]:
-        """Start step of every incarnation."""
-        return dict(self._starts)
+    def lives(self) -> dict[int, Generation]:
+        """Generation of every incarnation."""
+        return dict(self._lives)
 
-    def open(self, incarnation: int, start: int) -> Span | None:
+    def generation(self, incarnation: int) -> Generation:
+        """The generation of an incarnation; raises KeyError if it was never opened."""
+        return self._lives[incarnation]
+
+    def open(self, incarnation: int, generation: Generation) -> Span | None:
         """Enter an incarnation; return the steps at which it supersedes older ones, None if it is known or has none."""
-        if incarnation in self._starts:
+        if incarnation in self._lives:
             return None
-        self._starts[incarnation] = start
+        self._lives[incarnation] = generation
         span = self.span(incarnation)
-        has_elders = any(other < incarnation for other in self._starts)
+        has_elders = any(other < incarnation for other in self._lives)
         return span if has_elders and span.start < span.stop else None
 
     def span(self, incarnation: int) -> Span:
         """The steps that belong to an incarnation; raises KeyError if it was never opened."""
-        newer = (start for other, start in self._starts.items() if other > incarnation)
-        return Span(self._starts[incarnation], min(newer, default=NEVER))
+        newer = (generation.start for other, generation in self._lives.items() if other > incarnation)
+        return Span(self._lives[incarnation].start, min(newer, default=NEVER))
+
+    def reach(self, generation: Generation) -> Span | None:
+        """The steps that belong to a generation; None if none of its lives is known."""
+        latest = max((life for life, other in self._lives.items() if other == generation), default=None)
+        return None if latest is None else self.span(latest)
 
 
 class Superseded:

@@ -12,25 +12,26 @@ from google.protobuf.message import DecodeError
 from topowatch_monitor.detect import (
     ANALYSIS_FAILED,
     DETECTORS,
-    SUPERSEDED_SAMPLES,
     History,
     Thresholds,
     detect_all,
 )
 from topowatch_monitor.detect.level import was_low
-from topowatch_monitor.engine.assembly import Assembly
+from topowatch_monitor.engine.assembly import PARTIAL, Part
 from topowatch_monitor.engine.failures import Failures
-from topowatch_monitor.engine.lineage import Lineage, Superseded
+from topowatch_monitor.engine.lineage import generation_of
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
+from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
+    from topowatch_monitor.engine.lineage import Generation, Span
     from topowatch_monitor.engine.path_state import PathView
     from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
@@ -56,7 +57,8 @@ class RunState:
     """One run as its log records tell it. The same records give the same state, wherever and however often applied.
 
     A job that rolls back opens a new incarnation, which supersedes the samples from its start step on. Ranks send
-    their own samples; sketches of a sharded model are added up, scalars and predictions are those of the lowest rank.
+    their own samples; the lowest leads: scalars, predictions and the end of the run are its own. Of a sharded model
+    sketches and norms are added up, at the steps at which all parts are there.
 
     Args:
         tenant: first part of the run's key.
@@ -68,22 +70,23 @@ class RunState:
     def __init__(self, tenant: str, group: str, run: str, settings: RunSettings | None = None) -> None:
         self._settings = settings or RunSettings()
         self._key = (tenant, group, run)
-        self._ranks: dict[int, Lineage] = {}
-        self._leader: int | None = None  # the lowest of them
+        self._ranks = Ranks(self._settings.thresholds)
+        self._failures = Failures()
+        self._samples = self._dropped = self._rejected = 0
+        self._times = Times()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing yet of what the leader tells."""
         self._labels: dict[str, str] = {}
-        self._assembly = Assembly(1)
         self._path = PathState(self._settings.path)
         self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
         self._flags: dict[str, tuple[int, str]] = {}
-        self._superseded = Superseded()
-        self._failures = Failures()
         self._minimum_unstable = False
         self._step: int | None = None
-        self._samples = self._dropped = self._rejected = 0
         self._ended = False
         self._results: dict[str, float] | None = None
-        self._times = Times()
         self._status: tuple[float, int, float] | None = None
 
     @property
@@ -161,13 +164,14 @@ class RunState:
             "group": group,
             "run": run,
             "labels": dict(self._labels),
-            "incarnation": None if self._leader is None else self._ranks[self._leader].newest,
+            "incarnation": self._ranks.newest(self._ranks.leader),
             "step": self._step,
             "samples": self._samples,
             "dropped": self._dropped,
             "rejected": self._rejected,
-            "superseded": self._superseded.count,
-            "incomplete": self._assembly.incomplete,
+            "superseded": self._ranks.superseded,
+            "incomplete": self._ranks.incomplete,
+            "ranks": self._ranks.view(),
             "state": "ended" if self._ended else "live",
             "started_at": self._times.started_at,
             "last_received_at": self._times.received_at,
@@ -193,17 +197,12 @@ class RunState:
         """Everything that the state is, as plain values and arrays."""
         return {
             "key": list(self._key),
-            "ranks": {
-                str(rank): [[incarnation, start] for incarnation, start in lineage.starts.items()]
-                for rank, lineage in self._ranks.items()
-            },
+            "ranks": self._ranks.state_dict(),
             "labels": dict(self._labels),
-            "assembly": self._assembly.state_dict(),
             "path": self._path.state_dict(),
             "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
             "flags": {name: list(flag) for name, flag in self._flags.items()},
-            "superseded": self._superseded.state_dict(),
             "failures": self._failures.state_dict(),
             "minimum_unstable": self._minimum_unstable,
             "step": self._step,
@@ -219,15 +218,12 @@ class RunState:
         """The run that `state_dict` described."""
         tenant, group, name = state["key"]
         run = cls(tenant, group, name, settings)
-        run._ranks = {int(rank): Lineage(dict(starts)) for rank, starts in state["ranks"].items()}
-        run._leader = min(run._ranks, default=None)
+        run._ranks = Ranks.from_state(state["ranks"], run._settings.thresholds)
         run._labels = dict(state["labels"])
-        run._assembly = Assembly.from_state(state["assembly"])
         run._path = PathState.from_state(state["path"])
         run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
         run._flags = {name: (since, reason) for name, (since, reason) in state["flags"].items()}
-        run._superseded = Superseded.from_state(state["superseded"])
         run._failures = Failures.from_state(state["failures"])
         run._minimum_unstable = state["minimum_unstable"]
         run._step = state["step"]
@@ -262,42 +258,37 @@ class RunState:
 
     def _open(self, opened: log_pb2.RunOpened) -> None:
         descriptor = opened.descriptor
-        lineage = self._lineage(descriptor.rank)
-        known = descriptor.incarnation in lineage
-        newest = lineage.newest is None or descriptor.incarnation >= lineage.newest
-        if descriptor.rank == self._leader and newest:
+        rank, incarnation = descriptor.rank, descriptor.incarnation
+        self._meet(rank)
+        if rank == self._ranks.leader and incarnation >= (self._ranks.newest(rank) or 0):
             self._describe(descriptor)
-        if known:
+        if self._ranks.knows(rank, incarnation):
             return  # sent again after UNKNOWN_RUN, or repeated at the head of a log segment
+        received_at = seconds(opened.received_at)
         self._times.began(seconds(descriptor.started_at))
-        self._times.heard(seconds(opened.received_at))
-        self._enter(descriptor.rank, descriptor.incarnation, descriptor.start_step)
+        self._times.heard(received_at)
+        self._enter(rank, incarnation, generation_of(descriptor), received_at)
 
-    def _lineage(self, rank: int) -> Lineage:
-        if self._leader is None or rank < self._leader:
-            self._leader = rank
-        return self._ranks.setdefault(rank, Lineage())
+    def _meet(self, rank: int) -> None:
+        if self._ranks.meet(rank):
+            self._begin()  # what was told so far was not the leader's word
 
-    def _enter(self, rank: int, incarnation: int, start: int) -> None:
+    def _enter(self, rank: int, incarnation: int, generation: Generation, received_at: float | None) -> None:
         """Begin a life of a rank and drop the samples that it supersedes."""
-        lineage = self._lineage(rank)
-        first = lineage.newest is None
-        newest = lineage.newest is None or incarnation > lineage.newest
-        superseded = lineage.open(incarnation, start)
-        if newest:
-            self._superseded.heard(rank)
-        if superseded is not None:
-            self._assembly.discard(rank, superseded.start, superseded.stop)
-            if rank == self._leader or self._assembly.ranks > 1:
-                self._path.discard(superseded.start, superseded.stop)
-        if rank != self._leader:
+        opening = self._ranks.open(rank, incarnation, generation, received_at)
+        for span in opening.undone:
+            self._path.discard(*span)
+            self._history.discard(*span, names=PARTIAL)
+        if rank != self._ranks.leader:
             return
-        if first:
+        start = generation.start
+        if opening.first:
             self._history.resumed = start > 0
-        if superseded is not None:
-            self._probed.discard(superseded.start, superseded.stop)
-            self._history.discard(superseded.start, superseded.stop)
-        if newest:
+        if opening.superseded is not None:
+            self._path.discard(*opening.superseded)
+            self._probed.discard(*opening.superseded)
+            self._history.discard(*opening.superseded)
+        if opening.newest:
             self._ended, self._results, self._times.sampled_at = False, None, None
             if self._step is not None and self._step >= start:
                 self._step = start - 1 if start > 0 else None
@@ -316,7 +307,6 @@ class RunState:
             self._history.forget("probe_loss")
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
             self._history.chance_loss = math.log(probe.outputs)
-        self._assembly.resize(max(1, descriptor.contributing_ranks))
 
     # Items
 
@@ -340,40 +330,48 @@ class RunState:
         return True
 
     def _end(self, stored: log_pb2.StoredItem, end: sample_pb2.RunEnd) -> None:
-        if stored.rank == self._leader and stored.incarnation == self._ranks[stored.rank].newest:
+        if stored.rank == self._ranks.leader and stored.incarnation == self._ranks.newest(stored.rank):
             self._ended = True
             self._results = dict(end.results)
 
     def _take(self, rank: int, incarnation: int, reading: Reading, received_at: float | None) -> None:
-        if rank not in self._ranks or incarnation not in self._ranks[rank]:
-            self._enter(rank, incarnation, reading.step)  # its descriptor was lost: it begins with what is there
-        lineage = self._ranks[rank]
-        span = lineage.span(incarnation)
-        on_path = reading.step in span
-        if incarnation == lineage.newest:
-            self._superseded.heard(rank)
-        elif reading.step >= span.stop:
-            self._superseded.add(rank, incarnation, lineage.newest or 0, reading.step, received_at)
+        if not self._ranks.knows(rank, incarnation):  # its descriptor was lost
+            self._meet(rank)
+            self._enter(rank, incarnation, self._ranks.presumed(rank, reading.step), received_at)
+        generation, span = self._ranks.life(rank, incarnation)
         if reading.step < span.start:
             self._path.ignored += 1  # it contradicts its own descriptor
-        leads = rank == self._leader
-        if on_path and reading.weights is not None and (leads or self._assembly.ranks > 1):
-            whole = self._assembly.add(reading.step, rank, reading.weights)
-            if whole is not None:
-                self._path.add(reading.step, whole)
-        if not leads:
-            return
+        whole = self._ranks.take(rank, incarnation, reading, received_at)
+        leads, sharded = rank == self._ranks.leader, generation.ranks > 1
+        if leads and not sharded and reading.step in span:
+            whole = Part(reading.weights, {})
+        if whole is not None:
+            if whole.weights is not None:
+                self._path.add(reading.step, whole.weights)
+            for name, value in whole.scalars.items():
+                self._history.extend(name, [reading.step], [value])
+        if leads:
+            self._lead(incarnation, span, reading, PARTIAL if sharded else (), received_at)
+        elif whole is not None:
+            self._detect(reading.step)
+
+    def _lead(
+        self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
+    ) -> None:
+        """Take what the leader says of the run as a whole, without the scalars that are `partial`."""
+        on_path = reading.step in span
         if on_path and reading.representation is not None:
             self._probed.predicted(reading.step, reading.representation)
         for name, steps, values in reading.scalars:
-            inside = (steps >= span.start) & (steps < span.stop)
-            self._history.extend(name, steps[inside], values[inside])
+            if name not in partial:
+                inside = (steps >= span.start) & (steps < span.stop)
+                self._history.extend(name, steps[inside], values[inside])
         if not on_path:
             return
         if reading.probe_losses is not None and reading.probe_loss is not None:
             self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
-        if incarnation == lineage.newest:
+        if incarnation == self._ranks.newest(self._ranks.leader):
             self._status = reading.status or self._status
             self._times.sampled(reading.time if reading.time is not None else received_at)
         self._step = reading.step if self._step is None else max(self._step, reading.step)
@@ -394,14 +392,14 @@ class RunState:
 
     def _path_view(self) -> PathView:
         view = self._path.view()
-        view["ignored"] += self._assembly.refused
+        view["ignored"] += self._ranks.refused
         return view
 
     def _flag_views(self) -> list[Flag]:
         flags: dict[str, tuple[int, str] | None] = {
             **self._flags,
+            **self._ranks.flags(),
             ANALYSIS_FAILED.name: self._failures.flag(),
-            SUPERSEDED_SAMPLES.name: self._superseded.flag(self._settings.thresholds.superseded_samples),
         }
         return [
             {"detector": name, "severity": severity, "since_step": flag[0], "reason": flag[1]}

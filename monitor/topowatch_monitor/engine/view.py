@@ -56,6 +56,20 @@ class ForecastView(TypedDict):
     reason: str
 
 
+class RanksView(TypedDict):
+    """Which ranks of the job send what makes up the whole model.
+
+    Attributes:
+        contributing: how many there are; 1 unless the model is sharded.
+        heard: how many of them have been heard of since the job began, or began again.
+        missing: those of them that have stopped sending while others go on, ascending.
+    """
+
+    contributing: int
+    heard: int
+    missing: list[int]
+
+
 class RunView(TypedDict):
     """Everything that is told of a run; None where nothing is known. Times are Unix seconds, floats may be NaN.
 
@@ -66,7 +80,9 @@ class RunView(TypedDict):
         rejected: items refused by the daemon.
         superseded: stored samples that are not on the path, because a newer incarnation covered their step when they
             arrived.
-        incomplete: steps of a sharded model without a point, because a rank's part never came or came too late.
+        incomplete: steps of a sharded model without a point, although all ranks were to sample at them: a part never
+            came or came too late.
+        ranks: who sends; None before anyone was heard of.
         scalars: newest value by name.
         path: the path of the weights; `representation` that of the predictions on the probes, `loss_path` that of the
             probes' losses.
@@ -84,6 +100,7 @@ class RunView(TypedDict):
     rejected: int
     superseded: int
     incomplete: int
+    ranks: RanksView | None
     state: str
     started_at: float | None
     last_received_at: float | None

@@ -281,6 +281,7 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "samples": 0,
         "superseded": 0,
         "incomplete": 0,
+        "ranks": None,
         "dropped": 0,
         "rejected": 0,
         "state": "ended" if summary.ended else "live",

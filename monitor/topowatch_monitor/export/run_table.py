@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from topowatch_monitor.engine.lineage import NEVER, Lineage, Span
+from topowatch_monitor.engine.assembly import PARTIAL, add_up, part_of
+from topowatch_monitor.engine.lineage import NEVER, Generation, Lineage, Span, generation_of
+from topowatch_monitor.engine.reading import read_sample
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from topowatch_monitor.engine.assembly import Part
     from topowatch_monitor.store.log import Record
     from topowatch_protos.v1 import run_pb2
 
@@ -27,35 +30,35 @@ FIXED = ("step", "received_at", "weights", "representation")
 class RunTable:
     """Collects the log records of one run; `table` then holds what is on its path.
 
-    What one incarnation of a rank says of a step is left out if a newer one began at or before that step. Scalars and
-    representation are those of the lowest rank; the parts of a sharded model are added up.
+    The lowest rank leads. What one of its lives says of a step is left out if a newer one began at or before that step;
+    scalars and representation are its own. The parts of a sharded model are added up, as on the path.
     """
 
     def __init__(self) -> None:
         self._descriptor: run_pb2.RunDescriptor | None = None
         self._lives: dict[int, Lineage] = defaultdict(Lineage)  # by rank
-        self._samples: dict[tuple[int, int, int], tuple[sample_pb2.Sample, int]] = {}  # (rank, incarnation, step)
+        self._samples: list[tuple[int, int, sample_pb2.Sample, int]] = []  # with rank, incarnation, received_at
 
     def add(self, records: Iterable[Record]) -> RunTable:
         """Take records in the order of the log."""
         for record in records:
             if record.kind == LogKind.RUN_OPENED:
                 descriptor = log_pb2.RunOpened.FromString(record.payload).descriptor
-                self._lives[descriptor.rank].open(descriptor.incarnation, descriptor.start_step)
+                self._lives[descriptor.rank].open(descriptor.incarnation, generation_of(descriptor))
                 if self._descriptor is None or descriptor.rank <= self._descriptor.rank:
                     self._descriptor = descriptor
             elif record.kind == LogKind.STORED_ITEM:
                 stored = log_pb2.StoredItem.FromString(record.payload)
                 item = sample_pb2.Item.FromString(stored.item)
                 if item.HasField("sample"):
-                    place = stored.rank, stored.incarnation, item.sample.step
-                    self._samples[place] = item.sample, stored.received_at.ToMicroseconds()
+                    received_at = stored.received_at.ToMicroseconds()
+                    self._samples.append((stored.rank, stored.incarnation, item.sample, received_at))
         return self
 
     def table(self) -> pa.Table:
         """Build the table, ordered by step.
 
-        Columns: `step`; `received_at` (of the step's sample, UTC; null between samples); one float64 column a scalar;
+        Columns: `step`; `received_at` (of the leader's sample, UTC; null between samples); one float64 column a scalar;
         `weights` and, where probes were sent, `representation`: float32 lists of the sketch's numbers, null where
         there is no sample or not every rank's part has come. A scalar named as one of these gets the prefix `scalar_`.
 
@@ -64,19 +67,28 @@ class RunTable:
         """
         if self._descriptor is None:
             raise ValueError("the records hold no run")
-        samples: dict[int, dict[int, sample_pb2.Sample]] = defaultdict(dict)  # by step and rank
         received: dict[int, int] = {}
         scalars: dict[str, dict[int, float]] = defaultdict(dict)
-        for (rank, incarnation, step), (sample, received_at) in self._samples.items():
-            span = self._span(rank, incarnation)
-            if step in span:
-                samples[step][rank] = sample
-                received[step] = max(received_at, received.get(step, received_at))
-            if rank == self._descriptor.rank:
-                for series in sample.scalars:
+        weights: dict[int, NDArray[np.float32] | None] = {}
+        representation: dict[int, NDArray[np.float32]] = {}
+        for incarnation, sample, received_at in self._led():
+            generation, span = self._life(incarnation)
+            for series in sample.scalars:
+                if generation.ranks <= 1 or series.name not in PARTIAL:
                     pairs = zip(series.steps, series.values, strict=True)
                     scalars[series.name].update((at, value) for at, value in pairs if at in span)
-        steps = sorted(samples.keys() | {step for values in scalars.values() for step in values})
+            if sample.step not in span:
+                continue
+            received[sample.step] = max(received_at, received.get(sample.step, received_at))
+            if generation.ranks <= 1 and sample.weights.values:
+                weights.setdefault(sample.step, np.frombuffer(sample.weights.values, "<f4"))
+            if sample.predictions.sketch.values:
+                representation.setdefault(sample.step, np.frombuffer(sample.predictions.sketch.values, "<f4"))
+        for step, whole in self._wholes():
+            weights[step] = whole.weights
+            for name, value in whole.scalars.items():
+                scalars[name][step] = value
+        steps = sorted(received.keys() | {step for values in scalars.values() for step in values})
         columns: dict[str, pa.Array] = {
             "step": pa.array(steps, pa.int64()),
             "received_at": pa.array([received.get(step) for step in steps], pa.timestamp("us", "UTC")),
@@ -84,24 +96,38 @@ class RunTable:
         for name in sorted(scalars):
             title = f"scalar_{name}" if name in FIXED else name
             columns[title] = pa.array([scalars[name].get(step) for step in steps], pa.float64())
-        columns["weights"] = _vectors(steps, {step: self._sum(ranks) for step, ranks in samples.items()})
-        representation = {step: _predictions(ranks.get(self._descriptor.rank)) for step, ranks in samples.items()}
-        if any(vector is not None for vector in representation.values()):
+        columns["weights"] = _vectors(steps, weights)
+        if representation:
             columns["representation"] = _vectors(steps, representation)
         return pa.table(columns, metadata={"topowatch": json.dumps(self._metadata())})
 
-    def _span(self, rank: int, incarnation: int) -> Span:
-        lives = self._lives[rank]
-        return lives.span(incarnation) if incarnation in lives else Span(0, NEVER)
+    def _led(self) -> Iterator[tuple[int, sample_pb2.Sample, int]]:
+        """The leader's samples, with their incarnation and when they were stored."""
+        leader = self._descriptor.rank if self._descriptor else 0
+        return ((incarnation, sample, at) for rank, incarnation, sample, at in self._samples if rank == leader)
 
-    def _sum(self, ranks: Mapping[int, sample_pb2.Sample]) -> NDArray[np.float32] | None:
-        """Add up the parts of a sharded model; None unless all are there."""
-        sketches = [sample.weights.values for _, sample in sorted(ranks.items())]
-        parts = [np.frombuffer(sketch, "<f4") for sketch in sketches if sketch]
-        if len(parts) < max(1, self._descriptor.contributing_ranks if self._descriptor else 1):
-            return None
-        total: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32)
-        return total
+    def _life(self, incarnation: int) -> tuple[Generation, Span]:
+        """Generation and steps of a life of the leader; all steps where its descriptor was lost."""
+        lives = self._lives[self._descriptor.rank if self._descriptor else 0]
+        if incarnation in lives:
+            return lives.lives[incarnation], lives.span(incarnation)
+        return Generation(0, 1, 1), Span(0, NEVER)
+
+    def _wholes(self) -> Iterator[tuple[int, Part]]:
+        """What the parts of a sharded model add up to, at each step at which all are there."""
+        leader = self._descriptor.rank if self._descriptor else 0
+        places: dict[tuple[int, Generation], dict[int, Part]] = defaultdict(dict)
+        for rank, incarnation, sample, _ in self._samples:
+            lineage = self._lives[rank]
+            generation = lineage.lives.get(incarnation)
+            if generation is None or generation.ranks <= 1 or sample.step not in lineage.span(incarnation):
+                continue
+            reach, part = self._lives[leader].reach(generation), part_of(read_sample(sample))
+            if part is not None and reach is not None and sample.step in reach:
+                places[sample.step, generation].setdefault(rank, part)
+        for (step, generation), parts in places.items():
+            if len(parts) == generation.ranks and leader in parts:
+                yield step, add_up([parts[rank] for rank in sorted(parts)])
 
     def _metadata(self) -> dict[str, Any]:
         if self._descriptor is None:
@@ -113,10 +139,3 @@ class RunTable:
 def _vectors(steps: list[int], vectors: Mapping[int, NDArray[np.float32] | None]) -> pa.Array:
     # Not a fixed-size list: pyarrow cannot read one with nulls back from Parquet ("Expected all lists to be of size").
     return pa.array([vectors.get(step) for step in steps], pa.list_(pa.float32()))
-
-
-def _predictions(sample: sample_pb2.Sample | None) -> NDArray[np.float32] | None:
-    if sample is None or not sample.predictions.sketch.values:
-        return None
-    vector: NDArray[np.float32] = np.frombuffer(sample.predictions.sketch.values, "<f4")
-    return vector
