@@ -38,8 +38,8 @@ system: # Debian packages that the integration tests use; without them those tes
 	      apt-get install -yqq --no-install-recommends prometheus >/dev/null; \
 	  else echo "prometheus is not installed: the tests that need it will be skipped"; fi; fi
 
-bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, shards (15 minutes).
-	@status=0; for file in sketch topology classes ingest shards; do echo "== $$file"; \
+bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, drain, shards (17 minutes).
+	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
 
 soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).

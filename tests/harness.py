@@ -168,4 +168,4 @@ class Job:
             self.process.stdout.close()
         forwarder = self.forwarder()
         if forwarder is not None:
-            os.kill(forwarder, signal.SIGTERM)
+            os.kill(forwarder, signal.SIGINT)  # at once, whatever is left

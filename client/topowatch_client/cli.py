@@ -73,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "forward",
         help="keep sending what jobs record (sidecar, DaemonSet)",
         description="Sends what jobs write into a spool directory for as long as it runs. Use it beside containers, on "
-        "a volume that outlives them; jobs that find it running start no forwarder of their own. Stop it with SIGTERM: "
-        "what is not yet acknowledged stays in the directory.",
+        "a volume that outlives them; jobs that find it running start no forwarder of their own, and one that a job "
+        "has started already is waited for. On SIGTERM it goes on until the jobs have ended and all is sent, for 20 "
+        "seconds at most; a second one, or SIGINT, stops it at once. What is not acknowledged stays in the directory.",
     )
     forward.add_argument("directory", metavar="DIR", type=Path, help="spool directory, shared with the jobs")
     forward.add_argument("--endpoint", metavar="HOST:PORT", help=endpoint_help)
@@ -103,6 +104,8 @@ def _sync(directory: Path, endpoint: str | None, timeout: float, *, quarantined:
     plan = Plan(
         grace_seconds=0.0,
         orphan_seconds=math.inf,
+        leave_seconds=0.0,
+        silence_seconds=0.0,
         include_offline=True,
         quarantined=quarantined,
         wait_for_writers=False,
@@ -170,9 +173,7 @@ def _forward(directory: Path, endpoint: str | None) -> int:
         while lines:  # once, and only where no other forwarder holds the directory
             print(lines.pop(), flush=True)
 
-    if asyncio.run(serve(directory, config, plan, announce)) is None:
-        print(f"topowatch: another forwarder is shipping {directory}", file=sys.stderr)
-        return 1
+    asyncio.run(serve(directory, config, plan, announce))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -36,7 +37,14 @@ class StreamBrokenError(Exception):
 class Courier:
     """One writer's directory on its way to the daemon. `finished` means: drained, and the writer is gone."""
 
-    def __init__(self, directory: Path, access: Callable[[], Access], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        access: Callable[[], Access],
+        limits: Limits | None = None,
+        silence_seconds: float = 0.0,
+        queue: asyncio.Semaphore | None = None,
+    ) -> None:
         self.directory = directory
         self.finished = False
         self.drained = False  # all that is in the spool was answered for, the last time that we looked
@@ -48,16 +56,34 @@ class Courier:
             rejected=int(cursor.get("rejected", 0)),
         )
         self._access = access
+        self._queue = queue or asyncio.Semaphore()  # for those whose writer is gone: they can wait for one another
         self._reader = SpoolReader(directory, self.progress.next_seq)
         self.shipper = Shipper(self._reader, self.progress, self.limits, random.Random())  # noqa: S311 -- jitter
         self._noted: dict[str, object] = {}
         self._note_failed = False
         self._news = asyncio.Event()
+        noted = (spool.read_meta(directory) or {}).get("boot")
+        self._patience = silence_seconds if noted and noted != spool.boot_id() else 0.0
+        self._heard = (self._reader.next_seq, time.monotonic())  # what was last read, and since when it is the last
 
     @property
     def fenced(self) -> bool:
         """Whether another forwarder has taken this writer over."""
         return self.shipper.fenced
+
+    def writer_alive(self) -> bool:
+        """Say whether more may come.
+
+        A lock tells that within one kernel. Those of another one, across a network or a virtual machine's file system,
+        may not reach us: there a writer that did not say that it ended is believed to be gone after some silence.
+        """
+        if spool.writer_alive(self.directory):
+            return True
+        if not self._patience or (self.directory / spool.ENDED).exists():
+            return False
+        if self._heard[0] != self._reader.next_seq:
+            self._heard = (self._reader.next_seq, time.monotonic())
+        return time.monotonic() - self._heard[1] < self._patience
 
     async def run(self) -> None:
         """Ship until the spool is drained for good, or the stream was fenced off."""
@@ -66,20 +92,23 @@ class Courier:
             await asyncio.sleep(delay)
             delay = _POLL_SECONDS
             try:
-                alive = spool.writer_alive(self.directory)  # asked before reading: what it wrote last is not missed
-                self.shipper.on_connect()
-                batch = self.shipper.next_batch(time.monotonic())
-                self.drained = batch is None and self.shipper.idle
-                if batch is not None:
-                    delay = await self._session(batch)
-                elif not alive and self.shipper.idle and self._may_go():
-                    self._remove()
-                    self.finished = True
-                    return
+                alive = self.writer_alive()  # asked before reading: what it wrote last is not missed
+                async with contextlib.nullcontext() if alive else self._queue:
+                    delay = await self._ship() or delay
+                    if not alive and self.drained and self._may_go():
+                        self._remove()
+                        self.finished = True
+                        return
             except OSError as error:  # the spool's disk, a token or a certificate
-                delay = self.shipper.on_disconnect(str(error))
-                _log.warning("%s: %s", self.directory.name, error)
+                delay = self._troubled(str(error))
             self._try_note()
+
+    async def _ship(self) -> float:
+        """Ship what there is; return seconds to wait, 0 for no reason to."""
+        self.shipper.on_connect()
+        batch = self.shipper.next_batch(time.monotonic())
+        self.drained = batch is None and self.shipper.idle
+        return 0.0 if batch is None else await self._session(batch)
 
     async def _session(self, batch: ingest_pb2.Batch) -> float:
         """Open a stream and use it as long as it holds; return seconds to wait before the next one."""
@@ -108,7 +137,7 @@ class Courier:
         while not self.fenced:
             alive = True
             if batch is None:
-                alive = spool.writer_alive(self.directory)
+                alive = self.writer_alive()
                 batch = self.shipper.next_batch(time.monotonic())
             self.drained = batch is None and self.shipper.idle
             if batch is not None:
@@ -147,6 +176,10 @@ class Courier:
             message = f"{access.endpoint}: {error.code().name}: {error.details()}"
         else:
             message = f"{access.endpoint}: {error or type(error).__name__}"
+        return self._troubled(message, too_large=too_large)
+
+    def _troubled(self, message: str, *, too_large: bool = False) -> float:
+        """Say what is wrong, once; return seconds to wait."""
         if message != self.progress.message:
             _log.warning("%s: %s", self.directory.name, message)
         return self.shipper.on_disconnect(message, too_large=too_large)
@@ -196,9 +229,10 @@ class Courier:
             _log.warning("%s: the quarantine is full: they are lost", self.directory.name)
 
     def _remove(self) -> None:
-        """Remove a drained spool; what was refused stays for a look, and is no spool any more."""
+        """Remove a drained spool; what was refused stays for a look, and is no spool any more. Raises OSError."""
         if not (self.directory / REJECTED_LOG).exists():
-            shutil.rmtree(self.directory, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.directory)
             return
         quarantine.retire(self.directory)
         for path in (*self.directory.glob("*.seg"), *(self.directory / name for name in _SPOOL_FILES)):

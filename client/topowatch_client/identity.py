@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -11,14 +12,17 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topowatch_client import names
+from topowatch_client import locks, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_lock = threading.Lock()
+_INCARNATION = "incarnation"  # in the spool directory: the highest number that was given out on this host
+_LOCK_ATTEMPTS, _LOCK_SECONDS = 20, 0.001
+_lock = threading.RLock()  # a signal handler may begin a life of another run in the middle of ours
 _last_incarnation = 0
 LARGEST = 2**63 - 1  # of the numbers that a job may choose
+_log = logging.getLogger("topowatch")
 
 
 def job_id(environment: Mapping[str, str]) -> str | None:
@@ -46,8 +50,13 @@ def ranks(environment: Mapping[str, str]) -> tuple[int, int]:
     return (rank, world) if 0 <= rank < world else (0, 1)
 
 
-def next_incarnation(wanted: int | None = None) -> int:
+def next_incarnation(wanted: int | None = None, spool_dir: Path | None = None) -> int:
     """Return `wanted`, or milliseconds since the epoch, but then more than any number returned before.
+
+    Args:
+        wanted: What the job chose itself.
+        spool_dir: Where the highest number of this host is kept, so that a job that starts again after the clock went
+            back still gets a higher one than before; None, or trouble with the file: only this process's count.
 
     Raises:
         ValueError: `wanted` is out of range; nothing is remembered of it.
@@ -58,8 +67,32 @@ def next_incarnation(wanted: int | None = None) -> int:
     with _lock:
         if wanted is None:
             wanted = max(time.time_ns() // 1_000_000, _last_incarnation + 1)
+            if spool_dir is not None:
+                wanted = _above_remembered(spool_dir / _INCARNATION, wanted)
         _last_incarnation = max(_last_incarnation, wanted)
         return wanted
+
+
+def _above_remembered(path: Path, number: int) -> int:
+    """Return `number`, or one more than the highest that was given out here if that is more; remember it.
+
+    The file is written in place, under its own lock: that takes no room on a full disk, and one write of a few bytes
+    is there whole or not at all when a process is killed.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not locks.taken(fd, _LOCK_ATTEMPTS, _LOCK_SECONDS):
+                raise BlockingIOError(f"{path} is locked by another process")
+            noted = os.pread(fd, 20, 0).strip()
+            if noted.isdigit() and int(noted) < LARGEST:
+                number = max(number, int(noted) + 1)
+            os.pwrite(fd, b"%019d\n" % number, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _log.warning("topowatch: the number of this life of the run rests on the clock alone: %s", error)
+    return number
 
 
 def new_writer_uuid() -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from topowatch_client import messages, meter, steps
 from topowatch_client.activations import Activations
 from topowatch_client.governor import Spent, power_of_two_above
+from topowatch_client.guard import from_signal_handler
 from topowatch_client.identity import next_incarnation
 from topowatch_client.messages import SampleParts
 from topowatch_client.meter import Span
@@ -230,7 +231,7 @@ class Observer:
         """Write the descriptor of this incarnation before its first item."""
         if self._begun:
             return
-        self.incarnation = next_incarnation(self._wanted_incarnation)
+        self.incarnation = next_incarnation(self._wanted_incarnation, self._config.spool_dir)
         descriptor = messages.encode_descriptor(
             self._facts,
             incarnation=self.incarnation,
@@ -322,7 +323,9 @@ class Observer:
         span = Span()
         try:
             result = self._probe.run(frames=self._passes % _FRAMES_EVERY == 0)
-        except Exception as error:  # noqa: BLE001 -- it runs the user's model, loss and forward: anything may come
+        except Exception as error:  # it runs the user's model, loss and forward: anything may come
+            if from_signal_handler(error):
+                raise
             if not self.collective:
                 self._probe = None
             if self.probe_error is None:

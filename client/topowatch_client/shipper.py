@@ -33,7 +33,7 @@ class Limits:
     ack_seconds: float = 30.0  # a stream that owes an answer for longer is taken for dead
     conflict_seconds: float = 60.0  # between two tries where another writer holds our place
     backoff_first: float = 0.1
-    backoff_longest: float = 30.0
+    backoff_longest: float = 5.0  # a daemon that is back is found soon, whatever its outage has piled up
 
 
 class Backoff:

@@ -1,7 +1,8 @@
-"""Starts the forwarder: a new interpreter in a new session, never a fork of the training process's own."""
+"""Starts the forwarder, one a spool directory: a new interpreter in a new session, never a fork of the trainer's."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from topowatch_client import locks
 from topowatch_client.spool import FORWARDER_LOCK
 
 if TYPE_CHECKING:
@@ -16,7 +18,48 @@ if TYPE_CHECKING:
 
 _LOG_NAME = "forwarder.log"
 _LOG_BYTES = 1 << 20
+_ATTEMPTS, _PAUSE_SECONDS = 16, 0.02  # who only asks whether a forwarder runs holds the lock for a moment, too
+_START_ATTEMPTS, _START_PAUSE_SECONDS = 5, 0.002  # the same where a training waits
 _children: list[subprocess.Popen[bytes]] = []
+
+
+class SpoolLock:
+    """One forwarder a spool directory; the lock file holds its process id.
+
+    It belongs to the open file: who starts a forwarder takes it first and hands it on, so that of many that want to
+    start one at the same moment one does.
+    """
+
+    def __init__(self, spool_dir: Path, fd: int = -1) -> None:
+        """Lock `spool_dir`; `fd` is the lock file where who started us has taken it already."""
+        self.fd = fd
+        self._path = spool_dir / FORWARDER_LOCK
+
+    def acquire(self, attempts: int = _ATTEMPTS, pause: float = _PAUSE_SECONDS) -> bool:
+        """Take the lock if it is free. Raises OSError if the directory cannot be written."""
+        if self.fd < 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if not locks.taken(fd, attempts, pause):
+                os.close(fd)
+                return False
+            self.fd = fd
+        return True
+
+    def sign(self) -> None:
+        """Write down who holds the lock: for people, so a full disk does not matter."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, 0)
+            fd, self.fd = self.fd, -1
+            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough where a fork of who started us holds a copy
+            os.close(fd)
 
 
 def forwarder_running(spool_dir: Path) -> bool:
@@ -24,7 +67,7 @@ def forwarder_running(spool_dir: Path) -> bool:
     fd = os.open(spool_dir / FORWARDER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not take each other for a forwarder
-    except OSError:
+    except BlockingIOError:
         return True
     finally:
         os.close(fd)
@@ -63,8 +106,17 @@ def ensure_forwarder(spool_dir: Path, token: str | None = None) -> bool:
         OSError: The process or its log cannot be created.
     """
     _children[:] = [child for child in _children if child.poll() is None]
-    if forwarder_running(spool_dir):
+    lock = SpoolLock(spool_dir)
+    if forwarder_running(spool_dir) or not lock.acquire(_START_ATTEMPTS, _START_PAUSE_SECONDS):
         return False
+    try:
+        _children.append(_start(spool_dir, lock, token))
+    finally:
+        os.close(lock.fd)  # the forwarder has a copy, and with it the lock
+    return True
+
+
+def _start(spool_dir: Path, lock: SpoolLock, token: str | None) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     if "PYTHONPATH" in environment:  # the child works in another directory
         parts = environment["PYTHONPATH"].split(os.pathsep)
@@ -75,14 +127,13 @@ def ensure_forwarder(spool_dir: Path, token: str | None = None) -> bool:
     log = spool_dir / _LOG_NAME
     too_long = log.exists() and log.stat().st_size > _LOG_BYTES
     with log.open("wb" if too_long else "ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "topowatch_client.forwarder", str(spool_dir)],
+        return subprocess.Popen(
+            [sys.executable, "-m", "topowatch_client.forwarder", str(spool_dir), "--lock-fd", str(lock.fd)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=spool_dir,  # `-m` puts it first on the module path: nothing of the job can be imported by accident
             env=environment,
             start_new_session=True,
+            pass_fds=(lock.fd,),
         )
-    _children.append(child)
-    return True

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from topowatch_protos import framing
@@ -25,7 +26,6 @@ from topowatch_protos.v1 import ingest_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 META, LOCK, CURSOR, ENDED, RESERVE = "meta.json", "writer.lock", "cursor.json", "ended", "reserve"
 REJECTED_LOG = "rejected.log"  # what the daemon refused and why; the forwarder's
@@ -35,6 +35,7 @@ _MAX_SEGMENT_BYTES = 8 << 20
 _RESERVE_BYTES = 64 << 10
 _CALM_APPENDS = 64  # this many without trouble, and the next trouble is worth a new warning
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _log = logging.getLogger("topowatch")
 
 
@@ -87,7 +88,7 @@ class SpoolWriter:
         # A POSIX record lock: it ends with this process and, unlike flock, no forked child keeps it alive.
         self._lock_fd = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (hidden / META).write_text(json.dumps(dict(meta)), encoding="utf-8")
+        (hidden / META).write_text(json.dumps({**meta, "boot": boot_id()}), encoding="utf-8")
         hidden.rename(self.directory)
         self._keep_reserve()
 
@@ -134,8 +135,8 @@ class SpoolWriter:
                 if again and error.errno in _NO_ROOM and self._free_room(vital=vital):
                     again = vital  # no more than one segment for an ordinary item: some disks free the room only later
                     continue
-                self._lose(self.next_seq, self.next_seq)
                 self.next_seq += 1
+                self._lose(self.next_seq - 1, self.next_seq - 1)
                 return False
             self._calm += 1
             return True
@@ -165,34 +166,43 @@ class SpoolWriter:
         frame = framing.encode(framing.SpoolKind.ENVELOPE, envelope)
         if self._fd < 0 or self._length + len(frame) > self._segment_bytes:
             self._rotate()
-        self._write(frame)
+        # First: a signal handler may raise behind any line, and a number that was written is never given out again.
         self.next_seq += 1
+        try:
+            self._write(frame)
+        except OSError:
+            self.next_seq -= 1
+            raise
 
     def _write(self, data: bytes) -> None:
         """Append whole frames or nothing."""
+        behind = self._length + len(data)
         try:
             _write_all(self._fd, data)
+            self._length = behind
         except OSError:
             try:
                 os.ftruncate(self._fd, self._length)
             except OSError:
                 self._abandon_segment()  # readers stop at its torn end and go on with the next segment
             raise
-        self._length += len(data)
+        except BaseException:  # of a signal handler: we do not know whether the data is there
+            self._abandon_segment()
+            raise
 
     def _rotate(self) -> None:
         self._abandon_segment()
         self._make_room()
         path = self.directory / f"{self.next_seq:020d}.seg"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._write(framing.MAGIC + framing.encode(framing.SpoolKind.DESCRIPTOR, self._descriptor))
+        except BaseException:  # nothing is written behind a head that may be missing
+            self._abandon_segment()
+            path.unlink(missing_ok=True)  # else a full disk fills up with empty ones
+            raise
         if not self._segments or self._segments[-1].path != path:
             self._segments.append(_Segment(path, self.next_seq))
-        try:
-            self._write(framing.MAGIC + framing.encode(framing.SpoolKind.DESCRIPTOR, self._descriptor))
-        except OSError:
-            self._abandon_segment()
-            self._segments.pop().path.unlink(missing_ok=True)  # else a full disk fills up with empty ones
-            raise
         self._keep_reserve()
 
     def _abandon_segment(self) -> None:
@@ -329,15 +339,25 @@ def read_meta(directory: Path) -> dict[str, Any] | None:
     return meta if isinstance(meta, dict) else None
 
 
+def boot_id() -> str:
+    """Return what tells this kernel's life from all others; containers share their host's."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def writer_alive(directory: Path) -> bool:
-    """Say whether the process that writes here still lives: it holds the lock until it ends.
+    """Say whether the process that writes here still lives, or cannot be known not to: it holds the lock until it ends.
 
     Not for use within that process, whose lock it would release: POSIX record locks belong to processes.
     """
     try:
         fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -348,12 +368,17 @@ def writer_alive(directory: Path) -> bool:
 
 
 def writer_directories(spool_dir: Path) -> list[Path]:
-    """Return the directories of all writers, oldest first."""
+    """Return the directories of all writers that can be read, oldest first."""
+    found: list[tuple[int, Path]] = []
     try:
-        found = [entry for entry in spool_dir.iterdir() if not entry.name.startswith(".") and (entry / META).exists()]
+        entries = [entry for entry in spool_dir.iterdir() if not entry.name.startswith(".")]
     except OSError:
         return []
-    return sorted(found, key=lambda entry: (entry.stat().st_mtime_ns if entry.exists() else 0, entry.name))
+    for entry in entries:
+        with contextlib.suppress(OSError):  # no writer's, just put away, or another user's
+            (entry / META).stat()
+            found.append((entry.stat().st_mtime_ns, entry))
+    return [entry for _, entry in sorted(found)]
 
 
 def remove_unfinished(spool_dir: Path, older_than: float) -> None:

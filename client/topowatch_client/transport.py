@@ -70,9 +70,15 @@ class Access:
         """Return what goes with every call; the token file is read anew each time.
 
         Raises:
-            OSError: The token file cannot be read.
+            OSError: The token file cannot be read, is empty, or holds what no header can carry.
         """
-        token = self.token_file.read_text(encoding="utf-8").strip() if self.token_file else self.token
+        token = self.token
+        if self.token_file:
+            token = self.token_file.read_text(encoding="utf-8", errors="replace").strip()
+            if not token:
+                raise OSError(f"{self.token_file} is empty")
+        if token and not (token.isascii() and token.isprintable()):
+            raise OSError(f"the token{f' in {self.token_file}' if self.token_file else ''} is no printable ASCII text")
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def credentials(self) -> grpc.ChannelCredentials:

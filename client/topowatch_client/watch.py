@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from topowatch_client import config as settings
-from topowatch_client import names
+from topowatch_client import guard, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,7 +86,9 @@ def attach(
             chosen = settings.load({**(config or {}), **given})
         probing = _probe_arguments(probe, loss, forward, output, layer)
         watch._start(model, optimizer, chosen, launch=settings.launch(), labels=dict(labels or {}), probe=probing)
-    except Exception as error:  # noqa: BLE001 -- the boundary: training must not notice
+    except Exception as error:
+        if guard.from_signal_handler(error):
+            raise
         watch._disable(str(error) or repr(error))
         _log.error("topowatch is off for this run: %s", watch.status["error"])
     return watch
@@ -109,6 +111,7 @@ class Watch:
         self._failures = 0
         self._failed = 0
         self._checked_at = 0.0
+        self._turns = guard.Turns()
         self._at_exit: Callable[[], None] | None = None
 
     def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
@@ -123,16 +126,25 @@ class Watch:
 
     def log(self, **scalars: Any) -> None:
         """Keep numbers or tensors of one element for the optimiser step that just ended; nothing waits for a device."""
+        self._turns.take(lambda: self._log(scalars))
+
+    def step(self) -> None:
+        """Say that an optimiser step ended, in loops where no optimiser was given to `attach`."""
+        self._turns.take(self._on_step)
+
+    def finish(self, **results: float) -> None:
+        """End the run with its final results; takes at most 5 s, waiting for the last samples to be acked.
+
+        Called by a signal handler in the middle of a look at the model, it is done as soon as that ends.
+        """
+        self._turns.take(lambda: self._finish(results))
+
+    def _log(self, scalars: Mapping[str, Any]) -> None:
         observer = self._live()
         if observer is not None:
             self._guarded(lambda: observer.log(scalars), fatal=False)
 
-    def step(self) -> None:
-        """Say that an optimiser step ended, in loops where no optimiser was given to `attach`."""
-        self._on_step()
-
-    def finish(self, **results: float) -> None:
-        """End the run with its final results; takes at most 5 s, waiting for the last samples to be acked."""
+    def _finish(self, results: Mapping[str, Any]) -> None:
         observer, spool = self._live(), self._spool
         if observer is None or spool is None:
             return
@@ -188,7 +200,7 @@ class Watch:
         if kind is None:
             self.finish()
         else:  # the run did not end by itself: nothing says that it did
-            self._flush()
+            self._turns.take(self._flush)
 
     def _start(
         self,
@@ -253,12 +265,12 @@ class Watch:
             self._guarded(self._check_forwarder, fatal=False)
 
     def _after_step(self, counter: StepCounter, index: int) -> None:
-        self._guarded(lambda: counter.stepped(index), fatal=False)
+        self._turns.take(lambda: self._guarded(lambda: counter.stepped(index), fatal=False))
 
     def _on_load(self) -> None:
         observer = self._live()
         if observer is not None:
-            self._guarded(observer.on_load)
+            self._turns.take(lambda: self._guarded(observer.on_load))
 
     def _live(self) -> Observer | None:
         """Return the observer, None when watching is off or this is a forked child (a DataLoader's worker)."""
@@ -271,7 +283,9 @@ class Watch:
         """
         try:
             action()
-        except Exception as error:  # noqa: BLE001 -- the same boundary, for everything after attach
+        except Exception as error:
+            if guard.from_signal_handler(error):
+                raise  # training's own
             self._failed += 1
             self._failures += fatal
             if self._error is None:
@@ -368,7 +382,7 @@ def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:
     def flush() -> None:
         watch = reference()
         if watch is not None:
-            watch._flush()
+            watch._turns.take(watch._flush)
 
     return flush
 

@@ -53,7 +53,7 @@ def writer(spool_dir: Path, endpoint: str, name: str = "w", mode: str = "online"
 
 
 def descriptor(name: str, incarnation: int = 1, start_step: int = 0, first_seq: int = 0) -> bytes:
-    facts = messages.RunFacts("g", "r", 0, 1, name, {}, 1021, 0, 10)
+    facts = messages.RunFacts("g", "r", 0, 1, 1, name, {}, 1021, 0, 10)
     return messages.encode_descriptor(
         facts, incarnation=incarnation, start_step=start_step, first_seq=first_seq, probe=None
     )
@@ -373,7 +373,7 @@ def test_a_fenced_spool_is_tried_again_after_a_pause(daemon, spool_dir, tmp_path
         if not spooled.directory.exists():
             forwarder.stop()
 
-    shipping = serve(spool_dir, load({}, {}, tmp_path), Plan(stay=True, fenced_seconds=0.0), look)
+    shipping = serve(spool_dir, load({}, {}, tmp_path), Plan(stay=True, rest_seconds=0.0), look)
     asyncio.run(asyncio.wait_for(shipping, 20))
     assert daemon.seqs == [0]
     assert daemon.script == []
@@ -427,14 +427,14 @@ def test_dropped_ranges_reach_the_daemon(daemon, spool_dir, forwarder) -> None:
     assert spooled.dropped == len(told)
 
 
-def test_one_forwarder_a_directory_and_sigterm_ends_it(daemon, spool_dir, forwarder) -> None:
+def test_one_forwarder_a_directory_and_sigint_ends_it(daemon, spool_dir, forwarder) -> None:
     spooled = writer(spool_dir, daemon.endpoint)
     first = forwarder()
     eventually(lambda: spawn.forwarder_pid(spool_dir) == first.pid)
     assert forwarder().wait(20) == 0
     assert not spawn.ensure_forwarder(spool_dir)
     assert first.poll() is None
-    first.terminate()
+    first.send_signal(signal.SIGINT)
     assert first.wait(20) == 0
     assert spawn.forwarder_pid(spool_dir) is None
     spooled.close(ended=True)

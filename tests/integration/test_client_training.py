@@ -81,7 +81,7 @@ def spool_dir(tmp_path: Path) -> Iterator[Path]:
     yield directory
     pid = spawn.forwarder_pid(directory)
     if pid is not None:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
         eventually(lambda: spawn.forwarder_pid(directory) is None)
 
 
@@ -160,6 +160,35 @@ def test_a_finished_run_arrives_whole_and_in_order(daemon: RecordingDaemon, spoo
     assert [item.sample.step for item in bodies if item.sample.weights.values] == list(range(60))
     assert dict(bodies[-1].end.results) == {"accuracy": 0.5}
     eventually(lambda: not spool.writer_directories(spool_dir))
+
+
+def test_finish_does_not_wait_for_a_daemon_that_takes_everything_and_answers_nothing(
+    daemon: RecordingDaemon, spool_dir: Path
+) -> None:
+    daemon.silent.set()
+    words = outcome(train(spool_dir, daemon.endpoint, steps=5, TOPOWATCH_INTERVAL="1"))
+    assert len(daemon.seqs) > 0
+    assert float(words["finish"][0]) < 5
+
+
+def test_attach_takes_less_than_100_ms_in_a_process_that_has_torch(spool_dir: Path) -> None:
+    """No daemon, the first attach of the process; in CPU time, because the machine may be busy with other tests."""
+    code = """
+        import time, torch
+        model = torch.nn.Linear(8, 8)
+        started = time.process_time()
+        import topowatch_client
+        watch = topowatch_client.attach(model, run="r")
+        seconds = time.process_time() - started
+        assert watch.status["mode"] == "online", watch.status
+        print(seconds)
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
+    environment |= {"TOPOWATCH_ENDPOINT": "127.0.0.1:1", "TOPOWATCH_SPOOL_DIR": str(spool_dir)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    seen = (float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout) for _ in range(5))
+    assert any(seconds < 0.1 for seconds in seen)
 
 
 def test_what_a_killed_trainer_spooled_still_arrives(daemon: RecordingDaemon, spool_dir: Path) -> None:

@@ -227,7 +227,7 @@ def test_backoff_doubles_with_jitter_up_to_its_bound_and_starts_over() -> None:
     backoff = Backoff(Limits(), random.Random(1))
     delays = [backoff.next_delay() for _ in range(15)]
     for number, delay in enumerate(delays):
-        bound = min(30.0, 0.1 * 2**number)
+        bound = min(5.0, 0.1 * 2**number)
         assert bound / 2 <= delay <= bound
     assert len(set(delays)) == len(delays)
     backoff.reset()

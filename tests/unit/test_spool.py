@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, given, settings
@@ -17,15 +18,13 @@ from topowatch_protos import framing
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
     from topowatch_client.spool_reader import Entry
 
 
 def descriptor(incarnation: int = 1, start_step: int = 0, first_seq: int = 0) -> bytes:
-    facts = messages.RunFacts("g", "r", 0, 1, "w", {"lr": "0.1"}, 1021, 0, 10)
+    facts = messages.RunFacts("g", "r", 0, 1, 1, "w", {"lr": "0.1"}, 1021, 0, 10)
     return messages.encode_descriptor(
         facts, incarnation=incarnation, start_step=start_step, first_seq=first_seq, probe=None
     )
@@ -225,7 +224,7 @@ def test_a_directory_appears_whole(tmp_path: Path) -> None:
     """A forwarder that scans at any moment finds either nothing or a writer with its notes and its lock."""
     writer = spool.SpoolWriter(tmp_path, "w", {"endpoint": "127.0.0.1:1"}, 1 << 20)
     assert spool.writer_directories(tmp_path) == [writer.directory]
-    assert spool.read_meta(writer.directory) == {"endpoint": "127.0.0.1:1"}
+    assert spool.read_meta(writer.directory) == {"endpoint": "127.0.0.1:1", "boot": spool.boot_id()}
     (tmp_path / ".new-x").mkdir()
     (tmp_path / "junk").mkdir()
     assert spool.writer_directories(tmp_path) == [writer.directory]
@@ -392,3 +391,32 @@ def test_what_a_killed_attach_left_is_removed_in_time(tmp_path: Path) -> None:
     finally:
         holder.communicate()
     assert (old.exists(), new.exists(), held.exists(), writer.directory.exists()) == (False, True, True, True)
+
+
+def test_a_writer_that_cannot_be_asked_counts_as_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarder that is out of file descriptors must not put the spools of living jobs away."""
+    writer = open_writer(tmp_path)
+    writer.close(ended=True)
+    assert not spool.writer_alive(writer.directory)
+    assert not spool.writer_alive(tmp_path / "nowhere")
+
+    def out_of_files(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", out_of_files)
+        assert spool.writer_alive(writer.directory)
+
+
+def test_one_directory_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as another user's on a shared volume."""
+    first, second = open_writer(tmp_path, name="a"), open_writer(tmp_path, name="b")
+    real = Path.stat
+
+    def stat(path: Path, **named: bool) -> os.stat_result:
+        if path.parent == first.directory:
+            raise PermissionError(errno.EACCES, "permission denied")
+        return real(path, **named)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert spool.writer_directories(tmp_path) == [second.directory]

@@ -126,7 +126,7 @@ class Processes:
         lock = self.spool / "forwarder.lock"
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             process = int(lock.read_text())
-            os.kill(process, signal.SIGTERM)
+            os.kill(process, signal.SIGINT)  # at once, whatever is left to send
             deadline = time.monotonic() + END_SECONDS
             while time.monotonic() < deadline:
                 os.kill(process, 0)  # raises ProcessLookupError once it is gone
