@@ -252,7 +252,9 @@ class Observer:
             if before is not None:
                 change = now - before
                 pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
-            gradient = _gradient_norm(parameters)
+            # It takes as long as a look: where those are dear, it comes with the updates.
+            wanted = before is not None or self.governor.update_interval == self.governor.interval
+            gradient = _gradient_norm(parameters) if wanted else None
             if gradient is not None:
                 pieces.append(("gradient", gradient.reshape(1).to(now.device)))
         if waiting.on_device:
