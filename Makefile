@@ -9,7 +9,8 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-install lint unit bench soak calibrate evaluate-classes protos dashboards install system clean
+.PHONY: help demo test test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
+  system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ system: # Debian packages that the integration tests use; without them those tes
 bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, drain, shards (17 minutes).
 	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
+
+bench-overhead: $(VENV)/.bench ## Measure what watching costs a training, beside other tools (2 hours on a quiet machine).
+	@$(BIN)/python tests/bench/bench_overhead.py
 
 soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).
 	@TOPOWATCH_TEST_KILLS=200 $(BIN)/python -m pytest tests/faults/test_kills.py -k again_and_again --timeout 3600
@@ -78,6 +82,10 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 $(VENV)/.replication: $(VENV)/.dev
 	@echo "installing the images for the evaluation"; $(PIP) --editable '.[replication]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "installing the tools to measure beside"; $(PIP) --editable '.[bench]'
 	@touch $@
 
 # An old grpcio-tools, so that the generated code runs on protobuf 4.25 and carries no version guard.

@@ -1,0 +1,101 @@
+"""What only a fresh process can show: attach and finish where no daemon answers, and memory. Prints one JSON object.
+
+`python overhead_single.py attach|finish|memory …` is what the benchmark starts; torch is imported before timing begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from overhead_models import WORKLOADS, optimizer_of
+
+_STEPS = 24
+_MEGABYTE = 1e6
+
+
+def endpoint_of(kind: str) -> tuple[str, socket.socket | None]:
+    """Return an address where connections are refused, or taken and never answered, and what keeps it."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    if kind == "refused":
+        listener.close()
+        return address, None
+    listener.listen()
+    return address, listener
+
+
+def memory() -> tuple[float, float]:
+    """Resident megabytes now, and at the most so far."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize() / _MEGABYTE, peak / _MEGABYTE
+
+
+def main() -> None:
+    """Measure one thing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("attach", "finish", "memory"))
+    parser.add_argument("--model", choices=WORKLOADS, default="cnn")
+    parser.add_argument("--daemon", choices=("refused", "silent"), default="refused")
+    parser.add_argument("--bare", action="store_true")
+    options = parser.parse_args()
+    workload = WORKLOADS[options.model](torch.device("cpu"))
+    optimizer = optimizer_of(workload.model)
+    address, listener = endpoint_of(options.daemon)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        watch = None
+        if not options.bare:
+            settings = {"spool_dir": folder, "interval": 4, "probe_interval": 8} if options.what == "memory" else {}
+            began = time.perf_counter()
+            import topowatch_client
+
+            imported = time.perf_counter()
+            watch = topowatch_client.attach(
+                workload.model,
+                optimizer,
+                endpoint=address,
+                probe=workload.probe,
+                config={"spool_dir": folder, **settings},
+            )
+            found = {"import": imported - began, "attach": time.perf_counter() - imported, **watch.status}
+        for step in range(_STEPS if options.what != "attach" else 1):
+            optimizer.zero_grad()
+            loss = workload.loss(workload.model, step)
+            loss.backward()
+            optimizer.step()
+            if watch is not None:
+                watch.log(loss=loss)
+        found["resident"], found["peak"] = memory()
+        if watch is not None:
+            began = time.perf_counter()
+            watch.finish()
+            found["finish"] = time.perf_counter() - began
+            _end_forwarder(Path(folder))
+    if listener is not None:
+        listener.close()
+    json.dump({name: value for name, value in found.items() if isinstance(value, float)}, sys.stdout)
+
+
+def _end_forwarder(folder: Path) -> None:
+    from topowatch_client.spawn import _children
+
+    for child in _children:
+        child.terminate()
+        child.wait(10)
+
+
+if __name__ == "__main__":
+    main()
