@@ -55,6 +55,11 @@ def samples(watch: Watch) -> list[sample_pb2.Sample]:
     return [item.sample for item in items(watch) if item.HasField("sample")]
 
 
+def looked_at(watch: Watch) -> list[int]:
+    """Return the steps with a sample of the weights; scalars that come late travel alone."""
+    return [sample.step for sample in samples(watch) if sample.weights.values]
+
+
 def scalars(sample: sample_pb2.Sample) -> dict[str, dict[int, float]]:
     return {series.name: dict(zip(series.steps, series.values, strict=True)) for series in sample.scalars}
 

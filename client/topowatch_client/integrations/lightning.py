@@ -89,6 +89,11 @@ class TopowatchCallback(Callback):  # type: ignore[misc] # mypy does not look in
             self._attachment.log({"loss": loss, **self._new(trainer)})
 
     @kept_from_training
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Pass over what training logged, so that what is new at the end of the validation is the validation's."""
+        self._new(trainer)
+
+    @kept_from_training
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the metrics of a validation."""
         if not trainer.sanity_checking:
