@@ -65,6 +65,12 @@ class Adversaries(Classifier):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.layers[0], self.layers[3])]
 
 
+def loader(*, shuffle: bool) -> Any:
+    random = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(BATCHES * 4, 6, generator=random), torch.randint(3, (BATCHES * 4,), generator=random)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch_size=4, shuffle=shuffle)
+
+
 def fit(
     root: Path,
     *callbacks: Any,
@@ -76,12 +82,10 @@ def fit(
 ) -> Any:
     """Train for `epochs` of 5 batches with a validation after each; return the trainer."""
     pl.seed_everything(0, verbose=False)
-    data = torch.utils.data.TensorDataset(torch.randn(BATCHES * 4, 6), torch.randint(3, (BATCHES * 4,)))
-    loaders = [torch.utils.data.DataLoader(data, batch_size=4, shuffle=shuffle) for shuffle in (True, False)]
     model = module() if module is Adversaries else module(lr=0.1, sizes={"hidden": 8}, broken_at=broken_at)
     trainer = pl.Trainer(
         default_root_dir=root, accelerator="cpu", max_epochs=epochs, callbacks=list(callbacks), logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **more,
     )  # fmt: skip
-    trainer.fit(model, *loaders, ckpt_path=checkpoint)
+    trainer.fit(model, loader(shuffle=True), loader(shuffle=False), ckpt_path=checkpoint)
     return trainer

@@ -29,21 +29,24 @@ def sentences() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in words]
 
 
-def fit(root: Path, *callbacks: Any, checkpoint: Path | None = None, **more: Any) -> Any:
-    """Train a GPT of one layer, from random weights and with dropout; return the trainer."""
+def network() -> Any:
+    """A GPT of one layer with dropout, from random weights."""
     transformers.set_seed(0)
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            n_layer=1, n_head=2, n_embd=16, n_positions=LENGTH, vocab_size=WORDS, bos_token_id=0, eos_token_id=0
-        )
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=2, n_embd=16, n_positions=LENGTH, vocab_size=WORDS, bos_token_id=0, eos_token_id=0
     )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def fit(root: Path, *callbacks: Any, checkpoint: Path | None = None, **more: Any) -> Any:
+    """Train the network; return the trainer."""
     settings = {
         "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 1,
         "learning_rate": 0.01, "optim": "sgd", "eval_strategy": "epoch", "save_strategy": "no", "report_to": "none",
         "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False,
     }  # fmt: skip
     trainer = transformers.Trainer(
-        model,
+        network(),
         transformers.TrainingArguments(str(root / "out"), **{**settings, **more}),
         train_dataset=sentences(),
         eval_dataset=sentences()[:4],

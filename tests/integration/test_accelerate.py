@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from client_loops import entries, items, looked_at, merged, samples
+from doc_snippets import snippet
 from topowatch_client.integrations import attachment
 
 if TYPE_CHECKING:
@@ -120,3 +121,21 @@ def test_errors_of_ours_stay_ours(
     assert torch.equal(torch.stack(losses), torch.stack(others))
     assert "broken numbers" in caplog.text
     assert len([record for record in caplog.records if record.exc_info]) == 2
+
+
+def test_the_documentation_runs(training: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOWATCH_MODE", "offline")
+    monkeypatch.setenv("TOPOWATCH_SPOOL_DIR", str(tmp_path / "spool"))
+    model = torch.nn.Linear(6, 3)
+    data = torch.utils.data.TensorDataset(torch.randn(20, 6), torch.randint(3, (20,)))
+    names = {
+        "torch": torch,
+        "inputs": torch.ones(4, 6),
+        "targets": torch.zeros(4).long(),
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loader": torch.utils.data.DataLoader(data, batch_size=4),
+    }
+    exec(snippet("integrations.md", "Accelerate"), names)  # noqa: S102 -- that is what is tested
+    assert "loss" in items(names["tracker"].tracker)[-1].end.results

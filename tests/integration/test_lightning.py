@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from client_loops import entries, items, looked_at, merged, samples
+from doc_snippets import snippet
 from topowatch_client.integrations import attachment
 
 if TYPE_CHECKING:
@@ -134,3 +135,21 @@ def test_errors_of_ours_stay_ours(
     assert watched.lightning_module.losses == bare.lightning_module.losses
     assert "broken numbers" in caplog.text
     assert len([record for record in caplog.records if record.name == "topowatch"]) <= 4
+
+
+def test_the_documentation_runs(training: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOWATCH_MODE", "offline")
+    monkeypatch.setenv("TOPOWATCH_SPOOL_DIR", str(tmp_path / "spool"))
+    code = snippet("integrations.md", "Lightning").splitlines()
+    assert code[0] == "import lightning.pytorch as pl  # or: import pytorch_lightning as pl"
+    names = {
+        "pl": training.pl,
+        "inputs": torch.ones(4, 6),
+        "targets": torch.zeros(4).long(),
+        "module": training.Classifier(lr=0.1, sizes={"hidden": 8}),
+        "train_loader": training.loader(shuffle=True),
+        "val_loader": training.loader(shuffle=False),
+    }
+    exec("\n".join(code[1:]), names)  # noqa: S102 -- that is what is tested
+    assert "val_accuracy" in items(names["callback"].watch)[-1].end.results

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from client_loops import entries, items, looked_at, merged, samples
+from doc_snippets import snippet
 from topowatch_client.integrations import attachment
 
 if TYPE_CHECKING:
@@ -122,3 +123,18 @@ def test_errors_of_ours_stay_ours(
     assert losses == others
     assert "broken numbers" in caplog.text
     assert len([record for record in caplog.records if record.name == "topowatch"]) <= 3
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+def test_the_documentation_runs(training: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOWATCH_MODE", "offline")
+    monkeypatch.setenv("TOPOWATCH_SPOOL_DIR", str(tmp_path / "spool"))
+    sentences = training.sentences()
+    names = {
+        "model": training.network(),
+        "sentences": sentences,
+        "words": torch.stack([sentence["input_ids"] for sentence in sentences]),
+    }
+    exec(snippet("integrations.md", "Hugging Face Transformers"), names)  # noqa: S102 -- that is what is tested
+    assert "train_loss" in items(names["callback"].watch)[-1].end.results
