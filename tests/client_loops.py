@@ -41,18 +41,31 @@ def train(
 
 
 def entries(watch: Watch) -> list[Entry]:
-    reader, found = SpoolReader(Path(watch.status["spool"])), []
+    return entries_at(watch.status["spool"])
+
+
+def entries_at(spool: str) -> list[Entry]:
+    reader, found = SpoolReader(Path(spool)), []
     while part := reader.read(1 << 30, 1 << 30):
         found += part
     return found
 
 
 def items(watch: Watch) -> list[sample_pb2.Item]:
-    return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries(watch)]
+    return items_at(watch.status["spool"])
+
+
+def items_at(spool: str) -> list[sample_pb2.Item]:
+    return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries_at(spool)]
 
 
 def samples(watch: Watch) -> list[sample_pb2.Sample]:
     return [item.sample for item in items(watch) if item.HasField("sample")]
+
+
+def looked_at(watch: Watch) -> list[int]:
+    """Return the steps with a sample of the weights; scalars that come late travel alone."""
+    return [sample.step for sample in samples(watch) if sample.weights.values]
 
 
 def scalars(sample: sample_pb2.Sample) -> dict[str, dict[int, float]]:

@@ -74,6 +74,30 @@ def test_one_file_knows_ray() -> None:
     assert knowing == ["ray_pool.py"]
 
 
+def test_frameworks_are_known_to_their_integrations_alone() -> None:
+    """One file each, so that nobody imports a framework who does not use it."""
+    frameworks = {"lightning", "pytorch_lightning", "transformers", "accelerate", "ray"}
+    knowing = {
+        path.stem: known
+        for path in sources(ROOT / "client")
+        if (known := {module.partition(".")[0] for module in imports(path)} & frameworks)
+    }
+    assert knowing == {
+        "lightning": {"lightning", "pytorch_lightning"},
+        "transformers": {"transformers"},
+        "accelerate": {"accelerate"},
+        "ray_train": {"ray"},
+    }
+
+
+def test_integrations_use_the_public_face_alone() -> None:
+    folder = ROOT / "client" / "topowatch_client" / "integrations"
+    for path in sources(folder):
+        ours = {module for module in imports(path) if within(module, ("topowatch_client",))}
+        public = ("topowatch_client.attach", "topowatch_client.Watch", "topowatch_client.integrations.attachment")
+        assert all(within(module, public) for module in ours), path
+
+
 def test_files_stay_short_and_init_files_define_nothing() -> None:
     for path in [*sources(ROOT / "protos"), *sources(ROOT / "client"), *sources(ROOT / "monitor")]:
         text = path.read_text()

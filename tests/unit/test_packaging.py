@@ -14,6 +14,12 @@ from harness import unavailable
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
+FRAMEWORKS = {
+    "lightning": "pytorch_lightning",
+    "transformers": "transformers",
+    "accelerate": "accelerate",
+    "ray_train": "ray",
+}  # by the integration that imports them
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -24,8 +30,19 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_client_loads_nothing_of_the_monitor_and_no_framework() -> None:
-    heavy = {"ray", "gtda", "pyarrow", "topowatch_monitor", "torch", "grpc"}
-    assert not heavy & loaded_by("import topowatch_client")
+    heavy = {"ray", "gtda", "pyarrow", "topowatch_monitor", "torch", "grpc", *FRAMEWORKS.values()}
+    assert not heavy & loaded_by("import topowatch_client, topowatch_client.integrations.attachment")
+
+
+@pytest.mark.parametrize("integration", FRAMEWORKS)
+def test_an_integration_without_its_framework_says_in_one_sentence_what_is_missing(integration: str) -> None:
+    module = f"topowatch_client.integrations.{integration}"
+    hide = f"import sys; sys.modules.update(dict.fromkeys({[*FRAMEWORKS.values(), 'lightning']}))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{hide}; import {module}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.match(rf"ModuleNotFoundError: {module} needs .*: pip install ", done.stderr.splitlines()[-1])
 
 
 def test_attaching_loads_neither_grpc_nor_the_monitor(tmp_path: Path) -> None:
