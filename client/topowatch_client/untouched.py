@@ -106,7 +106,7 @@ def _enter(stack: contextlib.ExitStack, model: nn.Module, devices: set[torch.dev
         if available(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
     stack.enter_context(torch.no_grad())
-    # The fused encoder is left out wherever a hook hangs, so that results would depend on our hooks.
+    # Fused encoders give zeros where there is padding, and torch leaves them out wherever a hook hangs.
     if hasattr(torch.backends, "mha") and torch.backends.mha.get_fastpath_enabled():
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, True)
