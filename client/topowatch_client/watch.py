@@ -63,9 +63,11 @@ def attach(
         labels: Anything to tell runs apart by, such as hyperparameters.
         endpoint: The daemon's gRPC address, HOST:PORT.
         probe: (inputs, targets) to look at the model's predictions with; inputs are a tensor, tuple or mapping with
-            one example a row, targets may be None.
+            one example a row, targets may be None. Of a language model they are the next tokens, shifted already, and
+            -100 where none counts.
         loss: callable(outputs, targets) → one loss an example (`reduction="none"` style), or one in all. Default:
-            cross-entropy for logits with integer targets, squared error for values.
+            cross-entropy for logits with integer targets (of two classes where there is one logit), squared error for
+            values.
         forward: callable(model, inputs) → outputs, where `model(inputs)` is not the way to call it.
         output: What the outputs are: "logits", "probs" or "values".
         layer: Name of the module whose output is the representation (default: the input of the last Linear).
