@@ -84,8 +84,9 @@ class TopowatchCallback(Callback):  # type: ignore[misc] # mypy does not look in
         if self._loss is not None and loss is not None and pl_module.automatic_optimization:
             loss = self._loss + loss  # Lightning has divided the loss by the number of batches a step
         self._loss = loss
-        if trainer.global_step != self._steps:
-            self._steps, self._loss = trainer.global_step, None
+        steps = trainer.global_step
+        if steps != self._steps:
+            self._steps, self._loss = steps, None
             self._attachment.log({"loss": loss, **self._new(trainer)})
 
     @kept_from_training
