@@ -15,6 +15,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,33 +155,33 @@ def measure(name: str, names: list[str], steps: int, device: torch.device) -> di
     }
 
 
-def alone(*arguments: str) -> dict[str, float]:
-    """Run one measurement that needs a fresh process."""
-    command = [sys.executable, str(HERE / "overhead_single.py"), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def alone_repeated(*arguments: str, repeats: int = _REPEATS) -> list[dict[str, float]]:
-    """The same, several times."""
+def alone(*arguments: str, repeats: int = _REPEATS) -> list[dict[str, float]]:
+    """Run one measurement in fresh processes, which find compiled code, as after an installation."""
     print(f"  {' '.join(arguments)}", file=sys.stderr)
-    return [alone(*arguments) for _ in range(repeats)]
+    command = [sys.executable, str(HERE / "overhead_single.py"), *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        found = [
+            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
+            for _ in range(repeats + 1)
+        ]
+    return found[1:]  # the first one compiled
 
 
 def single(models: list[str]) -> dict[str, Any]:
     """Attach and finish where no daemon answers, and memory."""
     found: dict[str, Any] = {"machine": machine(), "attach": {}, "finish": {}, "memory": {}}
     for model in models:
-        attached = alone_repeated("attach", "--model", model)
+        attached = alone("attach", "--model", model)
         found["attach"][model] = {name: [one[name] for one in attached] for name in ("import", "attach")}
-        bare, watched = (alone_repeated("memory", "--model", model, *more, repeats=3) for more in (["--bare"], []))
+        bare, watched = (alone("memory", "--model", model, *more, repeats=3) for more in (["--bare"], []))
         found["memory"][model] = {
             kind: statistics.median(one[kind] for one in watched) - statistics.median(one[kind] for one in bare)
             for kind in ("resident", "peak")
         }
     for kind in ("refused", "silent"):
-        found["finish"][kind] = [one["finish"] for one in alone_repeated("finish", "--daemon", kind, repeats=3)]
+        found["finish"][kind] = [one["finish"] for one in alone("finish", "--daemon", kind, repeats=3)]
     return found
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OURS = "topowatch"
 BARS = {"cpu": 1.005, "p99": 1.01}  # ratios above the control's, at default settings
-SAMPLES_EVERY, PROBES_EVERY = 64, 1024  # at least, for those to count
+SAMPLES_EVERY, PROBES_EVERY = 64, 1024  # steps at most, for those to count
 AGREEMENT = 1.5  # between the client's own figure and the measured one
 ATTACH_SECONDS = 0.1
 HOOK_SECONDS = 1e-3
@@ -70,10 +70,10 @@ def _missed_by_models(models: Mapping[str, Any]) -> Iterator[str]:
         for kind, bar in BARS.items():
             if ours[kind]["above"][0] > bar:
                 yield f"{title}: {_KINDS[kind]} {_ratio(ours[kind]['above'])} above control, bar {bar}"
-        if ours["interval"] > SAMPLES_EVERY:
-            yield f"{title}: the governor samples every {ours['interval']} steps; {SAMPLES_EVERY} are asked for"
-        if ours["probe_interval"] > PROBES_EVERY:
-            yield f"{title}: the governor probes every {ours['probe_interval']} steps; {PROBES_EVERY} are asked for"
+        for kind, every in (("samples", SAMPLES_EVERY), ("probe_passes", PROBES_EVERY)):
+            if ours[kind] < max(model["steps"] // every, 1):
+                what = f"{ours[kind]} {kind.replace('_', ' ')} in {model['steps']} steps"
+                yield f"{title}: {what}; one in {every:,} is asked for"
         if ours["hook"]["p99"] > HOOK_SECONDS:
             yield f"{title}: p99 of the hook is {ours['hook']['p99'] * 1e3:.2f} ms, bar 1 ms"
         for name, side in model["sides"].items():
