@@ -44,6 +44,8 @@ class SpoolLock:
                 os.close(fd)
                 return False
             self.fd = fd
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)  # who signed last was killed
         return True
 
     def sign(self) -> None:

@@ -123,15 +123,14 @@ def test_a_disk_that_turns_read_only_costs_samples_which_are_counted(ext4_disk: 
     try:
         assert training.stdin is not None
         assert training.stdout is not None
-        daemon.silent.set()
+        daemon.stop()
         training.stdin.write("\n")
         training.stdin.flush()
         assert training.stdout.readline() == "stepped\n"
-        eventually(lambda: daemon.seqs)
+        eventually(lambda: spawn.forwarder_pid(spool_dir))
         forwarder = spawn.forwarder_pid(spool_dir)
-        assert forwarder is not None
         subprocess.run(["mount", "-o", "remount,abort", str(ext4_disk)], check=True)
-        daemon.silent.clear()
+        daemon.start()
         out, _ = training.communicate("\n", timeout=60)
         assert training.returncode == 0
         stepped, in_time, mode, samples, dropped = out.split()

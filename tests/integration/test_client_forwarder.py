@@ -498,6 +498,32 @@ def test_offline_spools_wait_for_sync(daemon, spool_dir, forwarder, capsys) -> N
     assert main(["sync", str(spool_dir), "--endpoint", daemon.endpoint]) == 0
 
 
+def test_leftovers_are_shipped_some_at_a_time(spool_dir, monkeypatch) -> None:
+    """Each takes a connection and files, and a sweep may leave thousands."""
+
+    class Counting(RecordingDaemon):
+        streams = most = 0
+
+        def StreamBatches(self, request_iterator, context):  # noqa: N802 -- the generated name
+            self.streams += 1
+            self.most = max(self.most, self.streams)
+            yield from super().StreamBatches(request_iterator, context)
+            self.streams -= 1
+
+    server = Counting().start()
+    try:
+        for number in range(12):
+            spooled = writer(spool_dir, server.endpoint, f"w{number}", mode="offline")
+            spooled.append(sample(0))
+            spooled.close(ended=True)
+        monkeypatch.setattr("topowatch_client.forwarder._AT_ONCE", 3)
+        assert main(["sync", str(spool_dir), "--endpoint", server.endpoint]) == 0
+        assert len(server.items) == 12
+        assert 1 <= server.most <= 3
+    finally:
+        server.stop()
+
+
 def test_sync_gives_up_on_a_daemon_that_is_not_there(spool_dir, capsys) -> None:
     spooled = writer(spool_dir, "127.0.0.1:1", mode="offline")
     spooled.append(sample(0))

@@ -127,7 +127,7 @@ def test_of_many_ranks_that_attach_at_once_one_starts_a_forwarder_that_ships_all
         say(rank, "start")
     answers = [rank.stdout.readline() for rank in ranks if rank.stdout is not None]
     assert sorted(answers) == ["False\n"] * 7 + ["True\n"]
-    assert len(forwarders_of(spool_dir)) == 1
+    eventually(lambda: len(forwarders_of(spool_dir)) == 1)
     eventually(lambda: sorted(daemon.items) == [f"rank-{number}" for number in range(8)])
     assert forwarders_of(spool_dir) == [spawn.forwarder_pid(spool_dir)]
 
@@ -140,11 +140,13 @@ def test_a_forwarder_that_dies_at_once_leaves_the_lock_free(
     assert rank.stdout is not None
     assert rank.stdout.readline() == "True\n"
     assert spawn.forwarder_running(spool_dir)  # from the first moment, by the lock that it was handed
+    eventually(lambda: forwarders_of(spool_dir))
     (pid,) = forwarders_of(spool_dir)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not spawn.forwarder_running(spool_dir))
     say(rank, "start")
     assert rank.stdout.readline() == "True\n"
+    assert spawn.forwarder_pid(spool_dir) != pid  # nobody takes the dead one's number for the new one's
 
 
 def test_sigterm_to_a_sidecar_leaves_it_time_for_the_last_words_of_the_jobs(
