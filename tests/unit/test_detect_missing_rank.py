@@ -107,6 +107,26 @@ def test_a_job_that_goes_on_with_fewer_ranks_misses_none_of_those_before():
     assert run.path.steps == list(range(0, 400, 4))
 
 
+def test_a_job_that_goes_on_with_one_rank_misses_none():
+    lives = job(2)
+    run = run_of([*(life.opened() for life in lives), *sent(lives, range(0, 80, 4))])
+    assert feed(run, sent(lives[:1], range(80, 160, 4))) == [("missing_rank", "warning", 76)]
+    [alone] = job(1, start=60, incarnation=2)
+    assert feed(run, [alone.opened(270), *sent([alone], range(60, 400, 4), at=270)]) == []
+    assert run.path.steps == list(range(0, 400, 4))
+
+
+def test_a_job_that_begins_again_with_all_of_its_ranks_has_time_to_come_up():
+    """Rank 2 was missing; it comes back with the others, some seconds later than they do."""
+    lives = job(3)
+    run = run_of([*(life.opened() for life in lives), *sent(lives, range(0, 80, 4))])
+    assert feed(run, sent(lives[:2], range(80, 160, 4))) == [("missing_rank", "warning", 76)]
+    again = job(3, start=60, incarnation=2)
+    assert feed(run, [life.opened(270) for life in again]) == []
+    assert feed(run, sent(again[:2], range(60, 100, 4), at=220)) == []
+    assert feed(run, sent(again[2:], range(60, 100, 4), at=230)) == []
+
+
 def test_a_job_that_begins_again_without_one_of_its_ranks_is_told():
     lives = job(3)
     run = run_of([*(life.opened() for life in lives), *sent(lives, range(0, 200, 4))])

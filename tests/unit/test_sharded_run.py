@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -104,6 +105,26 @@ def test_a_rank_that_goes_back_alone_adds_nothing_to_what_the_others_are_at(rank
     run = run_of(interleaved([life.records() for life in lives], seed))
     assert all(step < start for step in whole_of(lives))
     check(run, lives)
+
+
+def test_what_a_rank_sent_ahead_of_the_others_goes_with_its_life():
+    first, second = together(2, [[1], [1]], stop=10)
+    again = replace(second, start=5, incarnation=2)
+    run = run_of([first.opened(), *second.records(), again.opened(), *(first.sample(step) for step in range(10))])
+    assert run.path.steps == [0, 1, 2, 3, 4]
+
+
+def test_parts_that_cancel_out_are_added_in_the_order_of_ranks():
+    """In float64 2⁶⁰ + 1 − 2⁶⁰ is 0 in this order and 1 in others."""
+    lives = together(3, [[1], [1], [1]])
+    for order in itertools.permutations(zip(lives, (2.0**60, 1.0, -(2.0**60)), strict=True)):
+        records = [life.opened() for life in lives]
+        for life, value in order:
+            sample = sample_pb2.Sample(step=0)
+            sample.weights.values = np.full(5, value, dtype="<f4").tobytes()
+            records.append(life.stored(sample_pb2.Item(schema=1, sample=sample)))
+        _, wholes = wholes_of(records)
+        assert wholes[0].weights.tolist() == [0.0] * 5
 
 
 @settings(max_examples=12, deadline=None)

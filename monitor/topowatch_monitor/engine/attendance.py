@@ -140,9 +140,9 @@ class Attendance:
         """Look at all ranks."""
         generation = self._newest_generation()
         if generation != self._generation:
-            self._generation, self._missing, self._unheard, self._begun_at = generation, {}, False, now
+            self._generation, self._begun_at = generation, now
         if generation.ranks <= 1:
-            self._look_at = NEVER
+            self._missing, self._unheard, self._look_at = {}, False, NEVER
             return
         members = self._members(generation)
         foremost = max(each.step for each in members.values())
