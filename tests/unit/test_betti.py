@@ -196,3 +196,8 @@ def test_what_is_no_diagram_is_refused(diagram, message):
 def test_a_power_below_one_is_refused():
     with pytest.raises(ValueError, match=r"at least 1, not 0\.5"):
         wasserstein([], [], 0.5)
+
+
+def test_a_bar_that_is_lost_in_the_rounding_beside_a_long_one_is_no_bar() -> None:
+    assert bottleneck([[0.0, 2.0]], [[0.0, 5e-324]]) == 1.0
+    assert bottleneck([[0.0, 5e-324]], []) <= 5e-324

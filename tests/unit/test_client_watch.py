@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,14 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TOPOWATCH_") or name in {"RANK", "WORLD_SIZE", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"}:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def nothing_compiled() -> None:
+    """Forget what other tests of this process have compiled: hooks are not put on where torch.compile is in use."""
+    counters = sys.modules.get("torch._dynamo.utils")
+    if counters is not None:
+        counters.counters.clear()
 
 
 @pytest.fixture
@@ -336,6 +345,7 @@ def test_compiled_and_wrapped_models_give_the_same_sketches(watch_of: Callable[.
     assert samples(compiled)[0].weights.values == samples(wrapped)[0].weights.values == first
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_layers_travel_with_probe_passes_and_without_probes_as_rarely(watch_of: Callable[..., Watch]) -> None:
     """Without probes, activations are those of a training step, seen by hooks that are gone afterwards."""
     for probe in (None, (torch.randn(8, 6), torch.randint(0, 3, (8,)))):
@@ -364,6 +374,7 @@ def test_layers_travel_with_probe_passes_and_without_probes_as_rarely(watch_of: 
         assert watch.status["failures"] == 0
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_hooks_on_modules_are_gone_with_the_watch(watch_of: Callable[..., Watch]) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

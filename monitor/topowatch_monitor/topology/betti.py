@@ -66,7 +66,7 @@ def bottleneck(first: ArrayLike, second: ArrayLike) -> float:
     # Imported here: a process that compares no diagrams need not load it.
     from gtda.externals import bottleneck_distance
 
-    mortal = unit * float(bottleneck_distance(one / unit, other / unit, 0.0))
+    mortal = unit * float(bottleneck_distance(_with_length(one / unit), _with_length(other / unit), 0.0))
     return max(mortal, float(immortal.max(initial=0.0)))
 
 
@@ -161,7 +161,7 @@ def _apart(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], ND
     mortal, births = [], []
     for bars in (_bars(first), _bars(second)):
         dies = np.isfinite(bars[:, 1])
-        mortal.append(bars[dies & (bars[:, 1] > bars[:, 0])])
+        mortal.append(_with_length(bars[dies]))
         births.append(np.sort(bars[~dies, 0]))
     same = len(births[0]) == len(births[1])
     # Births in their order are the best pairing, for the largest difference as for the sum of powers.
@@ -183,6 +183,11 @@ def _bars(diagram: ArrayLike) -> NDArray[np.float64]:
 def _unit(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """The largest number in both diagrams: divided by it, no diagram is too large or too small for a solver."""
     return max(float(np.abs(one).max(initial=0.0)), float(np.abs(other).max(initial=0.0)))
+
+
+def _with_length(bars: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out bars of length zero; dividing may make some of very short ones."""
+    return bars[bars[:, 1] > bars[:, 0]]
 
 
 def _half_lengths(bars: NDArray[np.float64]) -> NDArray[np.float64]:
