@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from topowatch_client.guard import from_signal_handler
 from topowatch_client.messages import LayerStatistics
 from topowatch_client.sketch import canonical_name
 
@@ -107,7 +108,9 @@ class Activations:
             started = time.perf_counter()
             try:
                 self._see(index, result)
-            except Exception as error:  # noqa: BLE001 -- it runs within the job's forward pass, which must not notice
+            except Exception as error:  # it runs within the job's forward pass, which must not notice
+                if from_signal_handler(error):
+                    raise
                 self.problem = f"{self._modules[index][0]}: {error!r}"
             self.seconds += time.perf_counter() - started
 

@@ -70,7 +70,7 @@ class Taken:
         found = layers.by_layer(numbers, [part.name for part in self.parts])
         if self.modules is None:
             return found
-        seen = activations.statistics(numbers["activations"].reshape(len(self.modules), -1), self.modules)
+        seen = activations.statistics(numbers["activations"].reshape(-1, 4), self.modules)
         return {**seen, **{name: layer.joined(seen.get(name)) for name, layer in found.items()}}
 
 

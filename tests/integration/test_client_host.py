@@ -58,10 +58,8 @@ def spool_dir(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "spool"
     directory.mkdir()
     yield directory
-    pid = spawn.forwarder_pid(directory)
-    if pid is not None:
-        os.kill(pid, signal.SIGINT)
-        eventually(lambda: spawn.forwarder_pid(directory) is None)
+    for pid in forwarders_of(directory):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -147,6 +145,7 @@ def test_a_forwarder_that_dies_at_once_leaves_the_lock_free(
     say(rank, "start")
     assert rank.stdout.readline() == "True\n"
     assert spawn.forwarder_pid(spool_dir) != pid  # nobody takes the dead one's number for the new one's
+    eventually(lambda: forwarders_of(spool_dir))
 
 
 def test_sigterm_to_a_sidecar_leaves_it_time_for_the_last_words_of_the_jobs(
