@@ -12,6 +12,7 @@ import copy
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -200,6 +201,7 @@ def main() -> int:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="the first two always run")
     parser.add_argument("--steps", type=int, help="a side; default: 1,024, of the largest model 320")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever ends it must not leave stopped processes behind
     parts = options.model or [*WORKLOADS, "single"]
     names = [BARE, CONTROL, *(name for name in options.sides if name not in (BARE, CONTROL))]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
