@@ -97,6 +97,21 @@ def test_rewinds_and_elastic_restarts_give_the_path_of_the_definition_in_any_ord
     assert RunState.from_state(decode(encode(run.state_dict())), SETTINGS).view() == run.view()
 
 
+def test_a_rank_that_is_two_restarts_ahead_of_the_leader_waits_for_it():
+    """The leader's middle life takes its older samples back, and leaves alone what it has not come to yet."""
+    first, middle, last = (
+        together(2, [[1], [1]], start=start, stop=start + 4, incarnation=incarnation)
+        for incarnation, start in ((1, 0), (2, 1), (3, 2))
+    )
+    streams = [
+        *(lives[1].records() for lives in (first, middle, last)),
+        *(lives[0].records() for lives in (first, middle, last)),
+    ]
+    run = run_of([record for stream in streams for record in stream])
+    check(run, [*first, *middle, *last])
+    assert run.path.steps == [0, 1, 2, 3, 4, 5]
+
+
 @settings(max_examples=20, deadline=None)
 @given(rank=st.integers(0, 2), start=st.integers(1, 40), seed=seeds)
 def test_a_rank_that_goes_back_alone_adds_nothing_to_what_the_others_are_at(rank, start, seed):

@@ -10,7 +10,7 @@ import numpy as np
 from topowatch_monitor.engine.lineage import NEVER, Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -146,10 +146,10 @@ class Assembly:
             if place.generation == generation and place.step < step and rank not in parts:
                 self._give_up(place)
 
-    def supersede(self, span: Span, generation: Generation) -> None:
-        """Drop the steps of a span that the leader now has in a generation, as far as they are of others."""
+    def supersede(self, span: Span, generations: Container[Generation]) -> None:
+        """Drop what waits in a span of steps and is of these generations, which the leader has left there."""
         for place in list(self._waiting):
-            if place.step in span and place.generation != generation:
+            if place.step in span and place.generation in generations:
                 self._drop(place)
 
     def discard(self, rank: int, span: Span) -> None:

@@ -114,7 +114,8 @@ class Ranks:
         if superseded is not None:
             self._assembly.discard(rank, superseded)
             if rank == self.leader:
-                self._assembly.supersede(superseded, generation)
+                # Others may be ahead in a generation that the leader has not begun yet: that waits for it.
+                self._assembly.supersede(superseded, {*lineage.lives.values()} - {generation})
             else:
                 undone = self._added_up(lineage, superseded)
         return Opening(before is None, newest, superseded, undone)
