@@ -288,8 +288,9 @@ class Observer:
         span = Span()
         numbers = taken.numbers()
         weights, update = numbers.get("weights"), numbers.get("update")
+        own = taken.summary(numbers, shard=self._weights.shards.sharded)
         series = taken.series(numbers)
-        series += [Series(name, [taken.step], [value]) for name, value in taken.summary(numbers).items()]
+        series += [Series(name, [taken.step], [value]) for name, value in own.items()]
         self._begin()
         parts = SampleParts(
             step=taken.step,

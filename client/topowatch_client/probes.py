@@ -16,6 +16,7 @@ from torch import nn
 
 from topowatch_client import probe_head, probe_outputs, probe_plan, probe_set
 from topowatch_client.activations import Activations, statistics
+from topowatch_client.guard import from_signal_handler
 from topowatch_client.messages import ProbeFacts, ProbeResult
 from topowatch_client.probe_features import Features, find_layer
 from topowatch_client.probe_outputs import Losses, Tally, rows_of, tensor_of
@@ -120,7 +121,9 @@ class Probe:
                         result = self._forward(self._part(self._inputs, part))
                     try:
                         self._take(chosen, part, result, seen)
-                    except Exception as error:  # noqa: BLE001 -- raised once no other rank waits for us
+                    except Exception as error:  # raised once no other rank waits for us
+                        if from_signal_handler(error):
+                            raise
                         failure = failure or error
             values, names = self._activations.take()
         finally:
@@ -204,7 +207,9 @@ class Probe:
                 with probe_head.narrowed(head, chosen.positions, torch.from_numpy(chosen.offsets[one])):
                     narrow = self._forward(self._part(self._inputs, one))
                 verdict = self._agree(chosen, kept, full, narrow)
-            except Exception:  # noqa: BLE001 -- a forward or loss that cannot do with fewer positions may say so anyhow
+            except Exception as error:  # a forward or loss that cannot do with fewer positions may say so anyhow
+                if from_signal_handler(error):
+                    raise
                 verdict = False
         self._head = head if verdict else None
         self._head_tried = verdict is not None

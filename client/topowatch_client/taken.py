@@ -52,9 +52,9 @@ class Taken:
         cuts = np.cumsum([length for _, length in self.layout])[:-1]
         return dict(zip([name for name, _ in self.layout], np.split(self.host.numpy(), cuts), strict=True))
 
-    def summary(self, numbers: dict[str, Array]) -> dict[str, float]:
-        """Return the sample's own scalars."""
-        scalars = weights.summary(numbers, [part.dimensions >= 2 for part in self.parts])
+    def summary(self, numbers: dict[str, Array], *, shard: bool = False) -> dict[str, float]:
+        """Return the sample's own scalars; see `weights.summary`."""
+        scalars = weights.summary(numbers, [part.dimensions >= 2 for part in self.parts], shard=shard)
         if self.probe is not None and self.probe.mean_loss is not None:
             scalars["probe_loss"] = self.probe.mean_loss
         return scalars
@@ -100,9 +100,8 @@ def take(
         if before is not None:
             change = now - before
             pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
-        norms = weights.gradient_norms(look.parts, now.device) if gradients else None
-        if norms is not None:
-            pieces.append(("gradients", norms))
+        if gradients:
+            pieces.append(("gradients", weights.gradient_norms(look.parts, now.device)))
         if seen is not None:
             pieces.append(("activations", seen[0].reshape(-1).to(now.device)))
     if scalars.on_device:

@@ -74,15 +74,13 @@ class Weights:
         return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
 
 
-def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor | None:
-    """Return the norm of each part's gradient, float32 on `device`: ABSENT without a dense one, None if all are."""
+def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
+    """Return the norm of each part's gradient, float32 on `device`: ABSENT where there is no dense one."""
     dense = [
         (index, each.gradient)
         for index, each in enumerate(held)
         if each.gradient is not None and each.gradient.layout == torch.strided
     ]
-    if not dense:
-        return None
     norms = torch.full((len(held),), ABSENT, device=device)
     for kind in {(gradient.device, gradient.dtype) for _, gradient in dense}:
         chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
@@ -96,13 +94,14 @@ def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor |
     return norms
 
 
-def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str, float]:
+def summary(numbers: Mapping[str, Array], matrices: Sequence[bool], *, shard: bool = False) -> dict[str, float]:
     """Reduce norms of parts to a few scalars.
 
     Args:
         numbers: `weights`, the sketch of all; `norms`, `changes` and `gradients`, one a part. All optional.
         matrices: For each part, whether its parameter has two dimensions or more: ratios are taken of those alone,
             as biases start from zero.
+        shard: The parts are one rank's share, whose norms are added to those of others: nothing counts as 0.
     """
     scalars: dict[str, float] = {}
     if "norms" in numbers:
@@ -117,7 +116,9 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool]) -> dict[str,
             scalars["update_ratio_max"] = float(ratios.max())
             scalars["update_ratio_median"] = float(statistics.median(ratios.tolist()))
     if "gradients" in numbers:
-        scalars["gradient_norm"] = _root_of_squares(numbers["gradients"][numbers["gradients"] != ABSENT])
+        known = numbers["gradients"][numbers["gradients"] != ABSENT]
+        if shard or len(known):
+            scalars["gradient_norm"] = _root_of_squares(known)
     return scalars
 
 

@@ -77,12 +77,14 @@ def test_a_frozen_part_that_changes_unseen_is_read_again_after_a_while() -> None
 def test_gradient_norms_are_those_of_dense_gradients_in_no_less_than_float32() -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2)).to(torch.bfloat16)
     shards, device = Shards(model), torch.device("cpu")
-    assert gradient_norms(shards.held(), device) is None
+    nothing = gradient_norms(shards.held(), device)
+    assert nothing.tolist() == [ABSENT] * 4
+    assert summary({"gradients": nothing.numpy()}, []) == {}
+    assert summary({"gradients": nothing.numpy()}, [], shard=True) == {"gradient_norm": 0.0}
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     model[1].bias.grad = None
     found = gradient_norms(shards.held(), device)
-    assert found is not None
     assert found.dtype == torch.float32
     gradients = [parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None]
     assert found.tolist() == pytest.approx([*(float(each.norm()) for each in gradients), ABSENT], rel=1e-5)
@@ -90,7 +92,6 @@ def test_gradient_norms_are_those_of_dense_gradients_in_no_less_than_float32() -
     assert summary({"gradients": found.numpy()}, [])["gradient_norm"] == pytest.approx(whole, rel=1e-5)
     model[0].bias.grad = torch.full_like(model[0].bias, torch.nan)
     again = gradient_norms(shards.held(), device)
-    assert again is not None
     assert np.isnan(summary({"gradients": again.numpy()}, [])["gradient_norm"])
 
 

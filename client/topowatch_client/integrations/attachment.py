@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from topowatch_client import attach
+from topowatch_client.guard import from_signal_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,9 @@ def kept_from_training(method: Callable[..., None]) -> Callable[..., None]:
         nonlocal said
         try:
             method(*args, **kwargs)
-        except Exception:  # noqa: BLE001 -- the boundary: training must not notice
+        except Exception as error:
+            if from_signal_handler(error):
+                raise  # training's own
             if not said:
                 _log.warning("topowatch: an error was kept from training", exc_info=True)
             said = True
