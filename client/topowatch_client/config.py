@@ -13,11 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from topowatch_client import identity
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -182,10 +177,14 @@ _TYPES: dict[str, type] = {
 
 
 def _from_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    if sys.version_info >= (3, 11):  # here, because most jobs have no file
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"topowatch: {path} cannot be read: {error}") from error
     table = document.get("client", {})

@@ -11,10 +11,12 @@ that the slowest hundredth of all steps stays what it was.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _FIRST_INTERVAL = 16
 _FIRST_PROBES = 256
@@ -115,12 +117,12 @@ class Governor:
     @property
     def typical_probe_cost(self) -> float | None:
         """Seconds of a probe pass by the wall clock; None before the first."""
-        return statistics.median_low(spent.wall for spent in self._probes) if self._probes else None
+        return _median(spent.wall for spent in self._probes) if self._probes else None
 
     @property
     def typical_sample_cost(self) -> float | None:
         """Seconds of a sample by the wall clock; None before the first."""
-        return statistics.median_low(spent.wall for spent in self._samples) if self._samples else None
+        return _median(spent.wall for spent in self._samples) if self._samples else None
 
     def samples_at(self, step: int) -> bool:
         """Whether a sample is due at the end of `step`."""
@@ -195,7 +197,7 @@ class Governor:
         self._fold()
         if len(self._steps) < _FEW_STEPS:
             return
-        step = Spent(*(max(statistics.median(times), 1e-9) for times in zip(*self._steps, strict=True)))
+        step = Spent(*(max(_median(times), 1e-9) for times in zip(*self._steps, strict=True)))
         allowed = self._allowed(step)
         if self._samples and self._budget.interval is None:
             sample = _typical(self._samples)
@@ -216,15 +218,21 @@ class Governor:
         whole = self._budget.cap * _HEADROOM
         fixed = self._window_forwarder.share_of(self._window_whole)
         if self._plain:
-            fixed += Spent(*map(statistics.median, zip(*self._plain, strict=True))).share_of(step)
+            fixed += Spent(*map(_median, zip(*self._plain, strict=True))).share_of(step)
         return max(whole - fixed, whole * _LEAST)
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median, of two the lower; importing `statistics` takes a tenth of what `attach` may."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def _typical(costs: deque[Spent]) -> Spent:
     """Return the median, of two the lower; of a single one what is left once everything is warm."""
     if len(costs) == 1:
         return costs[0].times(1 / _COLD)
-    return Spent(*(statistics.median_low(times) for times in zip(*costs, strict=True)))
+    return Spent(*(_median(times) for times in zip(*costs, strict=True)))
 
 
 def _shortest(share: float, seldom: int) -> int:

@@ -11,8 +11,8 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from topowatch_client import collector, guard, names
 from topowatch_client import config as settings
-from topowatch_client import guard, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -87,7 +87,8 @@ def attach(
             given = {key: value for key, value in arguments.items() if value is not None}
             chosen = settings.load({**(config or {}), **given})
         probing = _probe_arguments(probe, loss, forward, output, layer)
-        watch._start(model, optimizer, chosen, launch=settings.launch(), labels=dict(labels or {}), probe=probing)
+        with collector.paused():
+            watch._start(model, optimizer, chosen, launch=settings.launch(), labels=dict(labels or {}), probe=probing)
     except Exception as error:
         if guard.from_signal_handler(error):
             raise

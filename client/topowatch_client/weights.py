@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -114,7 +113,7 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool], *, shard: bo
         if chosen.any():
             ratios = numbers["changes"][chosen] / numbers["norms"][chosen]
             scalars["update_ratio_max"] = float(ratios.max())
-            scalars["update_ratio_median"] = float(statistics.median(ratios.tolist()))
+            scalars["update_ratio_median"] = float(np.median(ratios))
     if "gradients" in numbers:
         known = numbers["gradients"][numbers["gradients"] != ABSENT]
         if shard or len(known):

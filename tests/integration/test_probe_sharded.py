@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 JOB = """
     import copy, sys
@@ -88,6 +86,7 @@ def test_two_ranks_see_what_one_process_sees(kind: str, tmp_path: Path) -> None:
     jobs = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", textwrap.dedent(JOB), kind, str(rank), str(tmp_path / "store")],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -100,4 +99,4 @@ def test_two_ranks_see_what_one_process_sees(kind: str, tmp_path: Path) -> None:
     finally:
         for job in jobs:
             job.kill()
-            job.wait()
+            job.communicate()

@@ -20,6 +20,7 @@ from topowatch_client.sketch import FoldSketch
 from topowatch_client.spool_reader import SpoolReader
 from topowatch_protos.v1 import run_pb2, sample_pb2
 
+pytestmark = pytest.mark.xdist_group("sharded_training")  # what is trained once serves all tests
 SCRIPT = Path(__file__).parents[1] / "sharded_models.py"
 STEPS = 3
 
