@@ -31,6 +31,26 @@ _PLAIN = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, 
 _EMPTY = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Sequential, torch.jit.ScriptModule)
 
 
+class _Hook:
+    """A forward hook. In a copy of the model, or one that is saved and loaded, nothing is left of it but its place."""
+
+    def __init__(self, owner: Activations | None = None, index: int = 0, training: bool = False) -> None:
+        self._owner, self._index, self._training = owner, index, training
+
+    def __call__(self, _module: nn.Module, _arguments: Any, result: Any) -> None:
+        if self._owner is not None and not torch.compiler.is_compiling():
+            self._owner.look(self._index, result, training=self._training)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
+
+    def __copy__(self) -> _Hook:
+        return _Hook()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return _Hook()
+
+
 class Activations:
     """Watches the outputs of a model's leaf modules, at most 64 of them, evenly thinned.
 
@@ -72,7 +92,7 @@ class Activations:
             self.coverage, self.problem = 0.0, "torch.compile is in use, which leaves out hooks"
             return False
         for index, (_, module) in enumerate(self._modules):
-            self._handles.append(module.register_forward_hook(self._hook(index, training=training)))
+            self._handles.append(module.register_forward_hook(_Hook(self, index, training)))
         self.seconds += time.perf_counter() - started
         return True
 
@@ -101,20 +121,17 @@ class Activations:
         self.disarm()
         return values, [self._modules[index][0] for index in order]
 
-    def _hook(self, index: int, *, training: bool) -> Any:
-        def look(_module: nn.Module, _arguments: Any, result: Any) -> None:
-            if torch.compiler.is_compiling() or index in self._fired or torch.is_grad_enabled() != training:
-                return
-            started = time.perf_counter()
-            try:
+    def look(self, index: int, result: Any, *, training: bool) -> None:
+        """Take in what a module returned, from its hook; nothing gets out that is not the job's own."""
+        started = time.perf_counter()
+        try:
+            if index not in self._fired and torch.is_grad_enabled() == training:
                 self._see(index, result)
-            except Exception as error:  # it runs within the job's forward pass, which must not notice
-                if from_signal_handler(error):
-                    raise
-                self.problem = f"{self._modules[index][0]}: {error!r}"
-            self.seconds += time.perf_counter() - started
-
-        return look
+        except Exception as error:  # it runs within the job's forward pass, which must not notice
+            if from_signal_handler(error):
+                raise
+            self.problem = f"{self._modules[index][0]}: {error!r}"
+        self.seconds += time.perf_counter() - started
 
     def _see(self, index: int, result: Any) -> None:
         if isinstance(result, (tuple, list)):

@@ -60,14 +60,17 @@ class Agreement:
             )
         return self._store.get("run").decode()
 
-    def all_ready(self, *, ready: bool) -> bool:
-        """Say whether every member is ready; all members get the same answer, whoever comes late or never.
+    def all_ready(self, terms: str | None) -> bool:
+        """Say whether every member is ready, on the same terms; all get the same answer, whoever comes late or never.
 
         Whoever sees first that all are ready, or that this cannot be waited for, decides for everyone.
+
+        Args:
+            terms: What the members must have alike; None: this one is not ready.
         """
-        self._store.set(f"ready/{self._rank}", "yes" if ready else "no")
+        self._store.set(f"ready/{self._rank}", terms or "")
         keys = [f"ready/{member}" for member in self._members]
-        vote = ready and self._wait(keys) and all(self._store.get(key) == b"yes" for key in keys)
+        vote = bool(terms) and self._wait(keys) and all(self._store.get(key).decode() == terms for key in keys)
         decision: bytes = self._store.compare_set("decision", "", "yes" if vote else "no")
         return decision == b"yes"
 

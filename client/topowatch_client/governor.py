@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -123,6 +123,10 @@ class Governor:
     def typical_sample_cost(self) -> float | None:
         """Seconds of a sample by the wall clock; None before the first."""
         return _median(spent.wall for spent in self._samples) if self._samples else None
+
+    def without_probes(self) -> None:
+        """Leave all of the budget to samples."""
+        self._budget = replace(self._budget, probes=False)
 
     def samples_at(self, step: int) -> bool:
         """Whether a sample is due at the end of `step`."""

@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
+import sys
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
+    from types import CodeType, FrameType
 
 
 class Turns:
-    """One thing of ours at a time: what a signal handler asks for in the middle of another waits until that is done."""
+    """One thing of ours at a time, and nobody ever waits for it.
+
+    What a signal handler or another thread asks for in the middle of another is done at its end, by whoever is in that
+    middle. A handler may raise between any two instructions, so a lock that nobody holds any more is recognised by the
+    stacks of the threads.
+    """
 
     def __init__(self) -> None:
-        self._thread: int | None = None
-        self._waiting: list[Callable[[], object]] = []
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: deque[Callable[[], object]] = deque()
 
     def take(self, action: Callable[[], object]) -> None:
-        """Run `action`, or have it run at the end of the one that this thread is in the middle of."""
-        thread = threading.get_ident()
-        if self._thread == thread:
+        """Run `action`, or have it run at the end of the one that somebody is in the middle of."""
+        if os.getpid() != self._process:
+            return  # forked, perhaps in the middle of another thread's turn, which nobody ends here
+        if not self._lock.acquire(blocking=False) and self._running():
             self._waiting.append(action)
+            if not self._lock.locked():
+                self._go_on()
             return
-        other, self._thread = self._thread, thread
         try:
             action()
         finally:
-            self._thread = other
-            while self._waiting:
-                self.take(self._waiting.pop(0))
+            if self._lock.locked():
+                self._lock.release()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting:
+            try:
+                action = self._waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self.take(action)
+
+    def _running(self) -> bool:
+        """Say whether a thread is within `take`, this call of it aside."""
+        asking, code = sys._getframe(1), Turns.take.__code__
+        for top in sys._current_frames().values():
+            frame: FrameType | None = top
+            while frame is not None:
+                if frame.f_code is code and frame is not asking and frame.f_locals.get("self") is self:
+                    return True
+                frame = frame.f_back
+        return False
 
 
 def from_signal_handler(error: BaseException) -> bool:

@@ -6,9 +6,11 @@ Knows torch and the spool; the handle in watch.py is what keeps its errors away 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from topowatch_client import messages, meter, steps
 from topowatch_client.activations import Activations
@@ -22,8 +24,6 @@ from topowatch_client.taken import take
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import torch
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
@@ -119,26 +119,45 @@ class Observer:
             "; ".join(text for text in (self._uncounted, self._unprobed, probe, self._scalars.warning) if text) or None
         )
 
+    @property
+    def terms(self) -> str | None:
+        """What all ranks must have alike to probe a sharded model together; None where this one is not to."""
+        every = self._config.probe_interval
+        if every is None or self._probe is None:
+            return None
+        return f"every {power_of_two_above(every)} from {self._start_step} with {self._probe.terms}"
+
     def probe_together(self, *, agreed: bool) -> None:
         """Take probe passes at fixed steps, on every rank of a sharded model, or none.
 
         Args:
-            agreed: Whether all ranks are ready to; all of them say the same.
+            agreed: Whether all ranks are ready to, on the same terms; all of them say the same.
         """
         every = self._config.probe_interval
         if every is not None and agreed:
             self._together = power_of_two_above(every)
-            return
+        elif every is None:
+            self.probe_never(
+                "on a sharded model all ranks take part in them: set probe_interval to have one every so many steps"
+            )
+        else:
+            self.probe_never(
+                "on a sharded model all ranks take part in them, and not every rank was ready for them, "
+                "with the same probe set, at the same step"
+            )
+
+    def probe_never(self, why: str) -> None:
+        """Do without probe passes, and say why."""
         self._probe = None
-        why = "not every rank was ready for them" if every else "set probe_interval to have one every so many steps"
-        self._unprobed = f"no probe passes: on a sharded model all ranks take part in them, and {why}"
+        self._unprobed = f"no probe passes: {why}"
+        self.governor.without_probes()
         _log.warning("topowatch: %s", self._unprobed)
 
     def keep_pace(self) -> None:
         """Take in the end of a step where watching has ended: other ranks may wait for this one's probe pass."""
         self._step += 1
         if self._probes_together_at(self._step) and self._probe is not None:
-            self._probe.run()
+            self._probe.run(frames=self._frames_due())
 
     def log(self, scalars: Mapping[str, object]) -> None:
         """Keep scalars of the step that just ended (of the first one, if none has); of several ranks, the lowest's."""
@@ -154,10 +173,13 @@ class Observer:
             self.flush()
             self._restart(step)
 
+    @torch.no_grad()
     def on_step(self) -> None:
         """Take in the end of an optimiser step."""
         started = meter.now()
         self._step += 1
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return  # whatever we did would become part of the graph
         step = self._step
         plain = self._taken is None
         together = self._probes_together_at(step)
@@ -196,17 +218,32 @@ class Observer:
         if cpu_seconds is not None and known is not None and cpu_seconds > known:
             self.governor.on_forwarder(cpu_seconds - known)
 
+    @torch.no_grad()
     def flush(self) -> None:
-        """Put everything that waits into the spool."""
-        self._emit(wait=True)
+        """Put everything that waits into the spool; what the device does not deliver in a second is left out."""
+        if not self._arrives():
+            self._taken = None
+        self._emit()
         if len(self._scalars):
             self._taken = take(self._step_or_start, self._scalars.take())
-            self._emit(wait=True)
+            if self._arrives():
+                self._emit()
 
+    def _arrives(self) -> bool:
+        """Wait a little for the sample that is on its way: a device may hang behind a rank that is gone."""
+        deadline = time.monotonic() + _FINISH_SECONDS
+        while self._taken is not None and not self._taken.arrived(wait=False):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    @torch.no_grad()
     def finish(self, results: Mapping[str, float]) -> None:
         """Take a last sample of the final weights, then say that the run is over."""
-        self._emit(wait=True)
-        cheap = (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
+        responsive = self._arrives()
+        self._emit()
+        cheap = responsive and (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
         if self._step >= self._start_step and self._sampled_step != self._step and cheap:
             cost = self.governor.typical_probe_cost
             quick = not self.collective and cost is not None and cost < _FINISH_SECONDS
@@ -276,6 +313,11 @@ class Observer:
         due = step % self.governor.probe_interval == 0 and self.governor.samples_at(step)
         self._armed = due and self._activations.arm(training=True)
 
+    def _frames_due(self) -> bool:
+        """Whether the next pass brings frames: by the step alone where all ranks have to do the same."""
+        passes = self._passes if self._together is None else self._step // self._together
+        return passes % _FRAMES_EVERY == 0
+
     def _probes_together_at(self, step: int) -> bool:
         return self._together is not None and step % self._together == 0
 
@@ -319,11 +361,13 @@ class Observer:
 
     def _probe_pass(self) -> ProbeResult | None:
         """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""
+        if self._probe is not None and not self.collective and self._weights.shards.is_sharded():
+            self.probe_never("the model was sharded after it was attached: attach it afterwards")
         if self._probe is None:
             return None
         span = Span()
         try:
-            result = self._probe.run(frames=self._passes % _FRAMES_EVERY == 0)
+            result = self._probe.run(frames=self._frames_due())
         except Exception as error:  # it runs the user's model, loss and forward: anything may come
             if from_signal_handler(error):
                 raise

@@ -82,6 +82,13 @@ class Probe:
         self._untouched = Untouched(model)
 
     @property
+    def terms(self) -> str:
+        """What a pass depends on besides the model, as a digest: equal on ranks that make the same calls."""
+        settings, everything = self._settings, (self._inputs, self._targets)
+        digests = [probe_set.digest(each, np.zeros(0, np.int64)).hex() for each in everything if each is not None]
+        return f"{settings.output} {settings.positions} {settings.loss is None} {' '.join(digests)}"
+
+    @property
     def coverage(self) -> float:
         """Share of the watched modules whose activations the last pass saw."""
         return self._activations.coverage

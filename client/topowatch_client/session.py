@@ -14,7 +14,7 @@ from topowatch_client.governor import Budget, Governor
 from topowatch_client.messages import RunFacts
 from topowatch_client.observer import Observer
 from topowatch_client.probes import Probe, ProbeSettings
-from topowatch_client.shards import Patterns, Shards, rank_and_world
+from topowatch_client.shards import Patterns, Shards, foreign_sharding, rank_and_world
 from topowatch_client.sketch import FoldSketch
 from topowatch_client.spool import SpoolWriter
 from topowatch_client.weights import Weights
@@ -84,14 +84,16 @@ def open_session(
     if agreement is not None and not asked.shared:
         asked = asked._replace(run=agreement.name(asked.run))
     together = asked.probe is not None and shards.sharded
-    ready = False
+    terms = None
     try:
         session = _build(shards, optimizers, config, asked, (rank, world_size))
-        ready = True
+        terms = session.observer.terms
     finally:
-        agreed = agreement is None or not together or agreement.all_ready(ready=ready)
+        agreed = agreement is None or not together or agreement.all_ready(terms)
     if together:
         session.observer.probe_together(agreed=agreed)
+    elif asked.probe is not None and world_size > 1 and (foreign := foreign_sharding(plain)):
+        session.observer.probe_never(f"the model is sharded by {foreign}, whose passes may take all ranks at once")
     return session
 
 

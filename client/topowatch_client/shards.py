@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+_FOREIGN = {"ds_id": "DeepSpeed ZeRO-3", "tensor_model_parallel": "Megatron"}
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,19 @@ class Shards:
         self._names: dict[str, str | None] = {}
         self._layouts: dict[str, _Layout] = {}
         self._senders: frozenset[int] = frozenset()
-        self.sharded = any(_is_sharded(parameter) for parameter in model.parameters()) or any(
-            _spreads(module) for _, module in _flat_modules(model)
-        )
+        self.sharded = self.is_sharded()
         self.held()
 
     @property
     def senders(self) -> list[int]:
         """Ranks whose parts add up to the model, as far as this rank can know them: it is right if it is one."""
         return sorted(self._senders or {0})
+
+    def is_sharded(self) -> bool:
+        """Say whether the model is sharded now; `sharded` tells what it was when it was attached."""
+        return any(_is_sharded(parameter) for parameter in self.model.parameters()) or any(
+            _spreads(module) for _, module in _flat_modules(self.model)
+        )
 
     def held(self) -> list[Held]:
         """Return what this rank sends now."""
@@ -107,7 +115,7 @@ class Shards:
         for name, parameter in self.model.named_parameters():
             if id(parameter) in flattened:
                 continue
-            total += parameter.numel()
+            total += getattr(parameter, "ds_numel", parameter.numel())
             clean = self._watched(name)
             if clean is None or not _has_numbers(parameter):
                 continue
@@ -171,6 +179,14 @@ def rank_and_world(launched: tuple[int, int]) -> tuple[int, int]:
     return launched
 
 
+def foreign_sharding(model: torch.nn.Module) -> str | None:
+    """Name what else has sharded a model, by marks on its parameters: the slices it holds are not known to us."""
+    for mark, name in _FOREIGN.items():
+        if any(hasattr(parameter, mark) for parameter in model.parameters()):
+            return name
+    return None
+
+
 def _has_numbers(parameter: torch.Tensor) -> bool:
     return parameter.is_floating_point() and parameter.device.type != "meta"
 
@@ -221,12 +237,22 @@ def _blocks(parameter: Any) -> list[_Block]:
     """Return the blocks of the whole that this rank holds, by torch's rules for uneven and strided shards."""
     mesh, coordinate = parameter.device_mesh, parameter.device_mesh.get_coordinate()
     kept: list[Indices] = [np.arange(size) for size in parameter.shape]
-    for mesh_dim, placement in enumerate(parameter.placements):
-        dim = _shard_dim(placement)
-        if dim is not None:
-            pieces = _chunks(kept[dim], int(getattr(placement, "split_factor", 1)))
-            mine = [_chunks(piece, mesh.size(mesh_dim))[coordinate[mesh_dim]] for piece in pieces]
-            kept[dim] = np.concatenate(mine)
+    sharding = [
+        (place, _shard_dim(placement), int(getattr(placement, "split_factor", 1)))
+        for place, placement in enumerate(parameter.placements)
+    ]
+    later = []
+    for place, dim, split in sharding:
+        if dim is None:
+            continue
+        behind = [mesh.size(other) for other, its, _ in sharding if other > place and its == dim]
+        if split > 1 and math.prod(behind) == split:
+            later.append((place, dim))  # FSDP2 over tensor parallelism: it cuts what that has left of the whole
+            continue
+        mine = [_chunks(piece, mesh.size(place))[coordinate[place]] for piece in _chunks(kept[dim], split)]
+        kept[dim] = np.concatenate(mine)
+    for place, dim in reversed(later):
+        kept[dim] = _chunks(kept[dim], mesh.size(place))[coordinate[place]]
     blocks = []
     for runs in itertools.product(*map(_runs, kept)):
         starts = tuple(int(kept[dim][run.start]) for dim, run in enumerate(runs))

@@ -132,7 +132,7 @@ class FoldSketch:
         """
         if offset < 0:
             raise ValueError(f"a slice starts at element 0 or later, not at {offset}")
-        result = torch.zeros(self.dim, device=values.device)
+        result = torch.zeros(self.dim, dtype=torch.float32, device=values.device)
         with torch.no_grad():
             for piece in _contiguous_pieces(values.detach()):
                 self._add(name, piece, offset, result)
@@ -159,7 +159,7 @@ class FoldSketch:
             raise ValueError(f"block {tuple(values.shape)}, shape {shape} and starts {first} differ in dimensions")
         if any(s < 0 or s + size > whole for s, size, whole in zip(first, values.shape, shape, strict=True)):
             raise ValueError(f"block {tuple(values.shape)} at {first} does not lie within {shape}")
-        result = torch.zeros(self.dim, device=values.device)
+        result = torch.zeros(self.dim, dtype=torch.float32, device=values.device)
         with torch.no_grad():
             self._add_box(result, name, values.detach(), shape=shape, starts=first, offset=0)
         return result
@@ -167,7 +167,7 @@ class FoldSketch:
     def model(self, named_parameters: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor:
         """Sketch whole parameters, as `Module.named_parameters` yields them, to one float32 vector of `dim` numbers."""
         rows = [self.slice(name, values) for name, values in named_parameters]
-        return torch.stack(rows).sum(0) if rows else torch.zeros(self.dim)
+        return torch.stack(rows).sum(0) if rows else torch.zeros(self.dim, dtype=torch.float32, device="cpu")
 
     def matrix(self, parts: Sequence[Part]) -> torch.Tensor:
         """Sketch parts one by one: float32 (parts × dim); rows of parts that tile a model add up to its sketch.
@@ -175,7 +175,7 @@ class FoldSketch:
         All parts lie on one device and within their parameters.
         """
         device = parts[0].values.device if parts else torch.device("cpu")
-        rows = torch.zeros(len(parts), self.dim, device=device)
+        rows = torch.zeros(len(parts), self.dim, dtype=torch.float32, device=device)
         with torch.no_grad():
             small = self._small(parts)
             if small:
@@ -211,13 +211,13 @@ class FoldSketch:
             places.append((rows * self.dim + offset % self.dim, offset, count))
             owning += [owner] * used
             rows += used
-        flat, signs = torch.zeros(2, rows * self.dim, device=device)
+        flat, signs = torch.zeros(2, rows * self.dim, dtype=torch.float32, device=device)
         views = []
         for part, (place, offset, count) in zip(parts, places, strict=True):
             views.append(flat[place : place + count].view(part.values.shape))
             self._spread_signs(part.name, offset, signs[place : place + count])
         shape = (rows, self.dim)
-        pack = _Pack(flat.view(shape), views, signs.view(shape), torch.tensor(owning, device=device))
+        pack = _Pack(flat.view(shape), views, signs.view(shape), to_device(torch.tensor(owning, device="cpu"), device))
         self._packed = key, pack
         return pack
 
@@ -261,7 +261,7 @@ class FoldSketch:
         rows = max(1, _BOX_ELEMENTS // stride)
         for row in range(0, values.shape[0], rows):
             part = values[row : row + rows]
-            pasted = torch.zeros(part.shape[0], *shape[1:], device=values.device)
+            pasted = torch.zeros(part.shape[0], *shape[1:], dtype=torch.float32, device=values.device)
             pasted[(slice(None), *inner)] = part
             self._add(name, pasted.reshape(-1), offset + (starts[0] + row) * stride, result)
 
@@ -317,7 +317,7 @@ class FoldSketch:
         block = self._block
         views = _table(self.seed, self.dim, flat.device).unfold(0, block, 1)
         step = max(1, _GATHER_ELEMENTS // block)
-        chosen = torch.tensor(windows, device=flat.device)
+        chosen = to_device(torch.tensor(windows, device="cpu"), flat.device)
         for first in range(0, len(windows), step):
             part = chosen[first : first + step]
             signed = views[part[:, 0]].mul_(part[:, 1:])
@@ -340,8 +340,15 @@ class FoldSketch:
     def _buffer(self, device: torch.device, use: str) -> torch.Tensor:
         buffer = self._scratch.get((device, use))
         if buffer is None:
-            buffer = self._scratch[device, use] = torch.empty(self._block, device=device)
+            buffer = self._scratch[device, use] = torch.empty(self._block, dtype=torch.float32, device=device)
         return buffer
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring a tensor of the CPU to a device without making the host wait for what that is busy with."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _contiguous_pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:

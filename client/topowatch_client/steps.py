@@ -78,12 +78,12 @@ def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def steps_done(optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
-    """Return how many steps the optimisers' states have seen, None where they do not count them."""
-    for optimizer in optimizers:
-        for state in optimizer.state.values():
-            if isinstance(state, dict) and "step" in state:
-                return int(state["step"])
-    return None
+    """Return how many steps the optimisers' states have seen, None where they do not count them.
+
+    The most of any: parameters that were frozen at first, or an optimiser that steps rarely, have seen fewer.
+    """
+    states = (state for optimizer in optimizers for state in optimizer.state.values())
+    return max((int(state["step"]) for state in states if isinstance(state, dict) and "step" in state), default=None)
 
 
 def have_stepped(optimizers: Sequence[torch.optim.Optimizer]) -> bool:

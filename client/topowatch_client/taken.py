@@ -107,7 +107,7 @@ def take(
     if scalars.on_device:
         device = pieces[0][1].device if pieces else scalars.on_device[0].device
         pieces.append(("scalars", torch.stack([value.to(device) for value in scalars.on_device])))
-    host, event = _to_host(torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0))
+    host, event = _to_host(torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0, device="cpu"))
     return Taken(
         step,
         scalars,
@@ -123,7 +123,7 @@ def _to_host(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | No
     """Start a copy to the host; on CUDA it does not block and is whole once the event has passed."""
     if numbers.device.type != "cuda":
         return numbers.cpu(), None
-    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
     with torch.cuda.device(numbers.device):
         pinned.copy_(numbers, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped

@@ -271,7 +271,7 @@ class Watch:
         self._turns.take(lambda: self._guarded(lambda: counter.stepped(index), fatal=False))
 
     def _on_load(self) -> None:
-        observer = self._live()
+        observer = self._live() or self._pacing
         if observer is not None:
             self._turns.take(lambda: self._guarded(observer.on_load))
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from topowatch_client.sketch import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -80,16 +82,12 @@ def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
         for index, each in enumerate(held)
         if each.gradient is not None and each.gradient.layout == torch.strided
     ]
-    norms = torch.full((len(held),), ABSENT, device=device)
+    norms = torch.full((len(held),), ABSENT, dtype=torch.float32, device=device)
     for kind in {(gradient.device, gradient.dtype) for _, gradient in dense}:
         chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
-        # Summed in no less than float32, and no narrower than the gradients, as torch asks.
-        wide = torch.promote_types(kind[1], torch.float32)
-        found = torch.stack(torch._foreach_norm([gradient for _, gradient in chosen], 2, wide))
-        places = torch.tensor([index for index, _ in chosen])
-        if device.type == "cuda":
-            places = places.pin_memory().to(device, non_blocking=True)
-        norms[places] = found.to(device, torch.float32)
+        found = torch.stack(_norms([gradient.detach() for _, gradient in chosen]))
+        places = torch.tensor([index for index, _ in chosen], device="cpu")
+        norms[to_device(places, device)] = found.to(device, torch.float32)
     return norms
 
 
@@ -119,6 +117,14 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool], *, shard: bo
         if shard or len(known):
             scalars["gradient_norm"] = _root_of_squares(known)
     return scalars
+
+
+def _norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return norms of tensors of one type, summed in no less than float32 and no narrower, as torch asks."""
+    wide = torch.promote_types(tensors[0].dtype, torch.float32)
+    if tensors[0].dtype == wide:
+        return list(torch._foreach_norm(tensors, 2))
+    return [torch.linalg.vector_norm(tensor, dtype=wide) for tensor in tensors]  # torch 2.2 has no other way
 
 
 def _root_of_squares(norms: Array) -> float:

@@ -169,7 +169,7 @@ class Topowatch(Side):
         self.watch.finish()
         for pid in self.helpers:
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGINT)
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(self.helpers[0]).wait(10)
         self._folder.cleanup()

@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import resource
+import signal
 import socket
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from overhead_models import WORKLOADS, optimizer_of
 
-_STEPS = 24
+_STEPS = 8
 _MEGABYTE = 1e6
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         watch = None
         if not options.bare:
-            settings = {"spool_dir": folder, "interval": 4, "probe_interval": 8} if options.what == "memory" else {}
+            settings = {"interval": 2, "probe_interval": 4} if options.what == "memory" else {}
             began = time.perf_counter()
             import topowatch_client
 
@@ -93,7 +94,7 @@ def _end_forwarder(folder: Path) -> None:
     from topowatch_client.spawn import _children
 
     for child in _children:
-        child.terminate()
+        child.send_signal(signal.SIGINT)  # SIGTERM leaves it time to ship
         child.wait(10)
 
 

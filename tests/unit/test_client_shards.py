@@ -103,6 +103,25 @@ def test_the_parts_of_all_ranks_tile_the_parameter(
     torch.testing.assert_close(total, FoldSketch().slice("w", whole), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [8, 9, 13, 50])
+def test_what_fsdp_cuts_of_the_shards_of_tensor_parallelism_tiles_the_parameter(rows: int) -> None:
+    """FSDP2 cuts the local shard of each tensor-parallel rank, evenly or not."""
+    whole = numbers(rows, 3)
+
+    def make() -> Holder:
+        mesh = init_device_mesh("cpu", (4, 2), mesh_dim_names=("dp", "tp"))
+        cut = distribute_tensor(whole, mesh["tp"], [Shard(0)], src_data_rank=None).to_local()
+        size = -(-len(cut) // 4)
+        first = mesh.get_local_rank("dp") * size
+        spec = (mesh, [_StridedShard(0, split_factor=2), Shard(0)])
+        local = cut[first : first + size].contiguous()
+        return Holder(w=DTensor.from_local(local, *spec, shape=whole.shape, stride=whole.stride(), run_check=False))
+
+    total, sending = summed(make)
+    assert sending == set(range(8))
+    torch.testing.assert_close(total, FoldSketch().slice("w", whole), rtol=1e-5, atol=1e-5)
+
+
 def test_meshes_side_by_side_are_replicas_and_the_one_through_rank_0_sends() -> None:
     """One parameter on the tensor-parallel mesh, one on the sharding mesh, one on no mesh at all."""
     a, b, c = numbers(6, 4), numbers(9, 2), numbers(5)

@@ -10,7 +10,7 @@ from torch import nn
 
 from client_loops import merged, network, samples, train
 from topowatch_client import Watch, attach
-from topowatch_client.steps import optimizers_of
+from topowatch_client.steps import optimizers_of, steps_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,3 +128,15 @@ def test_wrappers_are_taken_off_and_nonsense_is_refused() -> None:
     assert optimizers_of({"a": optimizer, "b": Wrapper(optimizer)}) == [optimizer, optimizer]
     with pytest.raises(TypeError, match="not int"):
         optimizers_of([optimizer, 3])
+
+
+def test_a_job_stands_where_its_busiest_optimiser_does() -> None:
+    """One that steps rarely, or parameters that were frozen at first, have seen fewer steps."""
+    rarely, often = (torch.optim.AdamW(network().parameters()) for _ in range(2))
+    for optimizer, steps in ((rarely, 2), (often, 7)):
+        for _ in range(steps):
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+    assert steps_done([rarely, often]) == 7
+    assert steps_done([torch.optim.SGD(network().parameters(), lr=0.1)]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import sys
@@ -383,3 +384,48 @@ def test_hooks_on_modules_are_gone_with_the_watch(watch_of: Callable[..., Watch]
     assert any(module._forward_hooks for module in model.modules())
     watch.finish()
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_a_model_is_saved_and_copied_while_its_activations_are_about_to_be_seen(
+    watch_of: Callable[..., Watch], tmp_path: Path
+) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, config={"interval": 1, "probe_interval": 1})
+    train(model, optimizer, 1)
+    torch.save(model, tmp_path / "model.pt")
+    for copied in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        copied(torch.randn(2, 6))
+    train(model, optimizer, 1)
+    assert watch.status["failures"] == 0
+    assert len(samples(watch)[1].layers) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_gradients_that_can_be_differentiated_again_are_no_trouble(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, config={"interval": 1})
+    for _ in range(4):
+        model(torch.randn(4, 6)).square().mean().backward(create_graph=True)
+        optimizer.step()
+        for parameter in model.parameters():
+            parameter.grad = None
+    assert (watch.status["failures"], watch.status["samples"]) == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_type_changes_nothing(watch_of: Callable[..., Watch], dtype: torch.dtype) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = FoldSketch().model(model.named_parameters())
+    try:
+        torch.set_default_dtype(dtype)
+        watch = watch_of(model, optimizer, probe=(torch.randn(8, 6, dtype=torch.float32), None), config={"interval": 1})
+        watch.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert watch.status["failures"] == 0
+    assert watch.status["error"] is None
+    np.testing.assert_allclose(numbers(samples(watch)[0].weights), expected.numpy(), atol=1e-5)
