@@ -45,8 +45,9 @@ class Config:
     spool_dir: Path = field(default_factory=lambda: default_spool_dir(os.environ))
     spool_max_bytes: int = 256 << 20  # beyond it the oldest samples are dropped, and counted
     interval: int | None = None  # optimiser steps between samples; None: chosen by the governor
-    probe_interval: int | None = None  # the same for probe passes; None: chosen, or four samples where those are fixed
-    max_overhead: float = 0.005  # share of wall time that watching may cost
+    # The same for probe passes; None: chosen, or four samples where those are fixed, and none on a sharded model.
+    probe_interval: int | None = None
+    max_overhead: float = 0.005  # share of the job's time that watching may cost, by wall and processor clock
     tls_ca: Path | None = None  # any of the three turns TLS on
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -78,6 +78,7 @@ class Observer:
         self._together: int | None = None  # steps between probe passes that every rank takes part in
         self._scalars = ScalarBuffer()
         self._uncounted: str | None = None  # the warning that nobody said where we start
+        self._told: tuple[float | None, str | None] = (None, None)  # activation coverage and warning, once released
         self._unprobed: str | None = None  # the warning that a sharded model is not probed
         self._before: _Before | None = None
         self._taken: Taken | None = None
@@ -104,7 +105,7 @@ class Observer:
     def activation_coverage(self) -> float | None:
         """Share of the watched modules whose activations were seen; None on ranks that do not look at them."""
         source = self._activations or self._probe
-        return source.coverage if source is not None else None
+        return source.coverage if source is not None else self._told[0]
 
     @property
     def collective(self) -> bool:
@@ -211,6 +212,14 @@ class Observer:
         """Take the hooks off the model."""
         if self._activations is not None:
             self._activations.disarm()
+
+    def release(self) -> None:
+        """Keep nothing of the job but what there is to tell about it; nothing more can be looked at."""
+        self.let_go()
+        self._told = self.activation_coverage, self.warning
+        self._weights.release()
+        self._before = self._taken = self._probe = self._activations = None
+        self._optimizers = []
 
     def charge_forwarder(self, cpu_seconds: float | None) -> None:
         """Tell the governor what the forwarder used; what it took to start is not held against how often we look."""

@@ -97,6 +97,11 @@ class Shards:
             _spreads(module) for _, module in _flat_modules(self.model)
         )
 
+    def release(self) -> None:
+        """Keep nothing of the model; `coverage` stays what it was."""
+        self.model = torch.nn.Module()
+        self._layouts.clear()
+
     def held(self) -> list[Held]:
         """Return what this rank sends now."""
         found: list[Held] = []

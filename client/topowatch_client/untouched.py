@@ -26,7 +26,7 @@ from topowatch_client.probe_set import ProbeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_LARGE_BYTES = 16 << 20  # a tensor of that size that a pass left alone is not copied for the next
+_LARGE_BYTES = 16 << 20  # tensors of that size, or beyond it together, that a pass left alone are not copied again
 _MISSING = object()
 
 
@@ -76,14 +76,15 @@ class Untouched:
     ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[tuple[str, torch.Tensor, int]]]:
         """Return ((tensor, its copy), (name, large tensor, its version))."""
         kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        watched = []
+        watched, total = [], 0
         for prefix, module in modules.items():
             held: dict[str, Any] = {**(vars(module) if attributes else {}), **module._buffers}
             for name, value in held.items():
                 if not isinstance(value, torch.Tensor) or id(value) in kept or not _may_be_written(value):
                     continue
                 full = f"{prefix}.{name}" if prefix else name
-                large = value.numel() * value.element_size() >= _LARGE_BYTES
+                total += value.numel() * value.element_size()
+                large = total >= _LARGE_BYTES
                 if large:
                     watched.append((full, value, value._version))
                 if not large or full not in self._quiet:

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from topowatch_client import collector, guard, names
+from topowatch_client import arguments, collector, guard, names
 from topowatch_client import config as settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from topowatch_client.steps import StepCounter
 
 _FAILURES = 3  # without a sample between them, until watching stops
-_RESPAWN_SECONDS = 10.0
+_RESPAWN_SECONDS, _LONGEST_RESPAWN_SECONDS = 10.0, 640.0
 _FINISH_SECONDS = 4.0  # when `finish` stops waiting for the last acks
 _FINISH_UNREACHED_SECONDS = 1.0  # the same, where the daemon did not answer before
 _log = logging.getLogger("topowatch")
@@ -54,7 +54,9 @@ def attach(
 
     Args:
         model: The model, plain, compiled, wrapped in DistributedDataParallel, or sharded (FSDP, FSDP2, DTensors).
-            Every rank calls `attach`; those with nothing to send get a disabled handle that says so.
+            Every rank calls `attach`; those with nothing to send get a disabled handle that says so. The ranks of a
+            sharded model wait up to 60 s for each other here where they have to agree: on a name for the run if it has
+            none that all know, and on probe passes.
         optimizer: Whose steps are counted; None for loops that call `Watch.step()`. Of several (a sequence, or values
             of a mapping: one a parameter where they run within the backward pass, one a network of a GAN) a step has
             ended when each has stepped once, or one begins its next step.
@@ -80,13 +82,13 @@ def attach(
     """
     watch = Watch()
     try:
-        arguments = {"run": run, "group": group, "endpoint": endpoint}
+        named = {"run": run, "group": group, "endpoint": endpoint}
         if isinstance(config, settings.Config):
-            chosen = settings.override(config, arguments)
+            chosen = settings.override(config, named)
         else:
-            given = {key: value for key, value in arguments.items() if value is not None}
+            given = {key: value for key, value in named.items() if value is not None}
             chosen = settings.load({**(config or {}), **given})
-        probing = _probe_arguments(probe, loss, forward, output, layer)
+        probing = arguments.probe_arguments(probe, loss, forward, output, layer)
         with collector.paused():
             watch._start(model, optimizer, chosen, launch=settings.launch(), labels=dict(labels or {}), probe=probing)
     except Exception as error:
@@ -114,6 +116,7 @@ class Watch:
         self._failures = 0
         self._failed = 0
         self._checked_at = 0.0
+        self._check_seconds = _RESPAWN_SECONDS
         self._turns = guard.Turns()
         self._at_exit: Callable[[], None] | None = None
 
@@ -154,7 +157,7 @@ class Watch:
         began = time.monotonic()
         numbers: dict[str, float] = {}
         for name, value in results.items():
-            self._guarded(functools.partial(_put_number, numbers, name, value), fatal=False)
+            self._guarded(functools.partial(arguments.put_number, numbers, name, value), fatal=False)
         self._guarded(lambda: observer.finish(numbers))
         self._close(ended=True)
         self._guarded(lambda: self._wait_for_acks(began), fatal=False)
@@ -307,13 +310,19 @@ class Watch:
         if (
             config is None
             or config.mode != "online"
-            or (self._checked_at and now - self._checked_at < _RESPAWN_SECONDS)
+            or (self._checked_at and now - self._checked_at < self._check_seconds)
         ):
             return
         self._checked_at = now
         from topowatch_client.spawn import ensure_forwarder, forwarder_cpu_seconds
 
-        if not ensure_forwarder(config.spool_dir, config.token) and self._observer is not None:
+        if ensure_forwarder(config.spool_dir, config.token):
+            self._check_seconds = min(
+                2 * self._check_seconds, _LONGEST_RESPAWN_SECONDS
+            )  # one that cannot start is dear
+            return
+        self._check_seconds = _RESPAWN_SECONDS
+        if self._observer is not None:
             self._observer.charge_forwarder(forwarder_cpu_seconds(config.spool_dir))
 
     def _wait_for_acks(self, began: float) -> None:
@@ -345,19 +354,20 @@ class Watch:
         spool = self._spool
         self._unhook()
         if self._observer is not None:
-            self._guarded(self._observer.let_go)
+            self._guarded(self._observer.release)
         if spool is not None:
             self._guarded(lambda: spool.close(ended=ended))
         self._mode = "finished"
 
     def _disable(self, reason: str) -> None:
         self._mode, self._error = "disabled", reason
-        if self._observer is not None:
-            self._observer.let_go()
         if self._observer is not None and self._observer.collective:
+            self._observer.let_go()
             self._pacing = self._observer
         else:
             self._unhook()
+            if self._observer is not None:
+                self._observer.release()
         if self._spool is not None:
             try:
                 self._spool.close(ended=False)
@@ -388,30 +398,3 @@ def _flush_of(reference: weakref.ref[Watch]) -> Callable[[], None]:
             watch._turns.take(watch._flush)
 
     return flush
-
-
-def _put_number(numbers: dict[str, float], name: str, value: Any) -> None:
-    numbers[names.of_value(name)] = float(value.detach() if hasattr(value, "detach") else value)
-
-
-def _probe_arguments(
-    probe: tuple[Any, Any] | None,
-    loss: Callable[[Any, Any], Any] | None,
-    forward: Callable[[Any, Any], Any] | None,
-    output: str,
-    layer: str | None,
-) -> dict[str, Any] | None:
-    if probe is None:
-        return None
-    if not isinstance(probe, (tuple, list)) or len(probe) != 2:
-        length = f" of {len(probe)}" if isinstance(probe, (tuple, list)) else ""
-        raise TypeError(f"probe must be a pair (inputs, targets or None), not a {type(probe).__name__}{length}")
-    inputs, targets = probe
-    return {
-        "inputs": inputs,
-        "targets": targets,
-        "loss": loss,
-        "forward": forward,
-        "output": output,
-        "layer": layer,
-    }

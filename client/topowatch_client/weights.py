@@ -42,6 +42,11 @@ class Weights:
         self._sketch = sketch
         self._frozen: dict[tuple[str, tuple[int, ...]], _Kept] = {}
 
+    def release(self) -> None:
+        """Keep nothing of the model."""
+        self.shards.release()
+        self._frozen.clear()
+
     def look(self) -> Look:
         """Sketch every part; on an accelerator nothing waits for it."""
         held = self.shards.held()

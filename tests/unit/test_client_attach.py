@@ -243,6 +243,36 @@ def test_a_watch_does_not_keep_a_model_alive(watch_of: Callable[..., Watch]) -> 
     assert reference() is None
 
 
+def test_a_finished_watch_keeps_nothing_of_the_job_and_still_tells_of_it(watch_of: Callable[..., Watch]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, probe=(torch.randn(4, 6), None))
+    train(model, optimizer, 4)
+    watch.finish()
+    references = [weakref.ref(model), weakref.ref(optimizer)]
+    del model, optimizer
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+    status = watch.status
+    assert (status["step"], status["coverage"], status["activation_coverage"]) == (3, 1.0, 1.0)
+
+
+def test_a_forwarder_that_ends_at_once_is_started_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, started = [1000.0], []
+    monkeypatch.setattr("topowatch_client.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("topowatch_client.spawn.ensure_forwarder", lambda *_: started.append(now[0]) or True)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = attach(model, optimizer, config={"spool_dir": tmp_path, "interval": 1})
+    for _ in range(300):
+        now[0] += 1.0
+        train(model, optimizer, 1)
+    assert started == [1000.0, 1020.0, 1060.0, 1140.0, 1300.0]
+    watch._close(ended=False)
+
+
 def test_the_notes_beside_a_spool_hold_no_secret() -> None:
     meta = session._meta(Config(token="secret", token_file=Path("/t")), "r")  # noqa: S106 -- a made-up one
     assert "secret" not in repr(meta)
