@@ -142,11 +142,11 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
         elif activations and step % 8 == 7:
             seen.append(len(hooks.take()[1]))
     if watch is not None:
+        assert watch._observer._probe.facts is not None  # a pass was made
         watch.finish()
         status = watch.status
         assert (status["error"], status["failures"]) == (None, 0)
         assert status["samples"] >= STEPS // 4
-        assert watch._observer._probe.facts is not None
     compiled = {kind: dict(counts) for kind, counts in counters.items() if kind in {"stats", "frames"}}
     return Trained(losses, compiled, seen)
 
