@@ -9,7 +9,7 @@ PROTOS := run sample log ingest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
+.PHONY: help demo test test-slow test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
   system clean
 
 help: ## Show this list.
@@ -19,7 +19,10 @@ demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the i
 	@$(BIN)/topowatch demo
 
 test: install system lint ## Everything that must hold: linters, types, unit, integration and fault tests.
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow"
+
+test-slow: install system ## The tests that take a minute or more each.
+	@$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

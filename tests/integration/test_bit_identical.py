@@ -152,7 +152,10 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if CASES[name].backend == "inductor" else name for name in CASES],
+)
 def test_losses_are_bit_identical(name: str, tmp_path: Path) -> None:
     """With probe passes, and with activations of training steps where there are none; nothing is compiled anew."""
     case = CASES[name]

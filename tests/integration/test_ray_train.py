@@ -13,7 +13,7 @@ import pytest
 
 from client_loops import entries_at, items_at, merged
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 QUICK = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # Ray's processes yield to all others as a rule
 JOB = """
     import json, pathlib, sys
