@@ -115,10 +115,13 @@ class Observer:
     @property
     def warning(self) -> str | None:
         """What the user was warned of since the start."""
+        if self._told[1] is not None:
+            return self._told[1]
         probe = self._probe.warning if self._probe is not None else None
-        return (
-            "; ".join(text for text in (self._uncounted, self._unprobed, probe, self._scalars.warning) if text) or None
-        )
+        hooks = self._activations.problem if self._activations is not None else None
+        unseen = f"activations are not seen: {hooks}" if hooks else None
+        texts = (self._uncounted, self._unprobed, probe, unseen, self._scalars.warning)
+        return "; ".join(text for text in texts if text) or None
 
     @property
     def terms(self) -> str | None:

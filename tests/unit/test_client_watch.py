@@ -429,3 +429,18 @@ def test_another_default_type_changes_nothing(watch_of: Callable[..., Watch], dt
     assert watch.status["failures"] == 0
     assert watch.status["error"] is None
     np.testing.assert_allclose(numbers(samples(watch)[0].weights), expected.numpy(), atol=1e-5)
+
+
+def test_what_activations_miss_is_said_and_still_told_of_once_the_run_has_ended(
+    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks are not put on where torch.compile is in use, which would leave them out."""
+    monkeypatch.setattr("topowatch_client.activations._compiles", lambda: True)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = watch_of(model, optimizer, config={"interval": 1, "probe_interval": 1})
+    train(model, optimizer, 3)
+    for _ in range(2):
+        assert watch.status["activation_coverage"] == 0.0
+        assert "activations are not seen: torch.compile is in use" in watch.status["warning"]
+        watch.finish()
