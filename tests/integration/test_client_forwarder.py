@@ -13,7 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
@@ -500,27 +502,38 @@ def test_offline_spools_wait_for_sync(daemon, spool_dir, forwarder, capsys) -> N
 
 def test_leftovers_are_shipped_some_at_a_time(spool_dir, monkeypatch) -> None:
     """Each takes a connection and files, and a sweep may leave thousands."""
+    opened: list[str] = []
+    gate = threading.Event()
 
-    class Counting(RecordingDaemon):
-        streams = most = 0
-
+    class Gated(RecordingDaemon):
         def StreamBatches(self, request_iterator, context):  # noqa: N802 -- the generated name
-            self.streams += 1
-            self.most = max(self.most, self.streams)
+            opened.append(context.peer())
+            gate.wait(20)
             yield from super().StreamBatches(request_iterator, context)
-            self.streams -= 1
 
-    server = Counting().start()
+    server = Gated().start()
     try:
         for number in range(12):
             spooled = writer(spool_dir, server.endpoint, f"w{number}", mode="offline")
             spooled.append(sample(0))
             spooled.close(ended=True)
         monkeypatch.setattr("topowatch_client.forwarder._AT_ONCE", 3)
-        assert main(["sync", str(spool_dir), "--endpoint", server.endpoint]) == 0
+
+        def open_before_any_ends() -> int:
+            try:
+                eventually(lambda: len(opened) >= 3)
+                time.sleep(1.5)  # three looks at the directory: what waits does not get in
+                return len(opened)
+            finally:
+                gate.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(open_before_any_ends)
+            assert main(["sync", str(spool_dir), "--endpoint", server.endpoint]) == 0
+        assert held.result() == 3
         assert len(server.items) == 12
-        assert 1 <= server.most <= 6  # the server sees the end of a stream a little after its client
     finally:
+        gate.set()
         server.stop()
 
 

@@ -30,7 +30,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def nothing_compiled() -> None:
     """Forget what other tests of this process have compiled: hooks are not put on where torch.compile is in use."""
     counters = sys.modules.get("torch._dynamo.utils")
@@ -346,7 +346,6 @@ def test_compiled_and_wrapped_models_give_the_same_sketches(watch_of: Callable[.
     assert samples(compiled)[0].weights.values == samples(wrapped)[0].weights.values == first
 
 
-@pytest.mark.usefixtures("nothing_compiled")
 def test_layers_travel_with_probe_passes_and_without_probes_as_rarely(watch_of: Callable[..., Watch]) -> None:
     """Without probes, activations are those of a training step, seen by hooks that are gone afterwards."""
     for probe in (None, (torch.randn(8, 6), torch.randint(0, 3, (8,)))):
@@ -375,7 +374,6 @@ def test_layers_travel_with_probe_passes_and_without_probes_as_rarely(watch_of: 
         assert watch.status["failures"] == 0
 
 
-@pytest.mark.usefixtures("nothing_compiled")
 def test_hooks_on_modules_are_gone_with_the_watch(watch_of: Callable[..., Watch]) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -386,7 +384,6 @@ def test_hooks_on_modules_are_gone_with_the_watch(watch_of: Callable[..., Watch]
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.usefixtures("nothing_compiled")
 def test_a_model_is_saved_and_copied_while_its_activations_are_about_to_be_seen(
     watch_of: Callable[..., Watch], tmp_path: Path
 ) -> None:
