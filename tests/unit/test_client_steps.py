@@ -140,3 +140,34 @@ def test_a_job_stands_where_its_busiest_optimiser_does() -> None:
             optimizer.step()
     assert steps_done([rarely, often]) == 7
     assert steps_done([torch.optim.SGD(network().parameters(), lr=0.1)]) is None
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_the_step_by_which_a_checkpoint_fills_in_missing_states_is_not_one(
+    watch_of: Callable[..., Watch], kind: type[torch.optim.Optimizer]
+) -> None:
+    """Saved before the first step, and after each, where SGD still has no states."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = network()
+    optimizer = kind(model.parameters(), lr=0.1)  # type: ignore[call-arg] # both take it
+    watch = watch_of(model, optimizer)
+    for count in range(4):
+        get_optimizer_state_dict(model, optimizer)
+        train(model, optimizer, 1)
+        optimizer.zero_grad()
+        watch.log(count=count)
+    assert steps_of(watch) == [0, 1, 2, 3]
+    assert merged(samples(watch), "count") == {step: float(step) for step in range(4)}
+
+
+def test_steps_at_rate_zero_count(watch_of: Callable[..., Watch]) -> None:
+    """As where a warm-up begins, in a job that has saved with torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    get_optimizer_state_dict(model, optimizer)
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 2)
+    assert steps_of(watch) == [0, 1]
