@@ -41,6 +41,9 @@ def train(
 
 
 def entries(watch: Watch) -> list[Entry]:
+    """Return what is in the spool, with the sample that the next hook would put there."""
+    if watch._observer is not None:
+        watch._observer._emit()
     return entries_at(watch.status["spool"])
 
 
@@ -52,7 +55,7 @@ def entries_at(spool: str) -> list[Entry]:
 
 
 def items(watch: Watch) -> list[sample_pb2.Item]:
-    return items_at(watch.status["spool"])
+    return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries(watch)]
 
 
 def items_at(spool: str) -> list[sample_pb2.Item]:

@@ -312,7 +312,8 @@ class Observer:
             taken.spans.append(before.span)
         taken.spans.append(span.stop())
         self._before, self._sampled_step = _Before(step, look.rows, None), step
-        self._emit(wait=probe is not None)
+        if not self._begun:
+            self._emit()  # a run is to be seen from its first step on; other samples are put away in the next hook
 
     def _arm(self, step: int) -> None:
         """See the activations of a coming step, where there are no probes to see them with: as rarely as those."""

@@ -11,12 +11,14 @@ import fnmatch
 import itertools
 import math
 import sys
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from topowatch_client.roster import Roster
 from topowatch_client.sketch import Part, canonical_name
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Shards:
         self._patterns = patterns or Patterns()
         self._names: dict[str, str | None] = {}
         self._layouts: dict[str, _Layout] = {}
+        self._plain: tuple[Roster, list[tuple[str, weakref.ref[torch.Tensor]]]] | None = None
         self._senders: frozenset[int] = frozenset()
         self.sharded = self.is_sharded()
         self.held()
@@ -100,11 +103,16 @@ class Shards:
     def release(self) -> None:
         """Keep nothing of the model; `coverage` stays what it was."""
         self.model = torch.nn.Module()
+        self._plain = None
         self._layouts.clear()
 
     def held(self) -> list[Held]:
         """Return what this rank sends now."""
+        if self._plain is not None and self._plain[0].still_holds(self.model):
+            known = [(name, reference()) for name, reference in self._plain[1]]
+            return [_whole(name, parameter) for name, parameter in known if parameter is not None]
         found: list[Held] = []
+        plain: list[tuple[str, weakref.ref[torch.Tensor]]] = []
         senders: set[int] = set()
         covered = total = 0
         flattened: set[int] = set()
@@ -129,7 +137,8 @@ class Shards:
                 senders.add(0)
                 covered += parameter.numel()
                 if self._rank == 0:
-                    found.append(Held(Part.whole(clean, parameter), parameter.grad, not parameter.requires_grad))
+                    found.append(_whole(clean, parameter))
+                    plain.append((clean, weakref.ref(parameter)))
                 continue
             senders |= layout.senders
             covered += parameter.numel() if layout.senders else 0
@@ -137,6 +146,7 @@ class Shards:
         self._senders = frozenset(senders)
         self.coverage = covered / total if total else 1.0
         self.parameter_count = total
+        self._plain = (Roster(self.model), plain) if senders == {0} and len(plain) == len(found) else None
         return found
 
     def _watched(self, name: str) -> str | None:
@@ -190,6 +200,10 @@ def foreign_sharding(model: torch.nn.Module) -> str | None:
         if any(hasattr(parameter, mark) for parameter in model.parameters()):
             return name
     return None
+
+
+def _whole(name: str, parameter: torch.Tensor) -> Held:
+    return Held(Part.whole(name, parameter), parameter.grad, not parameter.requires_grad)
 
 
 def _has_numbers(parameter: torch.Tensor) -> bool:

@@ -28,8 +28,9 @@ DIMENSION = 1021
 _BLOCK_ROWS = 256
 # Positions that a window can start at. Two windows that meet at a multiple of `dim` repeat signs; 2^18 keeps that rare.
 _WINDOW_STARTS = 1 << 18
-# Elements folded in one kernel where launching kernels is what costs (accelerators), and pasted at once by `box`.
+# Elements folded in one kernel, and pasted at once by `box`, where launching kernels is what costs (accelerators).
 _GATHER_ELEMENTS = 1 << 22
+# Elements pasted at once on the CPU.
 _BOX_ELEMENTS = 1 << 20
 # Parts of at most this many rows are packed and folded together, up to so many rows in all: one by one, calls dominate.
 _SMALL_ROWS = 8
@@ -252,13 +253,14 @@ class FoldSketch:
                 self._add(name, piece, whole, result)
                 whole += piece.numel()
             return
-        if stride > _BOX_ELEMENTS:
+        room = _BOX_ELEMENTS if values.device.type == "cpu" else _GATHER_ELEMENTS
+        if stride > room:
             for index, part in enumerate(values, start=starts[0]):
                 inside = offset + index * stride
                 self._add_box(result, name, part, shape=shape[1:], starts=starts[1:], offset=inside)
             return
         inner = tuple(slice(s, s + size) for s, size in zip(starts[1:], values.shape[1:], strict=True))
-        rows = max(1, _BOX_ELEMENTS // stride)
+        rows = room // stride
         for row in range(0, values.shape[0], rows):
             part = values[row : row + rows]
             pasted = torch.zeros(part.shape[0], *shape[1:], dtype=torch.float32, device=values.device)

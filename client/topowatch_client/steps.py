@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class StepCounter:
 
     def stepped(self, index: int) -> None:
         """Take in that the optimiser at `index` was asked to step."""
-        if was_skipped(self._optimizers[index]):
+        if was_skipped(self._optimizers[index]) or _makes_states(self._optimizers[index]):
             return
         if index in self._stepped:
             self._stepped.clear()
@@ -75,6 +76,30 @@ def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
     """
     found = getattr(optimizer, "found_inf", None)
     return found is not None and found.device.type == "cpu" and bool(found)
+
+
+def _makes_states(optimizer: torch.optim.Optimizer) -> bool:
+    """Say whether this step, at rate 0, is only how torch.distributed.checkpoint gives an optimiser its states.
+
+    It takes one whenever it finds neither states nor gradients: with SGD, at every save.
+    """
+    checkpoint = sys.modules.get("torch.distributed.checkpoint.state_dict")
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if checkpoint is None or not all(_is_zero(rate) for rate in rates):
+        return False
+    code = getattr(getattr(checkpoint, "_init_optim_state", None), "__code__", None)
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is code:
+            return True
+    return False
+
+
+def _is_zero(rate: Any) -> bool:
+    """Say so without waiting for an accelerator."""
+    device = getattr(rate, "device", None)
+    return (device is None or device.type == "cpu") and bool(rate == 0)
 
 
 def steps_done(optimizers: Sequence[torch.optim.Optimizer]) -> int | None:

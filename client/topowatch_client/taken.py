@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 
 from topowatch_client import activations, layers, weights
@@ -47,10 +46,11 @@ class Taken:
 
     def numbers(self) -> dict[str, Array]:
         """Return the numbers by what they are."""
-        if not self.layout:
-            return {}
-        cuts = np.cumsum([length for _, length in self.layout])[:-1]
-        return dict(zip([name for name, _ in self.layout], np.split(self.host.numpy(), cuts), strict=True))
+        numbers, values, position = {}, self.host.numpy(), 0
+        for name, length in self.layout:
+            numbers[name] = values[position : position + length]
+            position += length
+        return numbers
 
     def summary(self, numbers: dict[str, Array], *, shard: bool = False) -> dict[str, float]:
         """Return the sample's own scalars; see `weights.summary`."""

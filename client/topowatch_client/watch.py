@@ -166,7 +166,8 @@ class Watch:
     def status(self) -> dict[str, Any]:
         """What watching does and costs now: mode, samples, dropped, spooled_bytes, overhead_ratio, coverage and more.
 
-        `samples` counts what went into the spool; `acked` and `forwarder` are what the forwarder last noted.
+        `samples` counts what went into the spool, a step after it was taken; `acked` and `forwarder` are what the
+        forwarder last noted.
         """
         observer, spool, chosen = self._observer, self._spool, self._config
         outcome: dict[str, Any] = {}

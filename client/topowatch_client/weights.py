@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -87,8 +88,11 @@ def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
         for index, each in enumerate(held)
         if each.gradient is not None and each.gradient.layout == torch.strided
     ]
+    kinds = {(gradient.device, gradient.dtype) for _, gradient in dense}
+    if len(kinds) == 1 and len(dense) == len(held):
+        return torch.stack(_norms([gradient.detach() for _, gradient in dense])).to(device, torch.float32)
     norms = torch.full((len(held),), ABSENT, dtype=torch.float32, device=device)
-    for kind in {(gradient.device, gradient.dtype) for _, gradient in dense}:
+    for kind in kinds:
         chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
         found = torch.stack(_norms([gradient.detach() for _, gradient in chosen]))
         places = torch.tensor([index for index, _ in chosen], device="cpu")
@@ -106,21 +110,24 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool], *, shard: bo
         shard: The parts are one rank's share, whose norms are added to those of others: nothing counts as 0.
     """
     scalars: dict[str, float] = {}
+    norms = numbers["norms"].tolist() if "norms" in numbers else []
     if "norms" in numbers:
-        scalars["weight_norm"] = _root_of_squares(numbers["norms"])
+        scalars["weight_norm"] = math.hypot(*norms)
         if not np.isfinite(numbers["weights"]).all():
             scalars["nonfinite_weights"] = 1.0
     if "changes" in numbers:
-        scalars["update_norm"] = _root_of_squares(numbers["changes"])
-        chosen = np.asarray(matrices) & (numbers["norms"] > 0)
-        if chosen.any():
-            ratios = numbers["changes"][chosen] / numbers["norms"][chosen]
-            scalars["update_ratio_max"] = float(ratios.max())
-            scalars["update_ratio_median"] = float(np.median(ratios))
+        changes = numbers["changes"].tolist()
+        scalars["update_norm"] = math.hypot(*changes)
+        pairs = zip(matrices, norms, changes, strict=True)
+        comparable = (pair for pair in pairs if pair[0] and pair[1] > 0 and pair[2] >= 0)  # NaN is not
+        ratios = sorted(change / norm for _, norm, change in comparable)
+        if ratios:
+            scalars["update_ratio_max"] = ratios[-1]
+            scalars["update_ratio_median"] = (ratios[len(ratios) // 2] + ratios[(len(ratios) - 1) // 2]) / 2
     if "gradients" in numbers:
-        known = numbers["gradients"][numbers["gradients"] != ABSENT]
-        if shard or len(known):
-            scalars["gradient_norm"] = _root_of_squares(known)
+        known = [norm for norm in numbers["gradients"].tolist() if norm != ABSENT]
+        if shard or known:
+            scalars["gradient_norm"] = math.hypot(*known)
     return scalars
 
 
@@ -130,10 +137,6 @@ def _norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     if tensors[0].dtype == wide:
         return list(torch._foreach_norm(tensors, 2))
     return [torch.linalg.vector_norm(tensor, dtype=wide) for tensor in tensors]  # torch 2.2 has no other way
-
-
-def _root_of_squares(norms: Array) -> float:
-    return float(np.sqrt(np.square(norms, dtype=np.float64).sum()))
 
 
 def _place(part: Part) -> tuple[str, tuple[int, ...]]:

@@ -212,7 +212,7 @@ class _Stopwatch:
     def watching(self) -> Iterator[None]:
         """Time the kernels of this side's step."""
         sketches = [(FoldSketch, name) for name in ("matrix", "slice", "box")]
-        originals = [*sketches, (Probe, "run"), (torch.linalg, "vector_norm")]
+        originals = [*sketches, (Probe, "run"), (torch.linalg, "vector_norm"), (torch, "_foreach_norm")]
         kept = [getattr(owner, name) for owner, name in originals]
         for (owner, name), original in zip(originals, kept, strict=True):
             setattr(owner, name, self._timed(original))

@@ -194,7 +194,7 @@ def test_status_has_what_the_contract_names(watch_of: Callable[..., Watch]) -> N
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = watch_of(model, optimizer)
-    train(model, optimizer, 5)
+    train(model, optimizer, 6)
     status = watch.status
     assert (status["mode"], status["run"], status["group"], status["samples"]) == ("offline", "r", "default", 3)
     assert (status["dropped"], status["coverage"], status["error"]) == (0, 1.0, None)
@@ -224,7 +224,7 @@ def test_the_forwarder_is_looked_after_now_and_then(tmp_path: Path, monkeypatch:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = attach(model, optimizer, config={"spool_dir": tmp_path, "interval": 1})
-    train(model, optimizer, 20)
+    train(model, optimizer, 21)
     assert calls == [tmp_path]
     assert watch.status["mode"] == "online"
     assert watch.status["samples"] == 20

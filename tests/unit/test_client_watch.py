@@ -404,7 +404,7 @@ def test_gradients_that_can_be_differentiated_again_are_no_trouble(watch_of: Cal
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = watch_of(model, optimizer, config={"interval": 1})
-    for _ in range(4):
+    for _ in range(5):
         model(torch.randn(4, 6)).square().mean().backward(create_graph=True)
         optimizer.step()
         for parameter in model.parameters():
