@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REJECTED_LOG = spool.REJECTED_LOG
 _POLL_SECONDS = 0.25
+_IDLE_SECONDS = 1.0  # between two looks where samples come rarely
+_BELIEVED_SECONDS = 1.0  # how long a writer that was seen alive is taken to be
 _log = logging.getLogger("topowatch.forwarder")
 
 
@@ -59,6 +61,7 @@ class Courier:
         self._queue = queue or asyncio.Semaphore()  # for those whose writer is gone: they can wait for one another
         self._reader = SpoolReader(directory, self.progress.next_seq)
         self.shipper = Shipper(self._reader, self.progress, self.limits, random.Random())  # noqa: S311 -- jitter
+        self._lives_until = 0.0
         self._noted: dict[str, object] = {}
         self._note_failed = False
         self._news = asyncio.Event()
@@ -77,13 +80,17 @@ class Courier:
         A lock tells that within one kernel. Those of another one, across a network or a virtual machine's file system,
         may not reach us: there a writer that did not say that it ended is believed to be gone after some silence.
         """
+        now = time.monotonic()
+        if now < self._lives_until:
+            return True
         if spool.writer_alive(self.directory):
+            self._lives_until = now + _BELIEVED_SECONDS
             return True
         if not self._patience or (self.directory / spool.ENDED).exists():
             return False
         if self._heard[0] != self._reader.next_seq:
-            self._heard = (self._reader.next_seq, time.monotonic())
-        return time.monotonic() - self._heard[1] < self._patience
+            self._heard = (self._reader.next_seq, now)
+        return now - self._heard[1] < self._patience
 
     async def run(self) -> None:
         """Ship until the spool is drained for good, or the stream was fenced off."""
@@ -134,6 +141,7 @@ class Courier:
         self, call: grpc.aio.StreamStreamCall, receiver: asyncio.Task[None], batch: ingest_pb2.Batch | None
     ) -> None:
         """Send batch after batch; returns when the writer is gone and everything is answered for, or when fenced."""
+        delay = _POLL_SECONDS
         while not self.fenced:
             alive = True
             if batch is None:
@@ -143,7 +151,7 @@ class Courier:
             if batch is not None:
                 request = ingest_pb2.StreamBatchesRequest(batch=batch)
                 await asyncio.wait_for(call.write(request), self.limits.ack_seconds)
-                batch = None
+                batch, delay = None, _POLL_SECONDS
                 continue
             if not alive and self.shipper.idle:
                 await call.done_writing()
@@ -153,10 +161,11 @@ class Courier:
             if self.shipper.overdue(time.monotonic()):
                 raise StreamBrokenError(f"no answer within {self.limits.ack_seconds:.0f} s")
             self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), _POLL_SECONDS)
-            except asyncio.TimeoutError:
-                self._try_note()  # in case it failed before
+            timer = asyncio.get_running_loop().call_later(delay, self._news.set)  # far cheaper than wait_for
+            await self._news.wait()
+            timer.cancel()
+            delay = min(2 * delay, _IDLE_SECONDS)
+            self._try_note()  # in case it failed before
 
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> None:
         try:

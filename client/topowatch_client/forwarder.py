@@ -30,7 +30,8 @@ from topowatch_client.transport import Access
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_SCAN_SECONDS = 0.5
+_SCAN_SECONDS = 1.0
+_SCANS_SKIPPED = 4  # in a row, where no directory seems to have come or gone: its time is too coarse to show all
 _AT_ONCE = 64  # spools that jobs left which are gone; each takes files and a connection
 _LOCKED_SECONDS = 1.0  # between two looks whether another forwarder has left
 _UNFINISHED_SECONDS = 3600.0  # how old the rest of a process killed within attach() is when it is removed
@@ -64,8 +65,10 @@ class Forwarder:
         self._tasks: dict[Path, asyncio.Task[None]] = {}
         self._resting: dict[Path, float] = {}
         self._tidied_at = -math.inf
+        self._known_at: int | None = None  # the directory's time at the last look for writers
+        self._skipped = 0
         self._leave_at = math.inf
-        self._stop = asyncio.Event()
+        self._stop, self._awake = asyncio.Event(), asyncio.Event()
         self._queue = asyncio.Semaphore(_AT_ONCE)
 
     @property
@@ -76,6 +79,7 @@ class Forwarder:
     def stop(self) -> None:
         """Ask `run` to return; what is not acked stays in the spool."""
         self._stop.set()
+        self._awake.set()
 
     def leave(self) -> None:
         """Ask `run` to return once the writers are gone and all is shipped, or soon; asked again, at once."""
@@ -87,8 +91,12 @@ class Forwarder:
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not beyond `stop`."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+        self._awake.clear()
+        if self._stop.is_set():
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._awake.set)  # far cheaper than wait_for
+        await self._awake.wait()
+        timer.cancel()
 
     async def run(self, on_scan: Callable[[Forwarder], None] | None = None) -> None:
         """Ship until there is nothing left to do, by the plan, or until `stop`."""
@@ -143,6 +151,8 @@ class Forwarder:
         if now - self._tidied_at >= _UNFINISHED_SECONDS:
             self._tidied_at = now
             spool.remove_unfinished(self.spool_dir, _UNFINISHED_SECONDS)
+        if not self._stirred():
+            return
         for path in self._wanted():
             if path not in self.couriers:
                 meta = spool.read_meta(path) or {}
@@ -153,6 +163,18 @@ class Forwarder:
         if self._plan.wait_for_writers:  # a long-lived forwarder does not remember every job of the year
             for path in [path for path, courier in self.couriers.items() if courier.finished]:
                 del self.couriers[path]
+
+    def _stirred(self) -> bool:
+        """Say whether it is time to look for writers: one may have come or gone, or the last look is a while ago."""
+        try:
+            now = self.spool_dir.stat().st_mtime_ns
+        except OSError:
+            return True
+        if now == self._known_at and self._skipped < _SCANS_SKIPPED and not self._resting:
+            self._skipped += 1
+            return False
+        self._known_at, self._skipped = now, 0
+        return True
 
     def _open(self) -> list[Courier]:
         return [courier for courier in self.couriers.values() if not courier.finished and not courier.fenced]
@@ -180,7 +202,7 @@ async def serve(
         spool_dir: What to ship.
         own: Settings for what the writers did not note.
         plan: What to ship, and how long to stay; with `stay` another forwarder's end is waited for.
-        on_scan: Called twice a second.
+        on_scan: Called once a second.
         lock: Where it was taken already.
 
     Raises:

@@ -11,6 +11,7 @@ from topowatch_protos.v1 import ingest_pb2, run_pb2
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LOOKS_SKIPPED = 16  # in a row, where nothing seems to have changed: a directory's time is too coarse to show all
 _CHUNK_BYTES = 4 << 20
 
 
@@ -37,6 +38,8 @@ class SpoolReader:
         self._position = 0
         self._descriptor: run_pb2.RunDescriptor | None = None
         self._ready: list[Entry] = []
+        self._barren: tuple[int, int] | None = None  # what the files were like when they held nothing new
+        self._skipped = 0
 
     def read(self, max_bytes: int, max_items: int) -> list[Entry]:
         """Return the next entries of one incarnation, at most `max_items` and `max_bytes` (but always one if there is).
@@ -68,6 +71,26 @@ class SpoolReader:
 
     def _advance(self) -> bool:
         """Read on; False when there is nothing more for now."""
+        like = self._like()
+        if like is not None and like == self._barren and self._skipped < _LOOKS_SKIPPED:
+            self._skipped += 1
+            return False
+        self._barren, self._skipped = None, 0
+        found = self._look()
+        if not found:
+            self._barren = like
+        return found
+
+    def _like(self) -> tuple[int, int] | None:
+        """Return what changes with every frame and every segment: far cheaper to ask for than to read them."""
+        if self._segment is None:
+            return None
+        try:
+            return self.directory.stat().st_mtime_ns, self._segment.stat().st_size
+        except OSError:
+            return None
+
+    def _look(self) -> bool:
         segments = segments_of(self.directory)  # listed first: whoever has a successor here is written to no more
         if not segments:
             return False
