@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from topowatch_client import Watch
+    from topowatch_client.messages import ProbeResult
+    from topowatch_client.probe_result import Found
     from topowatch_client.spool_reader import Entry
 
 
@@ -69,6 +71,11 @@ def samples(watch: Watch) -> list[sample_pb2.Sample]:
 def looked_at(watch: Watch) -> list[int]:
     """Return the steps with a sample of the weights; scalars that come late travel alone."""
     return [sample.step for sample in samples(watch) if sample.weights.values]
+
+
+def on_host(found: Found) -> ProbeResult:
+    """Read what a probe pass found."""
+    return found.reading.result({name: values.cpu().numpy() for name, values in found.tensors.items()})
 
 
 def scalars(sample: sample_pb2.Sample) -> dict[str, dict[int, float]]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
-    from topowatch_client.messages import Array, ProbeResult, RunFacts
+    from topowatch_client.messages import Array, RunFacts
+    from topowatch_client.probe_result import Found
     from topowatch_client.probes import Probe
     from topowatch_client.spool import SpoolWriter
     from topowatch_client.taken import Taken
@@ -85,6 +86,7 @@ class Observer:
         self._ended_at = meter.now()
         self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
+        self._probe_span: Span | None = None
         self._forwarder_cpu: float | None = None
         seen = steps.steps_done(optimizers)
         self._restart(config.start_step if config.start_step is not None else seen or 0, config.incarnation)
@@ -291,7 +293,7 @@ class Observer:
         self._spool.begin(self.incarnation, descriptor)
         self._begun = True  # only now: what goes without a descriptor is lost
 
-    def _sample(self, step: int, probe: ProbeResult | None) -> None:
+    def _sample(self, step: int, probe: Found | None) -> None:
         span = Span(self._device)
         before = self._before if self._before is not None and self._before.step == step - 1 else None
         rate = steps.learning_rate(self._optimizers)
@@ -305,12 +307,13 @@ class Observer:
         # A rank may hold none of a sharded model; the others' sums wait for its zeros.
         whole = look if look.parts or self._weights.shards.sharded else None
         self._emit(wait=True)
-        taken = take(step, self._scalars.take(), whole, before=earlier, gradients=gradients, seen=seen)
+        taken = take(step, self._scalars.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe)
         self._taken = taken
-        taken.probe = probe
         if before is not None and before.span is not None:
-            taken.spans.append(before.span)
-        taken.spans.append(span.stop())
+            taken.spans["look"] = before.span
+        if self._probe_span is not None:
+            taken.spans["probe"], self._probe_span = self._probe_span, None
+        taken.spans["sample"] = span.stop()
         self._before, self._sampled_step = _Before(step, look.rows, None), step
         if not self._begun:
             self._emit()  # a run is to be seen from its first step on; other samples are put away in the next hook
@@ -343,7 +346,10 @@ class Observer:
         span = Span()
         numbers = taken.numbers()
         weights, update = numbers.get("weights"), numbers.get("update")
+        probe = taken.probed(numbers)
         own = taken.summary(numbers, shard=self._weights.shards.sharded)
+        if probe is not None and probe.mean_loss is not None:
+            own["probe_loss"] = probe.mean_loss
         series = taken.series(numbers)
         series += [Series(name, [taken.step], [value]) for name, value in own.items()]
         self._begin()
@@ -352,8 +358,8 @@ class Observer:
             weights=_finite(weights),
             update=_finite(update) if _finite(weights) is not None else None,
             series=series,
-            probe=taken.probe,
-            layers=taken.layers(numbers),
+            probe=probe,
+            layers=taken.layers(numbers, probe),
             overhead_ratio=self.governor.take_ratio(),
             interval=self.governor.interval,
             spooled_bytes=self._spool.size_bytes,
@@ -363,22 +369,24 @@ class Observer:
             self.samples += 1
         self._account(taken.spans, span.stop().spent())
 
-    def _account(self, spans: Sequence[Span], put_away: Spent) -> None:
+    def _account(self, spans: Mapping[str, Span], put_away: Spent) -> None:
         """Tell the governor what a sample took, now that the device has passed it."""
-        for span in spans:
+        for span in spans.values():
             self._late = self._late.plus(span.beyond_host())
-        for span in spans[:-1]:
-            self.governor.on_look(span.spent())
-        if spans:
-            self.governor.on_sample(spans[-1].spent().plus(put_away))
+        if "look" in spans:
+            self.governor.on_look(spans["look"].spent())
+        if "probe" in spans:
+            self.governor.on_probe(spans["probe"].spent())
+        if "sample" in spans:
+            self.governor.on_sample(spans["sample"].spent().plus(put_away))
 
-    def _probe_pass(self) -> ProbeResult | None:
+    def _probe_pass(self) -> Found | None:
         """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""
         if self._probe is not None and not self.collective and self._weights.shards.is_sharded():
             self.probe_never("the model was sharded after it was attached: attach it afterwards")
         if self._probe is None:
             return None
-        span = Span()
+        span = Span(self._device)
         try:
             result = self._probe.run(frames=self._frames_due())
         except Exception as error:  # it runs the user's model, loss and forward: anything may come
@@ -391,8 +399,8 @@ class Observer:
                 _log.warning("topowatch: %s", self.probe_error)
             return None
         self._passes += 1
-        self.governor.on_probe(span.stop().spent())
-        return result if self._leads and np.isfinite(result.sketch).all() else None
+        self._probe_span = span.stop()
+        return result if self._leads else None
 
     def _warn_uncounted(self) -> None:
         """Say once that nobody told us at which step this job goes on."""

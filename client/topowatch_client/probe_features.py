@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from topowatch_client.probe_set import ProbeError
-from topowatch_client.sketch import name_key, signs
+from topowatch_client.sketch import name_key, signs, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from topowatch_client.messages import Array
 
 FRAME_FEATURES = 64
 _INPUT_MARK = ":input"
@@ -97,14 +96,14 @@ class Features:
             features = features.flatten(1)
         rows = features.reshape(-1, shape[-1]) if features.dim() > 2 else features
         if features.dim() >= 2 and rows.shape[0] == examples * positions:
-            self._parts.append(rows[kept.to(rows.device)])
+            self._parts.append(rows[to_device(kept, rows.device)])
         elif features.dim() >= 2 and rows.shape[0] == len(kept):  # the head was given these positions alone
             self._parts.append(rows)
         else:
             self.problem = self.problem or f"its features {shape} do not fit {examples * positions} output positions"
 
-    def result(self, table: dict[int, torch.Tensor], seed: int) -> Array | None:
-        """Return frames on the host, float16 (positions × at most 64), None where there was a problem.
+    def result(self, table: dict[int, torch.Tensor], seed: int) -> torch.Tensor | None:
+        """Return frames, float32 that float16 can hold (positions × at most 64), None where there was a problem.
 
         Wider features are multiplied by fixed random signs; narrower ones travel as they are.
 
@@ -123,5 +122,4 @@ class Features:
                 table[width] = flat.view(width, FRAME_FEATURES) / FRAME_FEATURES**0.5
             features = features @ table[width].to(features.device)
         limit = float(np.finfo(np.float16).max)
-        frames: Array = features.clamp(-limit, limit).cpu().numpy().astype(np.float16)
-        return frames
+        return features.clamp(-limit, limit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +13,6 @@ from topowatch_client.probe_set import IGNORED, ProbeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from topowatch_client.messages import Array
     from topowatch_client.sketch import FoldSketch
 
 _SKETCH_NAME = "topowatch/predictions"
@@ -67,9 +65,10 @@ class Tally:
     Memory: of logits and probabilities only what one call brought.
     """
 
-    def __init__(self, kind: str, count: int, sketch: FoldSketch) -> None:
-        """Args: kind of outputs; positions in all; the sketch."""
+    def __init__(self, kind: str, count: int, sketch: FoldSketch, *, checked: bool) -> None:
+        """Args: kind of outputs; positions in all; the sketch; whether to check probabilities, which waits for them."""
         self._kind = kind
+        self._checked = checked
         self._count = count
         self._sketch = sketch
         self._points: list[torch.Tensor] = []  # sketches of parts, which add up
@@ -88,7 +87,7 @@ class Tally:
         if self._kind == "values":
             self._values.append(rows)
             return
-        chances = _probabilities(rows, self._kind)
+        chances = _probabilities(rows, self._kind, checked=self._checked)
         self._add_point(chances.sqrt())
         best = chances.max(dim=1)
         self._argmax.append(best.indices)
@@ -98,34 +97,32 @@ class Tally:
         self._points.append(self._sketch.slice(_SKETCH_NAME, part / self._count**0.5, self._taken))
         self._taken += part.numel()
 
-    def result(self, targets: torch.Tensor | None) -> tuple[Array, Array, Array]:
-        """Return (sketch, argmax, confidence) on the host; values have neither argmax nor confidence.
+    def result(self, targets: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Return float32 `sketch`, `argmax` and `confidence`; values have neither of the last two.
 
         Args:
             targets: Targets in the shape of the outputs, which all runs share; they set the scale of values.
         """
         if self._kind == "values":
             self._add_point(_standardise(torch.cat(self._values), targets))
-        sketch = torch.stack(self._points).sum(0).cpu().numpy()
-        if self._kind == "values":
-            return sketch, np.zeros(0, np.uint32), np.zeros(0, np.float16)
-        argmax = torch.cat(self._argmax).cpu().numpy().astype(np.uint32)
-        confidence = torch.cat(self._confidence).cpu().numpy().astype(np.float16)
-        return sketch, argmax, confidence
+        found = {"sketch": torch.stack(self._points).sum(0)}
+        if self._kind != "values":
+            found |= {"argmax": torch.cat(self._argmax).float(), "confidence": torch.cat(self._confidence)}
+        return found
 
 
-def _probabilities(outputs: torch.Tensor, kind: str) -> torch.Tensor:
+def _probabilities(outputs: torch.Tensor, kind: str, *, checked: bool) -> torch.Tensor:
     if outputs.shape[1] == 1:  # one output a position: the chance of "yes"
         yes = outputs.sigmoid() if kind == "logits" else outputs
         chances = torch.cat([1 - yes, yes], dim=1)
     else:
         chances = outputs.softmax(dim=1) if kind == "logits" else outputs
-    if kind == "probs":
-        off = torch.maximum((chances.sum(1) - 1).abs().max(), -chances.min())
-        if float(off) > _TOLERANCE:  # not where they are NaN: those of a model that diverged are no mistake
-            raise ProbeError("outputs are no probabilities: they must lie between 0 and 1 and sum to 1 a position")
-        chances = chances.clamp(0, 1)
-    return chances
+    if kind != "probs":
+        return chances
+    off = torch.maximum((chances.sum(1) - 1).abs().max(), -chances.min()) if checked else 0.0
+    if float(off) > _TOLERANCE:  # not where they are NaN: those of a model that diverged are no mistake
+        raise ProbeError("outputs are no probabilities: they must lie between 0 and 1 and sum to 1 a position")
+    return chances.clamp(0, 1)
 
 
 def _standardise(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
@@ -195,19 +192,15 @@ class Losses:
 
     def __init__(self) -> None:
         self._values: list[torch.Tensor] = []
-        self._weights: list[int] = []
 
-    def add(self, value: torch.Tensor, positions: int) -> None:
+    def add(self, value: torch.Tensor) -> None:
         """Take in the losses of one call's positions, or their mean as a tensor without dimensions."""
         self._values.append(value)
-        self._weights.append(positions)
 
-    def result(self) -> tuple[Array | None, float | None]:
-        """Return (float32 losses a position or None, their mean or None) on the host."""
+    def result(self) -> dict[str, torch.Tensor]:
+        """Return float32 `losses`, one a position, or `means`, one a call; nothing where there are none."""
         if not self._values:
-            return None, None
+            return {}
         if all(value.dim() for value in self._values):
-            losses = torch.cat(self._values).cpu().numpy().astype(np.float32)
-            return losses, float(losses.mean())
-        means = torch.stack([value.mean() for value in self._values]).cpu().numpy()
-        return None, float(np.average(means, weights=self._weights))
+            return {"losses": torch.cat(self._values).float()}
+        return {"means": torch.stack([value.mean() for value in self._values]).float()}

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from topowatch_client import probe_head, probe_outputs, probe_plan, probe_set
-from topowatch_client.activations import Activations, statistics
+from topowatch_client.activations import Activations
 from topowatch_client.guard import from_signal_handler
-from topowatch_client.messages import ProbeFacts, ProbeResult
+from topowatch_client.messages import ProbeFacts
 from topowatch_client.probe_features import Features, find_layer
 from topowatch_client.probe_outputs import Losses, Tally, rows_of, tensor_of
 from topowatch_client.probe_plan import plan, spread
+from topowatch_client.probe_result import Found, Reading
 from topowatch_client.probe_set import OUTPUTS, ProbeError, ProbeSettings
+from topowatch_client.sketch import to_device
 from topowatch_client.untouched import Untouched, is_sharded
 
 if TYPE_CHECKING:
@@ -93,14 +95,14 @@ class Probe:
         """Share of the watched modules whose activations the last pass saw."""
         return self._activations.coverage
 
-    def run(self, *, frames: bool = False) -> ProbeResult:
-        """Pass the probe set through the model.
+    def run(self, *, frames: bool = False) -> Found:
+        """Pass the probe set through the model; from the second pass on nothing waits for its device.
 
         Args:
             frames: Also take features of the watched layer along.
 
         Returns:
-            Predictions, losses, statistics of activations and perhaps features, on the host.
+            Predictions, losses, statistics of activations and perhaps features, on that device.
 
         Raises:
             ProbeError: The outputs cannot be read as `output` says.
@@ -116,9 +118,10 @@ class Probe:
             self.facts = ProbeFacts(chosen.count, chosen.classes, self._settings.output, self._digest)
         return result
 
-    def _pass(self, chosen: Plan, *, frames: bool) -> ProbeResult:
+    def _pass(self, chosen: Plan, *, frames: bool) -> Found:
         features = Features(self.layer, self._module)
-        seen = _Seen(Tally(self._settings.output, chosen.count, self._sketch), Losses(), features if frames else None)
+        tally = Tally(self._settings.output, chosen.count, self._sketch, checked=self.facts is None)
+        seen = _Seen(tally, Losses(), features if frames else None)
         failure: Exception | None = None
         try:
             self._activations.arm()
@@ -137,21 +140,14 @@ class Probe:
             self._activations.disarm()
         if failure is not None:
             raise failure
-        sketch, argmax, confidence = seen.tally.result(self._scale(chosen))
-        per_position, mean = seen.losses.result()
-        made = features.result(self._signs, self._sketch.seed) if frames else None
+        tensors = {**seen.tally.result(self._scale(chosen)), **seen.losses.result(), "activations": values.reshape(-1)}
         if frames:
+            made = features.result(self._signs, self._sketch.seed)
+            if made is not None:
+                tensors["frames"] = made.reshape(-1)
             self.warning = f"layer {self.layer!r} gives no frames: {features.problem}" if features.problem else None
-        return ProbeResult(
-            sketch=sketch,
-            argmax=argmax,
-            confidence=confidence,
-            losses=per_position,
-            mean_loss=mean,
-            layer=self.layer if made is not None else "",
-            frames=made,
-            layers=statistics(values.cpu().numpy(), names),
-        )
+        calls = [len(chosen.kept(part)) for part in chosen.parts()]
+        return Found(tensors, Reading(self.layer, calls, names))
 
     def _take(self, chosen: Plan, part: slice, result: Any, seen: _Seen) -> None:
         """Take in what one call returned."""
@@ -161,14 +157,15 @@ class Probe:
         whole = len(kept) if narrow else (part.stop - part.start) * chosen.positions
         if rows.shape != (whole, chosen.classes):
             raise ProbeError(f"outputs were {whole} × {chosen.classes} at first and are {tuple(rows.shape)} now")
-        rows = rows if narrow else rows[kept.to(rows.device)]
+        rows = rows if narrow else rows[to_device(kept, rows.device)]
         seen.tally.add(rows)
         if self._usual_loss is not None and self._usual_targets is not None:
-            seen.losses.add(self._usual_loss(rows, self._usual_targets[part].flatten(0, 1).to(rows.device)), len(kept))
+            targets = to_device(self._usual_targets[part].flatten(0, 1), rows.device)
+            seen.losses.add(self._usual_loss(rows, targets))
         elif self._settings.loss is not None and self._targets is not None:
             value = self._given_loss(chosen, part, result, whole, narrow=narrow)
             if value is not None:
-                seen.losses.add(value if narrow or not value.dim() else value[kept.to(value.device)], len(kept))
+                seen.losses.add(value if narrow or not value.dim() else value[to_device(kept, value.device)])
         if seen.features is not None:
             seen.features.take(part.stop - part.start, chosen.positions, kept)
 
@@ -249,7 +246,9 @@ class Probe:
 
     def _part(self, whole: Any, part: slice) -> Any:
         device = next((held.device for held in self._model.parameters() if held.device.type != "meta"), None)
-        return probe_set.change(whole, lambda tensor: tensor[part].to(device))
+        if device is None:
+            return probe_set.change(whole, lambda tensor: tensor[part])
+        return probe_set.change(whole, lambda tensor: to_device(tensor[part], device))
 
     def _forward(self, inputs: Any) -> Any:
         if self._settings.forward is not None:

@@ -347,8 +347,8 @@ class FoldSketch:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Bring a tensor of the CPU to a device without making the host wait for what that is busy with."""
-    if device.type == "cuda":
+    """Bring a tensor to a device without making the host wait for what that is busy with."""
+    if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from topowatch_client import activations, layers, weights
@@ -12,9 +13,11 @@ from topowatch_client import activations, layers, weights
 if TYPE_CHECKING:
     from topowatch_client.messages import Array, LayerStatistics, ProbeResult
     from topowatch_client.meter import Span
+    from topowatch_client.probe_result import Found, Reading
     from topowatch_client.scalars import Series, Waiting
     from topowatch_client.weights import Look
 
+_PROBE = "probe/"
 Seen = tuple[torch.Tensor, list[str]]  # statistics of activations (modules × 4) and the modules' names
 
 
@@ -34,15 +37,15 @@ class Taken:
     host: torch.Tensor
     event: torch.cuda.Event | None
     modules: list[str] | None  # whose activations the numbers hold; None: nobody looked
-    spans: list[Span] = field(default_factory=list)  # what it took: a look on the step before, if any, and its own
-    probe: ProbeResult | None = None
+    reading: Reading | None  # of a probe pass
+    spans: dict[str, Span] = field(default_factory=dict)  # what it took: "look" on the step before, "probe", "sample"
 
     def arrived(self, *, wait: bool) -> bool:
         """Say whether the numbers are whole and all that led to them has passed."""
         if wait and self.event is not None:
             self.event.synchronize()
         passed = self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call] # torch leaves it so
-        return passed and all(span.passed(wait=wait) for span in self.spans)
+        return passed and all(span.passed(wait=wait) for span in self.spans.values())
 
     def numbers(self) -> dict[str, Array]:
         """Return the numbers by what they are."""
@@ -52,20 +55,25 @@ class Taken:
             position += length
         return numbers
 
+    def probed(self, numbers: dict[str, Array]) -> ProbeResult | None:
+        """Return what the probe pass found, None without one and where the predictions are not finite."""
+        if self.reading is None or not np.isfinite(numbers[_PROBE + "sketch"]).all():
+            return None
+        return self.reading.result(
+            {name.removeprefix(_PROBE): values for name, values in numbers.items() if name.startswith(_PROBE)}
+        )
+
     def summary(self, numbers: dict[str, Array], *, shard: bool = False) -> dict[str, float]:
-        """Return the sample's own scalars; see `weights.summary`."""
-        scalars = weights.summary(numbers, [part.dimensions >= 2 for part in self.parts], shard=shard)
-        if self.probe is not None and self.probe.mean_loss is not None:
-            scalars["probe_loss"] = self.probe.mean_loss
-        return scalars
+        """Return scalars of the weights; see `weights.summary`."""
+        return weights.summary(numbers, [part.dimensions >= 2 for part in self.parts], shard=shard)
 
     def series(self, numbers: dict[str, Array]) -> list[Series]:
         """Return the scalars that the loop logged."""
         return self.scalars.series(numbers["scalars"].tolist() if "scalars" in numbers else [])
 
-    def layers(self, numbers: dict[str, Array]) -> dict[str, LayerStatistics]:
+    def layers(self, numbers: dict[str, Array], probe: ProbeResult | None) -> dict[str, LayerStatistics]:
         """Return what is known of the layers, where somebody looked at activations as well."""
-        if self.probe is None and self.modules is None:
+        if probe is None and self.modules is None:
             return {}
         found = layers.by_layer(numbers, [part.name for part in self.parts])
         if self.modules is None:
@@ -82,6 +90,7 @@ def take(
     before: torch.Tensor | None = None,
     gradients: bool = True,
     seen: Seen | None = None,
+    probe: Found | None = None,
 ) -> Taken:
     """Gather what a sample needs in one tensor and start its way to the host.
 
@@ -92,6 +101,7 @@ def take(
         before: Rows of the look one step before, parts × sketch dimension.
         gradients: Whether to read the gradients.
         seen: Statistics of activations.
+        probe: What a probe pass found.
     """
     pieces: list[tuple[str, torch.Tensor]] = []
     if look is not None:
@@ -104,6 +114,9 @@ def take(
             pieces.append(("gradients", weights.gradient_norms(look.parts, now.device)))
         if seen is not None:
             pieces.append(("activations", seen[0].reshape(-1).to(now.device)))
+    if probe is not None:
+        device = pieces[0][1].device if pieces else probe.tensors["sketch"].device
+        pieces += [(_PROBE + name, values.to(device)) for name, values in probe.tensors.items()]
     if scalars.on_device:
         device = pieces[0][1].device if pieces else scalars.on_device[0].device
         pieces.append(("scalars", torch.stack([value.to(device) for value in scalars.on_device])))
@@ -116,6 +129,7 @@ def take(
         host,
         event,
         seen[1] if seen is not None and look is not None else None,
+        probe.reading if probe is not None else None,
     )
 
 

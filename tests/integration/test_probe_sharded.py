@@ -20,6 +20,7 @@ JOB = """
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+    from client_loops import on_host
     from tiny_gpt import TinyGPT
     from topowatch_client import probe_plan
     from topowatch_client.probes import Probe, ProbeSettings
@@ -53,10 +54,10 @@ JOB = """
         optimizer.step()
         optimizer.zero_grad()
 
-    expected = Probe(single, ProbeSettings(inputs, targets, positions=32), FoldSketch()).run(frames=True)
+    expected = on_host(Probe(single, ProbeSettings(inputs, targets, positions=32), FoldSketch()).run(frames=True))
     probe = Probe(model, ProbeSettings(inputs, targets, positions=32), FoldSketch())
     for _ in range(2):
-        seen = probe.run(frames=True)
+        seen = on_host(probe.run(frames=True))
         np.testing.assert_allclose(seen.sketch, expected.sketch, atol=1e-5)
         np.testing.assert_allclose(seen.losses, expected.losses, rtol=1e-4)
         np.testing.assert_allclose(seen.frames, expected.frames, atol=2e-3)
@@ -75,7 +76,7 @@ JOB = """
         except RuntimeError as error:
             assert rank == 1 and "out of luck" in str(error), error
         step()
-    assert not np.allclose(probe.run().losses, expected.losses)
+    assert not np.allclose(on_host(probe.run()).losses, expected.losses)
     dist.destroy_process_group()
 """
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from client_loops import on_host
 from sharded_models import Job, batch, net
 from topowatch_client.probes import Probe, ProbeSettings
 from topowatch_client.sketch import FoldSketch
@@ -218,7 +219,7 @@ def test_a_sharded_model_predicts_what_the_whole_one_does(trained_long: Path) ->
     for step in range(STEPS):
         model = net()
         model.load_state_dict(weights[step], strict=False)  # the tied weight goes by its first name
-        found = Probe(model, ProbeSettings(inputs, targets), FoldSketch()).run()
+        found = on_host(Probe(model, ProbeSettings(inputs, targets), FoldSketch()).run())
         sample = first.samples[step]
         np.testing.assert_allclose(numbers(sample.predictions.sketch), found.sketch, atol=1e-5)
         assert found.losses is not None

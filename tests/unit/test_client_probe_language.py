@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from client_loops import on_host
 from tiny_gpt import Output, TinyGPT
 from topowatch_client import probe_plan
 from topowatch_client.probe_set import IGNORED
@@ -68,10 +69,10 @@ def test_logits_are_bounded_and_all_that_is_seen_is_as_the_slow_way_sees_it(mode
     expected, places = obviously(model, inputs)
     recorder = Recorder(model.head)
     probe = make(model, inputs, targets, positions=64)
-    first = probe.run(frames=True)
+    first = on_host(probe.run(frames=True))
     assert sorted(recorder.sizes)[-3:] == [16 * VOCABULARY, LENGTH * VOCABULARY, LENGTH * VOCABULARY]  # the trial
     recorder.sizes.clear()
-    result = probe.run(frames=True)
+    result = on_host(probe.run(frames=True))
     assert recorder.sizes == [16 * VOCABULARY] * 4
     assert max(recorder.sizes) <= budget
     assert probe.facts is not None
@@ -96,11 +97,11 @@ def test_outputs_within_the_budget_are_made_in_full_in_micro_batches(
     model: TinyGPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, targets = tokens()
-    narrow = make(model, inputs, targets, positions=64).run()
+    narrow = on_host(make(model, inputs, targets, positions=64).run())
     monkeypatch.setattr(probe_plan, "BUDGET", 3 * VOCABULARY * LENGTH)
     recorder = Recorder(model.head)
     probe = make(model, inputs, targets, positions=64)
-    full = probe.run()
+    full = on_host(probe.run())
     assert recorder.sizes == [VOCABULARY * LENGTH * examples for examples in (1, 3, 1)]
     np.testing.assert_allclose(full.sketch, narrow.sketch, atol=1e-6)
     np.testing.assert_allclose(full.losses, narrow.losses, rtol=1e-5)
@@ -112,12 +113,12 @@ def each_token(outputs: Output, targets: torch.Tensor) -> torch.Tensor:
 
 def test_a_loss_that_takes_fewer_positions_is_given_them(model: TinyGPT) -> None:
     inputs, targets = tokens()
-    usual = make(model, inputs, targets, positions=64).run()
+    usual = on_host(make(model, inputs, targets, positions=64).run())
     recorder = Recorder(model.head)
     probe = make(model, inputs, targets, positions=64, loss=each_token)
     probe.run()
     recorder.sizes.clear()
-    np.testing.assert_allclose(probe.run().losses, usual.losses, rtol=1e-5)
+    np.testing.assert_allclose(on_host(probe.run()).losses, usual.losses, rtol=1e-5)
     assert set(recorder.sizes) == {16 * VOCABULARY}
 
 
@@ -164,10 +165,10 @@ def test_what_needs_all_positions_gets_them_one_sequence_at_a_time(
     probe = make(model, inputs, targets, positions=64, **changes)
     probe.run()
     recorder.sizes.clear()
-    result = probe.run()
+    result = on_host(probe.run())
     assert recorder.sizes == [LENGTH * VOCABULARY] * 4
     monkeypatch.setattr(probe_plan, "BUDGET", 1 << 22)
-    free = make(model, inputs, targets, positions=64, **changes).run()
+    free = on_host(make(model, inputs, targets, positions=64, **changes).run())
     np.testing.assert_allclose(result.sketch, free.sketch, atol=1e-6)
     assert result.mean_loss == pytest.approx(free.mean_loss, rel=1e-5)
     assert (result.losses is None) == (free.losses is None)
@@ -195,7 +196,7 @@ def test_positions_whose_targets_are_ignored_are_not_looked_at(model: TinyGPT) -
     targets = targets.clone()
     targets[:, :15] = IGNORED
     targets[0] = IGNORED
-    result = make(model, inputs, targets, positions=64).run()
+    result = on_host(make(model, inputs, targets, positions=64).run())
     assert result.losses is not None
     assert len(result.losses) == 64
     assert (result.losses > 0).all()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from client_loops import on_host
 from topowatch_client.probes import Probe, ProbeError, ProbeSettings
 from topowatch_client.sketch import FoldSketch
 
@@ -55,7 +56,7 @@ def test_leaves_no_trace() -> None:
     states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
     probe = make(model, torch.randn(300, 6, generator=torch.Generator().manual_seed(1)), torch.zeros(300).long())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = probe.run(frames=True)
+        result = on_host(probe.run(frames=True))
         assert torch.is_autocast_enabled("cpu")
         assert model.inner[3](torch.ones(1, 16)).dtype == torch.bfloat16
     assert torch.is_grad_enabled()
@@ -91,7 +92,7 @@ def test_predictions_are_the_sketched_hellinger_embedding() -> None:
     """Distances between sketches are Hellinger distances between predictions, up to the sketch's own error."""
     inputs = torch.randn(256, 6)
     models = [nn.Linear(6, 4), nn.Linear(6, 4)]
-    sketches = [torch.from_numpy(make(model, inputs).run().sketch) for model in models]
+    sketches = [torch.from_numpy(on_host(make(model, inputs).run()).sketch) for model in models]
     chances = [model(inputs).softmax(1).detach() for model in models]
     true = (chances[0].sqrt() - chances[1].sqrt()).norm() / 16
     assert float((sketches[0] - sketches[1]).norm()) == pytest.approx(float(true), rel=0.1)
@@ -101,7 +102,7 @@ def test_predictions_are_the_sketched_hellinger_embedding() -> None:
 def test_losses_argmax_and_confidence_are_exact_and_in_order() -> None:
     model = nn.Linear(6, 4)
     inputs, targets = torch.randn(150, 6), torch.randint(4, (150,))
-    result = make(model, inputs, targets, loss=nn.CrossEntropyLoss(reduction="none")).run()
+    result = on_host(make(model, inputs, targets, loss=nn.CrossEntropyLoss(reduction="none")).run())
     outputs = model(inputs).detach()
     np.testing.assert_allclose(
         result.losses, nn.functional.cross_entropy(outputs, targets, reduction="none").numpy(), atol=1e-6
@@ -116,14 +117,14 @@ def test_losses_argmax_and_confidence_are_exact_and_in_order() -> None:
 def test_a_scalar_loss_gives_a_mean_and_no_losses_a_probe() -> None:
     model = nn.Linear(6, 4)
     inputs, targets = torch.randn(100, 6), torch.randint(4, (100,))
-    result = make(model, inputs, targets, loss=nn.functional.cross_entropy).run()
+    result = on_host(make(model, inputs, targets, loss=nn.functional.cross_entropy).run())
     assert result.losses is None
     expected = nn.functional.cross_entropy(model(inputs), targets).item()
     assert result.mean_loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_targets_there_are_predictions_and_no_losses() -> None:
-    result = make(nn.Linear(6, 4), torch.randn(10, 6)).run()
+    result = on_host(make(nn.Linear(6, 4), torch.randn(10, 6)).run())
     assert (result.losses, result.mean_loss) == (None, None)
     assert len(result.argmax) == 10
 
@@ -133,7 +134,7 @@ def test_language_models_are_seen_at_a_bounded_number_of_positions() -> None:
     model = Languages()
     inputs = {"input_ids": torch.randint(11, (130, 7)), "attention_mask": torch.ones(130, 7)}
     probe = make(model, inputs, torch.randint(11, (130, 7)))
-    result = probe.run(frames=True)
+    result = on_host(probe.run(frames=True))
     assert probe.facts is not None
     assert (probe.facts.positions, probe.facts.outputs) == (252, 11)
     assert result.losses is not None
@@ -157,7 +158,7 @@ def test_regression_is_standardised_by_its_targets() -> None:
     sketches = []
     for unit in (1.0, 1000.0):
         probe = make(nn.Identity(), inputs * unit, inputs * unit, output="values")
-        result = probe.run()
+        result = on_host(probe.run())
         assert result.argmax.size == result.confidence.size == 0
         assert result.mean_loss == pytest.approx(0.0)
         sketches.append(result.sketch)
@@ -169,7 +170,7 @@ def test_sequences_of_values_are_seen_at_the_same_positions_as_their_targets() -
     """Regression over time: standardised by the targets of the positions that are looked at, losses of these."""
     inputs = torch.randn(8, 30, 3)
     targets = inputs * 2 + 1
-    result = make(nn.Identity(), inputs, targets, output="values", positions=64).run()
+    result = on_host(make(nn.Identity(), inputs, targets, output="values", positions=64).run())
     sequences, offsets = np.arange(4) * 2, (2 * np.arange(16) + 1) * 30 // 32
     rows, scale = (whole[sequences[:, None], offsets[None]].reshape(-1, 3) for whole in (inputs, targets))
     point = (rows - scale.mean(0)) / scale.std(0, unbiased=False) / 3**0.5 / 64**0.5
@@ -179,14 +180,14 @@ def test_sequences_of_values_are_seen_at_the_same_positions_as_their_targets() -
 
 def test_one_logit_and_integer_targets_are_cross_entropy_of_yes_or_no() -> None:
     outputs, targets = torch.randn(9, 1), torch.randint(2, (9,))
-    result = make(nn.Identity(), outputs, targets).run()
+    result = on_host(make(nn.Identity(), outputs, targets).run())
     expected = -torch.where(targets == 1, outputs[:, 0].sigmoid(), 1 - outputs[:, 0].sigmoid()).log()
     np.testing.assert_allclose(result.losses, expected, rtol=1e-5)
 
 
 def test_classes_that_are_ignored_are_not_looked_at() -> None:
     targets = torch.tensor([0, -100, 1, -100, 2])
-    result = make(nn.Identity(), torch.eye(5), targets).run()
+    result = on_host(make(nn.Identity(), torch.eye(5), targets).run())
     assert result.argmax.tolist() == [0, 2, 4]
     assert result.losses is not None
     assert len(result.losses) == 3
@@ -194,7 +195,7 @@ def test_classes_that_are_ignored_are_not_looked_at() -> None:
 
 def test_a_loss_with_more_than_one_number_an_example_is_averaged() -> None:
     outputs, targets = torch.randn(70, 3), torch.rand(70, 3)
-    result = make(nn.Identity(), outputs, targets, loss=nn.BCEWithLogitsLoss(reduction="none")).run()
+    result = on_host(make(nn.Identity(), outputs, targets, loss=nn.BCEWithLogitsLoss(reduction="none")).run())
     expected = nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
     np.testing.assert_allclose(result.losses, expected, rtol=1e-5)
 
@@ -202,7 +203,7 @@ def test_a_loss_with_more_than_one_number_an_example_is_averaged() -> None:
 def test_activations_ride_on_the_pass() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).train()
     inputs = torch.randn(50, 6)
-    layers = make(model, inputs).run().layers
+    layers = on_host(make(model, inputs).run()).layers
     assert list(layers) == ["0", "1", "2"]
     hidden = model[1](model[0](inputs)).detach()
     assert layers["1"].activation_mean == pytest.approx(float(hidden.mean()), rel=1e-4)
@@ -212,7 +213,7 @@ def test_activations_ride_on_the_pass() -> None:
 @pytest.mark.parametrize("output", ["logits", "probs"])
 def test_one_output_a_position_means_yes_or_no(output: str) -> None:
     outputs = torch.tensor([0.9, 0.2]) if output == "probs" else torch.tensor([2.0, -1.0])
-    result = make(nn.Identity(), outputs, output=output).run()
+    result = on_host(make(nn.Identity(), outputs, output=output).run())
     assert result.argmax.tolist() == [1, 0]
     assert (result.confidence > 0.5).all()
 
@@ -220,8 +221,8 @@ def test_one_output_a_position_means_yes_or_no(output: str) -> None:
 def test_inputs_may_be_a_tuple_and_forward_may_be_given() -> None:
     bilinear = nn.Bilinear(3, 5, 4)
     inputs = (torch.randn(9, 3), torch.randn(9, 5))
-    straight = make(bilinear, inputs).run()
-    given = make(bilinear, inputs, forward=lambda model, parts: model(*parts)).run()
+    straight = on_host(make(bilinear, inputs).run())
+    given = on_host(make(bilinear, inputs, forward=lambda model, parts: model(*parts)).run())
     np.testing.assert_array_equal(straight.sketch, given.sketch)
 
 
@@ -231,11 +232,11 @@ def test_frames_are_the_input_of_the_last_linear_or_the_output_of_a_named_layer(
     last, named = make(model, inputs), make(model, inputs, layer="1")
     features = model[1](model[0](inputs)).detach().numpy()
     for probe, name in ((last, "2:input"), (named, "1")):
-        result = probe.run(frames=True)
+        result = on_host(probe.run(frames=True))
         assert result.layer == name
         assert result.frames is not None
         np.testing.assert_allclose(result.frames, features, atol=2e-3)
-    assert last.run().frames is None
+    assert on_host(last.run()).frames is None
 
 
 class Wordy(nn.Module):
@@ -254,7 +255,7 @@ def test_frames_are_found_in_tuples_and_mappings() -> None:
     inputs = torch.randn(20, 6)
     body = nn.Sequential(model)
     probe = make(body, inputs, layer="0", forward=lambda model, inputs: model(inputs)["features"])
-    result = probe.run(frames=True)
+    result = on_host(probe.run(frames=True))
     assert result.frames is not None
     np.testing.assert_allclose(result.frames, model.inner(inputs).detach(), atol=2e-3)
     assert probe.warning is None
@@ -273,14 +274,14 @@ def test_a_layer_without_frames_is_said(model: nn.Module, layer: str | None, com
         return model.inner(inputs) if isinstance(model, Wordy) else inputs
 
     probe = make(model, torch.randn(20, 6), layer=layer, forward=forward)
-    result = probe.run(frames=True)
+    result = on_host(probe.run(frames=True))
     assert (result.layer, result.frames, probe.warning) == ("", None, complaint)
 
 
 def test_wide_features_are_projected_the_same_in_every_run() -> None:
     model = nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 4))
     inputs = torch.randn(100, 6)
-    first, second = (make(model, inputs).run(frames=True).frames for _ in range(2))
+    first, second = (on_host(make(model, inputs).run(frames=True)).frames for _ in range(2))
     assert first is not None
     assert second is not None
     assert first.shape == (100, 64)
