@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib.util
 import json
 import os
 import random
@@ -183,6 +184,8 @@ def single(models: list[str]) -> dict[str, Any]:
         }
     for kind in ("refused", "silent"):
         found["finish"][kind] = [one["finish"] for one in alone("finish", "--daemon", kind, repeats=3)]
+    if importlib.util.find_spec("wandb") is not None:
+        found["wandb"] = alone("wandb", repeats=1)[0]
     return found
 
 

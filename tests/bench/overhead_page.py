@@ -146,6 +146,11 @@ def _of_single(single: Mapping[str, Any]) -> list[str]:
     ]
     words = {"refused": "where connections are refused", "silent": "where they are taken and never answered"}
     finish = ", ".join(f"{max(seconds):.2f} s {words[kind]}" for kind, seconds in single["finish"].items())
+    wandb = single.get("wandb")
+    beside = []
+    if wandb is not None:
+        end = "raised" if wandb["raised"] else "returned"
+        beside = [f"`wandb.init` online, where connections are refused, {end} after {wandb['seconds']:.1f} s.", ""]
     return [
         "## Where no daemon answers, and memory",
         "",
@@ -154,6 +159,7 @@ def _of_single(single: Mapping[str, Any]) -> list[str]:
         "",
         f"`finish` took at most {finish}.",
         "",
+        *beside,
     ]
 
 

@@ -1,6 +1,6 @@
 """What only a fresh process can show: attach and finish where no daemon answers, and memory. Prints one JSON object.
 
-`python overhead_single.py attach|finish|memory …` is what the benchmark starts; torch is imported before timing begins.
+`python overhead_single.py attach|finish|memory|wandb …` is what the benchmark starts; torch is imported before timing.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import signal
 import socket
@@ -44,14 +45,31 @@ def memory() -> tuple[float, float]:
     return pages * resource.getpagesize() / _MEGABYTE, peak / _MEGABYTE
 
 
+def wandb_init(address: str) -> dict[str, float]:
+    """Seconds that wandb takes online at an address where nobody answers, and whether it then ends the job."""
+    import wandb
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"WANDB_BASE_URL": f"http://{address}", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
+        began, raised = time.perf_counter(), 0.0
+        try:
+            wandb.init(project="overhead", dir=folder)
+        except wandb.errors.Error:
+            raised = 1.0
+        return {"seconds": time.perf_counter() - began, "raised": raised}
+
+
 def main() -> None:
     """Measure one thing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("attach", "finish", "memory"))
+    parser.add_argument("what", choices=("attach", "finish", "memory", "wandb"))
     parser.add_argument("--model", choices=WORKLOADS, default="cnn")
     parser.add_argument("--daemon", choices=("refused", "silent"), default="refused")
     parser.add_argument("--bare", action="store_true")
     options = parser.parse_args()
+    if options.what == "wandb":
+        json.dump(wandb_init(endpoint_of(options.daemon)[0]), sys.stdout)
+        return
     workload = WORKLOADS[options.model](torch.device("cpu"))
     optimizer = optimizer_of(workload.model)
     address, listener = endpoint_of(options.daemon)

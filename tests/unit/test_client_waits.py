@@ -1,4 +1,4 @@
-"""Within the hook nothing reads a number back from a tensor, which on an accelerator would make the host wait for it."""
+"""Within the hook nothing reads a number back from a tensor: on an accelerator that would make the host wait."""
 
 from __future__ import annotations
 
