@@ -86,6 +86,7 @@ class Observer:
         self._ended_at = meter.now()
         self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
+        self._version: int | None = None  # of the weights, at the end of the step
         self._probe_span: Span | None = None
         self._forwarder_cpu: float | None = None
         seen = steps.steps_done(optimizers)
@@ -207,6 +208,7 @@ class Observer:
             self._emit()
             plain = False
         self._arm(step + 1)
+        self._version = steps.version(self._optimizers)
         ended = meter.now()
         own = ended.minus(started).plus(self._late)
         self._late = Spent()
@@ -254,11 +256,12 @@ class Observer:
 
     @torch.no_grad()
     def finish(self, results: Mapping[str, float]) -> None:
-        """Take a last sample of the final weights, then say that the run is over."""
+        """Take a last sample of the final weights, unless others were loaded, then say that the run is over."""
         responsive = self._arrives()
         self._emit()
         cheap = responsive and (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
-        if self._step >= self._start_step and self._sampled_step != self._step and cheap:
+        final = self._version == steps.version(self._optimizers)  # and not those of the best checkpoint
+        if self._step >= self._start_step and self._sampled_step != self._step and final and cheap:
             cost = self.governor.typical_probe_cost
             quick = not self.collective and cost is not None and cost < _FINISH_SECONDS
             self._sample(self._step, self._probe_pass() if quick else None)
@@ -309,11 +312,9 @@ class Observer:
         self._emit(wait=True)
         taken = take(step, self._scalars.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe)
         self._taken = taken
-        if before is not None and before.span is not None:
-            taken.spans["look"] = before.span
-        if self._probe_span is not None:
-            taken.spans["probe"], self._probe_span = self._probe_span, None
-        taken.spans["sample"] = span.stop()
+        spans = {"look": before.span if before is not None else None, "probe": self._probe_span, "sample": span.stop()}
+        taken.spans = {kind: each for kind, each in spans.items() if each is not None}
+        self._probe_span = None
         self._before, self._sampled_step = _Before(step, look.rows, None), step
         if not self._begun:
             self._emit()  # a run is to be seen from its first step on; other samples are put away in the next hook

@@ -116,6 +116,16 @@ def have_stepped(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
     return any(any(optimizer.state.values()) for optimizer in optimizers)
 
 
+def version(optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
+    """Return a number that changes when an optimiser, or a checkpoint, writes to the weights; None without one.
+
+    That of the first parameter alone: whoever loads weights loads all.
+    """
+    parameters = (parameter for each in optimizers for group in each.param_groups for parameter in group["params"])
+    first = next(parameters, None)
+    return None if first is None else first._version
+
+
 def learning_rate(optimizers: Sequence[torch.optim.Optimizer]) -> object:
     """Return the rate of the first group of the first optimiser; None without one."""
     groups = optimizers[0].param_groups if optimizers else []

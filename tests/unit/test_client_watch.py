@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from client_loops import entries, items, merged, network, numbers, samples, scalars, train
+from client_loops import entries, items, looked_at, merged, network, numbers, samples, scalars, train
 from topowatch_client import Watch, attach
 from topowatch_client.sketch import FoldSketch
 from topowatch_protos.v1 import sample_pb2
@@ -441,3 +441,21 @@ def test_what_activations_miss_is_said_and_still_told_of_once_the_run_has_ended(
         assert watch.status["activation_coverage"] == 0.0
         assert "activations are not seen: torch.compile is in use" in watch.status["warning"]
         watch.finish()
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_the_weights_at_the_end_are_those_of_the_last_step_or_not_looked_at(
+    watch_of: Callable[..., Watch], best: bool
+) -> None:
+    """Many loops load their best checkpoint before they tell how well it did."""
+    model = network()
+    state = {name: values.clone() for name, values in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters())
+    watch = watch_of(model, optimizer)
+    train(model, optimizer, 4)
+    if best:
+        model.load_state_dict(state)
+    watch.finish(test_accuracy=0.9)
+    assert looked_at(watch) == ([0, 2] if best else [0, 2, 3])
+    assert items(watch)[-1].end.results == {"test_accuracy": 0.9}
+    assert watch.status["failures"] == 0
