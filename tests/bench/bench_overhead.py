@@ -177,10 +177,10 @@ def single(models: list[str]) -> dict[str, Any]:
     for model in models:
         attached = alone("attach", "--model", model)
         found["attach"][model] = {name: [one[name] for one in attached] for name in ("import", "attach")}
-        bare, watched = (alone("memory", "--model", model, *more, repeats=3) for more in (["--bare"], []))
+        bare, watched = (alone("memory", "--model", model, *more, repeats=5) for more in (["--bare"], []))
         found["memory"][model] = {
             kind: statistics.median(one[kind] for one in watched) - statistics.median(one[kind] for one in bare)
-            for kind in ("resident", "peak")
+            for kind in ("held", "resident", "peak")
         }
     for kind in ("refused", "silent"):
         found["finish"][kind] = [one["finish"] for one in alone("finish", "--daemon", kind, repeats=3)]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -37,12 +38,28 @@ def endpoint_of(kind: str) -> tuple[str, socket.socket | None]:
     return address, listener
 
 
-def memory() -> tuple[float, float]:
-    """Resident megabytes now, and at the most so far."""
+class _Mallinfo(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()
+    ) + (
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
+    )
+
+
+def memory() -> dict[str, float]:
+    """Megabytes: allocated and not freed; resident; resident at the most so far."""
     gc.collect()
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    allocator = mallinfo()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize() / _MEGABYTE, peak / _MEGABYTE
+    return {
+        "held": (allocator.uordblks + allocator.hblkhd) / _MEGABYTE,
+        "resident": pages * resource.getpagesize() / _MEGABYTE,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE,
+    }
 
 
 def wandb_init(address: str) -> dict[str, float]:
@@ -97,7 +114,7 @@ def main() -> None:
             optimizer.step()
             if watch is not None:
                 watch.log(loss=loss)
-        found["resident"], found["peak"] = memory()
+        found |= memory()
         if watch is not None:
             began = time.perf_counter()
             watch.finish()
