@@ -91,8 +91,8 @@ def _missed_alone(single: Mapping[str, Any]) -> Iterator[str]:
         if max(seconds) > FINISH_SECONDS:
             yield f"finish took up to {max(seconds):.1f} s with the daemon {kind}, bar 5 s"
     for model, added in single.get("memory", {}).items():
-        if max(added.values()) > MEGABYTES:
-            yield f"memory added to {model}: {added['resident']:.0f} MB, at the peak {added['peak']:.0f} MB, bar 20 MB"
+        if max(added["held"], added["resident"]) > MEGABYTES:
+            yield f"memory added to {model}: {added['held']:.0f} MB allocated, {added['resident']:.0f} resident, bar 20"
 
 
 def _of_model(model: Mapping[str, Any]) -> list[str]:
