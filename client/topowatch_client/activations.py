@@ -16,7 +16,7 @@ from torch import nn
 
 from topowatch_client.guard import from_signal_handler
 from topowatch_client.messages import LayerStatistics
-from topowatch_client.sketch import canonical_name
+from topowatch_client.sketch import canonical_name, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -167,7 +167,7 @@ def moments(samples: Sequence[torch.Tensor]) -> torch.Tensor:
     table = torch.zeros(len(samples), max(lengths), dtype=torch.float32, device=device)
     for row, sample in zip(table, samples, strict=True):
         row[: len(sample)] = sample
-    counts = torch.tensor(lengths, device=device).unsqueeze(1)
+    counts = to_device(torch.tensor(lengths, device="cpu"), device).unsqueeze(1)
     inside = torch.arange(table.shape[1], device=device) < counts
     mean = table.sum(1, keepdim=True) / counts
     centred = torch.where(inside, table - mean, 0.0)

@@ -86,6 +86,7 @@ class Courier:
         if spool.writer_alive(self.directory):
             self._lives_until = now + _BELIEVED_SECONDS
             return True
+        self._reader.look_again()  # what it wrote last decides whether the spool may go
         if not self._patience or (self.directory / spool.ENDED).exists():
             return False
         if self._heard[0] != self._reader.next_seq:
@@ -163,8 +164,9 @@ class Courier:
             self._news.clear()
             timer = asyncio.get_running_loop().call_later(delay, self._news.set)  # far cheaper than wait_for
             await self._news.wait()
+            if timer.when() <= asyncio.get_running_loop().time():
+                delay = min(2 * delay, _IDLE_SECONDS)
             timer.cancel()
-            delay = min(2 * delay, _IDLE_SECONDS)
             self._try_note()  # in case it failed before
 
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> None:

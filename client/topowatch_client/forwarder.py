@@ -148,6 +148,7 @@ class Forwarder:
             if now - since >= self._plan.rest_seconds:  # another forwarder may be gone by now
                 del self._resting[path]
                 self.couriers.pop(path, None)
+                self._known_at = None
         if now - self._tidied_at >= _UNFINISHED_SECONDS:
             self._tidied_at = now
             spool.remove_unfinished(self.spool_dir, _UNFINISHED_SECONDS)

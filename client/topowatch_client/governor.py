@@ -35,7 +35,7 @@ _COLD = 8.0  # times what later samples take: the first one also builds tables a
 _UNSEEN = 0.005  # of a step: what takes no more may be done at any step
 _WITHIN_NOISE = 0.04  # up to this one step in 64 may be slower: it lies within what steps differ by anyway
 _SELDOM = 64
-_RARE = 256  # with the step before, fewer than one step in a hundred
+_RARE = 256  # with the step before and the one after, which puts the sample away, about one step in a hundred
 
 
 class Spent(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
-from dataclasses import asdict, astuple, dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from topowatch_client import names
 from topowatch_protos.schema import SCHEMA
@@ -65,8 +65,7 @@ class RunFacts:
     parameter_count: int
 
 
-@dataclass(frozen=True)
-class LayerStatistics:
+class LayerStatistics(NamedTuple):
     """What is known of one layer; NaN where it was not measured."""
 
     weight_norm: float = math.nan
@@ -81,7 +80,7 @@ class LayerStatistics:
         """Return what either of two knows of the same layer."""
         if other is None:
             return self
-        pairs = zip(astuple(self), astuple(other), strict=True)
+        pairs = zip(self, other, strict=True)
         return LayerStatistics(*(theirs if math.isnan(ours) else ours for ours, theirs in pairs))
 
 
@@ -169,7 +168,7 @@ def encode_sample(parts: SampleParts) -> bytes:
     seen = parts.probe.layers if parts.probe is not None else {}
     for name in dict.fromkeys([*parts.layers, *seen]):
         layer = parts.layers.get(name, LayerStatistics()).joined(seen.get(name))
-        sample.layers.append(sample_pb2.LayerStatistics(name=names.of_value(name), **asdict(layer)))
+        sample.layers.append(sample_pb2.LayerStatistics(name=names.of_value(name), **layer._asdict()))
     if parts.probe is not None:
         _put_probe(sample, parts.probe)
     return sample_pb2.Item(schema=SCHEMA, sample=sample).SerializeToString()

@@ -9,7 +9,6 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 
 from topowatch_client import messages, meter, steps
@@ -21,13 +20,14 @@ from topowatch_client.messages import SampleParts
 from topowatch_client.meter import Span
 from topowatch_client.scalars import ScalarBuffer, Series
 from topowatch_client.taken import take
+from topowatch_client.weights import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from topowatch_client.config import Config
     from topowatch_client.governor import Governor
-    from topowatch_client.messages import Array, RunFacts
+    from topowatch_client.messages import RunFacts
     from topowatch_client.probe_result import Found
     from topowatch_client.probes import Probe
     from topowatch_client.spool import SpoolWriter
@@ -86,7 +86,7 @@ class Observer:
         self._ended_at = meter.now()
         self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
-        self._version: int | None = None  # of the weights, at the end of the step
+        self._mark: tuple[int, ...] = ()  # of the weights, at the end of the step
         self._probe_span: Span | None = None
         self._forwarder_cpu: float | None = None
         seen = steps.steps_done(optimizers)
@@ -192,7 +192,7 @@ class Observer:
         together = self._probes_together_at(step)
         result = self._probe_pass() if together else None  # before all else: other ranks wait in it
         self._emit()
-        first = not self._begun
+        first = not self._begun and self._taken is None
         if first or together or self.governor.samples_at(step):
             if not self.collective and (first or self.governor.probes_at(step)):
                 result = self._probe_pass()
@@ -208,12 +208,16 @@ class Observer:
             self._emit()
             plain = False
         self._arm(step + 1)
-        self._version = steps.version(self._optimizers)
+        self.mark()
         ended = meter.now()
         own = ended.minus(started).plus(self._late)
         self._late = Spent()
         self.governor.on_step(ended.minus(self._ended_at), own, plain=plain)
         self._ended_at = ended
+
+    def mark(self) -> None:
+        """Note that the weights are those of the step that ended last."""
+        self._mark = steps.mark(self._weights.shards.model, self._optimizers)
 
     def let_go(self) -> None:
         """Take the hooks off the model."""
@@ -260,7 +264,9 @@ class Observer:
         responsive = self._arrives()
         self._emit()
         cheap = responsive and (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
-        final = self._version == steps.version(self._optimizers)  # and not those of the best checkpoint
+        final = self._mark == steps.mark(
+            self._weights.shards.model, self._optimizers
+        )  # not those of the best checkpoint
         if self._step >= self._start_step and self._sampled_step != self._step and final and cheap:
             cost = self.governor.typical_probe_cost
             quick = not self.collective and cost is not None and cost < _FINISH_SECONDS
@@ -356,8 +362,8 @@ class Observer:
         self._begin()
         parts = SampleParts(
             step=taken.step,
-            weights=_finite(weights),
-            update=_finite(update) if _finite(weights) is not None else None,
+            weights=finite(weights),
+            update=finite(update) if finite(weights) is not None else None,
             series=series,
             probe=probe,
             layers=taken.layers(numbers, probe),
@@ -372,14 +378,10 @@ class Observer:
 
     def _account(self, spans: Mapping[str, Span], put_away: Spent) -> None:
         """Tell the governor what a sample took, now that the device has passed it."""
-        for span in spans.values():
+        tell = {"look": self.governor.on_look, "probe": self.governor.on_probe, "sample": self.governor.on_sample}
+        for kind, span in spans.items():
             self._late = self._late.plus(span.beyond_host())
-        if "look" in spans:
-            self.governor.on_look(spans["look"].spent())
-        if "probe" in spans:
-            self.governor.on_probe(spans["probe"].spent())
-        if "sample" in spans:
-            self.governor.on_sample(spans["sample"].spent().plus(put_away))
+            tell[kind](span.spent().plus(put_away if kind == "sample" else Spent()))
 
     def _probe_pass(self) -> Found | None:
         """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""
@@ -413,7 +415,3 @@ class Observer:
                 'pass config={"start_step": n} to attach'
             )
             _log.warning("topowatch: %s", self._uncounted)
-
-
-def _finite(sketch: Array | None) -> Array | None:
-    return sketch if sketch is not None and np.isfinite(sketch).all() else None

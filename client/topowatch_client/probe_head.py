@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from topowatch_client.probe_features import linears
+from topowatch_client.sketch import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ def narrowed(head: nn.Linear, positions: int, offsets: torch.Tensor) -> Iterator
         hidden, *others = arguments or (None,)
         if not isinstance(hidden, torch.Tensor) or hidden.dim() != 3 or hidden.shape[1] != positions:
             return arguments
-        index = offsets.to(hidden.device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        index = to_device(offsets, hidden.device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return (hidden.gather(1, index), *others)
 
     handle = head.register_forward_pre_hook(pick)

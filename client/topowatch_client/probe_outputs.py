@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from topowatch_client.probe_set import IGNORED, ProbeError
+from topowatch_client.sketch import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ def _probabilities(outputs: torch.Tensor, kind: str, *, checked: bool) -> torch.
 
 def _standardise(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
     """Centre and scale columns: by targets of the same shape, which all runs share, else by themselves."""
-    scale = outputs if targets is None else targets.to(outputs.device).float()
+    scale = outputs if targets is None else to_device(targets, outputs.device).float()
     deviation = scale.std(dim=0, unbiased=False)
     divisor: torch.Tensor = torch.where(deviation > 0, deviation, 1.0) * outputs.shape[1] ** 0.5
     return (outputs - scale.mean(dim=0)) / divisor
@@ -192,10 +193,12 @@ class Losses:
 
     def __init__(self) -> None:
         self._values: list[torch.Tensor] = []
+        self.weights: list[int] = []  # positions of each call
 
-    def add(self, value: torch.Tensor) -> None:
+    def add(self, value: torch.Tensor, positions: int) -> None:
         """Take in the losses of one call's positions, or their mean as a tensor without dimensions."""
         self._values.append(value)
+        self.weights.append(positions)
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return float32 `losses`, one a position, or `means`, one a call; nothing where there are none."""

@@ -23,7 +23,8 @@ class Reading:
     """How to read the numbers of a pass."""
 
     layer: str  # that the frames are of
-    calls: Sequence[int]  # positions of each call of the model
+    positions: int
+    weights: Sequence[int]  # positions of each call of the model whose loss is known
     modules: Sequence[str]  # whose activations were seen
 
     def result(self, numbers: Mapping[str, Array]) -> ProbeResult:
@@ -36,7 +37,7 @@ class Reading:
         losses, frames = numbers.get("losses"), numbers.get("frames")
         mean = None if losses is None else float(losses.mean())
         if "means" in numbers:
-            mean = float(np.average(numbers["means"], weights=self.calls))
+            mean = float(np.average(numbers["means"], weights=self.weights))
         return ProbeResult(
             sketch=numbers["sketch"],
             argmax=numbers.get("argmax", np.zeros(0)).astype(np.uint32),
@@ -44,7 +45,7 @@ class Reading:
             losses=losses,
             mean_loss=mean,
             layer="" if frames is None else self.layer,
-            frames=None if frames is None else frames.reshape(sum(self.calls), -1).astype(np.float16),
+            frames=None if frames is None else frames.reshape(self.positions, -1).astype(np.float16),
             layers=statistics(numbers["activations"].reshape(-1, 4), self.modules),
         )
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from topowatch_client.sketch import to_device
+
 if TYPE_CHECKING:
     from topowatch_client.messages import Array
 
@@ -79,7 +81,7 @@ def along_positions(whole: Any, positions: int, offsets: torch.Tensor) -> Any:
     def take(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() < 2 or tensor.shape[1] != positions:
             return tensor
-        index = offsets.to(tensor.device).view(*offsets.shape, *[1] * (tensor.dim() - 2))
+        index = to_device(offsets, tensor.device).view(*offsets.shape, *[1] * (tensor.dim() - 2))
         return tensor.gather(1, index.expand(*offsets.shape, *tensor.shape[2:]))
 
     return change(whole, take)

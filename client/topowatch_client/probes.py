@@ -146,8 +146,7 @@ class Probe:
             if made is not None:
                 tensors["frames"] = made.reshape(-1)
             self.warning = f"layer {self.layer!r} gives no frames: {features.problem}" if features.problem else None
-        calls = [len(chosen.kept(part)) for part in chosen.parts()]
-        return Found(tensors, Reading(self.layer, calls, names))
+        return Found(tensors, Reading(self.layer, chosen.count, seen.losses.weights, names))
 
     def _take(self, chosen: Plan, part: slice, result: Any, seen: _Seen) -> None:
         """Take in what one call returned."""
@@ -161,11 +160,11 @@ class Probe:
         seen.tally.add(rows)
         if self._usual_loss is not None and self._usual_targets is not None:
             targets = to_device(self._usual_targets[part].flatten(0, 1), rows.device)
-            seen.losses.add(self._usual_loss(rows, targets))
+            seen.losses.add(self._usual_loss(rows, targets), len(kept))
         elif self._settings.loss is not None and self._targets is not None:
             value = self._given_loss(chosen, part, result, whole, narrow=narrow)
             if value is not None:
-                seen.losses.add(value if narrow or not value.dim() else value[to_device(kept, value.device)])
+                seen.losses.add(value if narrow or not value.dim() else value[to_device(kept, value.device)], len(kept))
         if seen.features is not None:
             seen.features.take(part.stop - part.start, chosen.positions, kept)
 
@@ -188,9 +187,9 @@ class Probe:
         chosen = plan(counted, classes, settings.positions, probe_plan.BUDGET)
         if settings.loss is None:
             self._usual_loss = probe_outputs.usual_loss(settings.output, classes, examples * positions, self._targets)
-        self._inputs = probe_set.rows(self._inputs, chosen.examples)
+        self._inputs = self._near(probe_set.rows(self._inputs, chosen.examples))
         if self._targets is not None:
-            self._targets = probe_set.rows(self._targets, chosen.examples)
+            self._targets = self._near(probe_set.rows(self._targets, chosen.examples))
         if self._usual_loss is not None and isinstance(self._targets, torch.Tensor):
             each = self._targets.reshape(len(chosen.examples), positions, -1)
             picked = probe_set.along_positions(each, positions, torch.from_numpy(chosen.offsets))
@@ -245,10 +244,20 @@ class Probe:
         return picked.flatten(0, 1)
 
     def _part(self, whole: Any, part: slice) -> Any:
-        device = next((held.device for held in self._model.parameters() if held.device.type != "meta"), None)
+        device = self._device()
         if device is None:
             return probe_set.change(whole, lambda tensor: tensor[part])
         return probe_set.change(whole, lambda tensor: to_device(tensor[part], device))
+
+    def _near(self, whole: Any) -> Any:
+        """Return it in memory that a GPU, if the model is on one, can copy from without making the host wait."""
+        device = self._device()
+        if device is None or device.type != "cuda":
+            return whole
+        return probe_set.change(whole, lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+
+    def _device(self) -> torch.device | None:
+        return next((held.device for held in self._model.parameters() if held.device.type != "meta"), None)
 
     def _forward(self, inputs: Any) -> Any:
         if self._settings.forward is not None:

@@ -113,6 +113,7 @@ class Shards:
             return [_whole(name, parameter) for name, parameter in known if parameter is not None]
         found: list[Held] = []
         plain: list[tuple[str, weakref.ref[torch.Tensor]]] = []
+        later = False
         senders: set[int] = set()
         covered = total = 0
         flattened: set[int] = set()
@@ -130,7 +131,10 @@ class Shards:
                 continue
             total += getattr(parameter, "ds_numel", parameter.numel())
             clean = self._watched(name)
-            if clean is None or not _has_numbers(parameter):
+            if clean is None:
+                continue
+            if not _has_numbers(parameter):
+                later = True  # a parameter on the meta device may get some in its place
                 continue
             layout = self._layout(clean, parameter)
             if layout is None:
@@ -146,7 +150,8 @@ class Shards:
         self._senders = frozenset(senders)
         self.coverage = covered / total if total else 1.0
         self.parameter_count = total
-        self._plain = (Roster(self.model), plain) if senders == {0} and len(plain) == len(found) else None
+        same = senders == {0} and len(plain) == len(found) and not later
+        self._plain = (Roster(self.model), plain) if same else None
         return found
 
     def _watched(self, name: str) -> str | None:

@@ -348,9 +348,9 @@ class FoldSketch:
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Bring a tensor to a device without making the host wait for what that is busy with."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _contiguous_pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -62,6 +62,10 @@ class SpoolReader:
         taken, self._ready = self._ready[:count], self._ready[count:]
         return taken
 
+    def look_again(self) -> None:
+        """Read the files the next time, whatever they look like."""
+        self._barren = None
+
     def remove_acked(self, next_seq: int) -> None:
         """Delete segments that hold nothing at or above `next_seq` and are no longer written to."""
         segments = segments_of(self.directory)

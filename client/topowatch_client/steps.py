@@ -55,10 +55,10 @@ class StepCounter:
         self._stepped: set[int] = set()
         self._on_step = on_step
 
-    def stepped(self, index: int) -> None:
-        """Take in that the optimiser at `index` was asked to step."""
-        if was_skipped(self._optimizers[index]) or _makes_states(self._optimizers[index]):
-            return
+    def stepped(self, index: int) -> bool:
+        """Take in that the optimiser at `index` was asked to step; return whether that counts."""
+        if was_skipped(self._optimizers[index]) or _makes_states():
+            return False
         if index in self._stepped:
             self._stepped.clear()
             self._on_step()
@@ -66,6 +66,7 @@ class StepCounter:
         if len(self._stepped) == len(self._optimizers):
             self._stepped.clear()
             self._on_step()
+        return True
 
 
 def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
@@ -78,14 +79,13 @@ def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
     return found is not None and found.device.type == "cpu" and bool(found)
 
 
-def _makes_states(optimizer: torch.optim.Optimizer) -> bool:
-    """Say whether this step, at rate 0, is only how torch.distributed.checkpoint gives an optimiser its states.
+def _makes_states() -> bool:
+    """Say whether this step is only how torch.distributed.checkpoint gives an optimiser its states.
 
     It takes one whenever it finds neither states nor gradients: with SGD, at every save.
     """
     checkpoint = sys.modules.get("torch.distributed.checkpoint.state_dict")
-    rates = [group.get("lr") for group in optimizer.param_groups]
-    if checkpoint is None or not all(_is_zero(rate) for rate in rates):
+    if checkpoint is None:
         return False
     code = getattr(getattr(checkpoint, "_init_optim_state", None), "__code__", None)
     frame = sys._getframe()
@@ -94,12 +94,6 @@ def _makes_states(optimizer: torch.optim.Optimizer) -> bool:
         if frame.f_code is code:
             return True
     return False
-
-
-def _is_zero(rate: Any) -> bool:
-    """Say so without waiting for an accelerator."""
-    device = getattr(rate, "device", None)
-    return (device is None or device.type == "cpu") and bool(rate == 0)
 
 
 def steps_done(optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
@@ -116,14 +110,15 @@ def have_stepped(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
     return any(any(optimizer.state.values()) for optimizer in optimizers)
 
 
-def version(optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
-    """Return a number that changes when an optimiser, or a checkpoint, writes to the weights; None without one.
+def mark(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, ...]:
+    """Return what changes when an optimiser, or whoever loads a checkpoint, writes to the weights.
 
-    That of the first parameter alone: whoever loads weights loads all.
+    It looks at three parameters only: whoever loads weights loads all. What is written through `.data` leaves no mark.
     """
-    parameters = (parameter for each in optimizers for group in each.param_groups for parameter in group["params"])
-    first = next(parameters, None)
-    return None if first is None else first._version
+    groups = [group["params"] for optimizer in optimizers[:1] for group in optimizer.param_groups]
+    known = [*groups[0][:1], *groups[-1][-1:]] if groups else []
+    watched = [next(model.parameters(), None), *known]
+    return tuple(number for each in watched if each is not None for number in (id(each), each._version))
 
 
 def learning_rate(optimizers: Sequence[torch.optim.Optimizer]) -> object:

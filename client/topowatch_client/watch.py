@@ -272,7 +272,12 @@ class Watch:
             self._guarded(self._check_forwarder, fatal=False)
 
     def _after_step(self, counter: StepCounter, index: int) -> None:
-        self._turns.take(lambda: self._guarded(lambda: counter.stepped(index), fatal=False))
+        def step() -> None:
+            observer = self._live()
+            if not counter.stepped(index) and observer is not None:
+                observer.mark()  # it may have written what was there already
+
+        self._turns.take(lambda: self._guarded(step, fatal=False))
 
     def _on_load(self) -> None:
         observer = self._live() or self._pacing
@@ -368,12 +373,19 @@ class Watch:
         else:
             self._unhook()
             if self._observer is not None:
+                self._try(self._observer.flush)
                 self._observer.release()
         if self._spool is not None:
-            try:
-                self._spool.close(ended=False)
-            except OSError:
-                _log.debug("topowatch: the spool could not be closed", exc_info=True)
+            self._try(functools.partial(self._spool.close, ended=False))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """Do what may be in vain once watching has ended."""
+        try:
+            action()
+        except Exception as error:
+            if guard.from_signal_handler(error):
+                raise
+            _log.debug("topowatch: %s", action, exc_info=True)
 
     def _unhook(self) -> None:
         for handle in self._handles:

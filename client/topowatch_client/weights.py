@@ -131,6 +131,11 @@ def summary(numbers: Mapping[str, Array], matrices: Sequence[bool], *, shard: bo
     return scalars
 
 
+def finite(sketch: Array | None) -> Array | None:
+    """Return a sketch if all of it is finite."""
+    return sketch if sketch is not None and np.isfinite(sketch).all() else None
+
+
 def _norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return norms of tensors of one type, summed in no less than float32 and no narrower, as torch asks."""
     wide = torch.promote_types(tensors[0].dtype, torch.float32)

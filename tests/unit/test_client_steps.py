@@ -142,23 +142,52 @@ def test_a_job_stands_where_its_busiest_optimiser_does() -> None:
     assert steps_done([torch.optim.SGD(network().parameters(), lr=0.1)]) is None
 
 
+def _init_optim_state(optim: torch.optim.Optimizer) -> None:
+    """As torch 2.2 had it: at the rate that the optimiser has."""
+    if optim.state:
+        return
+    for group in optim.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optim.step(closure=None)
+    optim.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_the_step_by_which_a_checkpoint_fills_in_missing_states_is_not_one(
-    watch_of: Callable[..., Watch], kind: type[torch.optim.Optimizer]
+    watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch, kind: type[torch.optim.Optimizer], old: bool
 ) -> None:
-    """Saved before the first step, and after each, where SGD still has no states."""
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    """Saved before the first step, and after each, where SGD still has no states; at the end too."""
+    from torch.distributed.checkpoint import state_dict
 
+    if old:
+        monkeypatch.setattr(state_dict, "_init_optim_state", _init_optim_state)
     model = network()
     optimizer = kind(model.parameters(), lr=0.1)  # type: ignore[call-arg] # both take it
     watch = watch_of(model, optimizer)
     for count in range(4):
-        get_optimizer_state_dict(model, optimizer)
+        state_dict.get_optimizer_state_dict(model, optimizer)
         train(model, optimizer, 1)
         optimizer.zero_grad()
         watch.log(count=count)
+    state_dict.get_optimizer_state_dict(model, optimizer)
     assert steps_of(watch) == [0, 1, 2, 3]
     assert merged(samples(watch), "count") == {step: float(step) for step in range(4)}
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_save_at_the_end_is_no_reason_to_leave_out_the_last_weights(tmp_path: Path, interval: int) -> None:
+    """It makes a step that writes what was there already."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = attach(model, optimizer, config={"mode": "offline", "spool_dir": tmp_path, "interval": interval})
+    train(model, optimizer, 4)
+    optimizer.zero_grad()
+    get_optimizer_state_dict(model, optimizer)
+    assert steps_of(watch)[-1] == 3
 
 
 def test_steps_at_rate_zero_count(watch_of: Callable[..., Watch]) -> None:

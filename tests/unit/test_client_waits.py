@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from client_loops import looked_at
 from tiny_gpt import TinyGPT
 from topowatch_client import attach
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # What hands numbers to Python, or shapes that depend on numbers.
 _WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
@@ -37,6 +36,21 @@ class _Waits(TorchDispatchMode):
         if name in _WAITING or mask:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def read_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files that read a whole tensor, which on the CPU is no operation."""
+    files: list[str] = []
+    for name in ("cpu", "numpy", "tolist", "item"):
+        original = getattr(torch.Tensor, name)
+
+        def noted(tensor: torch.Tensor, *args: Any, original: Any = original, **kwargs: Any) -> Any:
+            files.append(Path(sys._getframe(1).f_code.co_filename).name)
+            return original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, noted)
+    return files
 
 
 def _classifier() -> tuple[nn.Module, torch.Tensor, Any]:
@@ -68,8 +82,8 @@ def _language() -> tuple[nn.Module, torch.Tensor, Any]:
     ("make", "output"),
     [(_classifier, "logits"), (_regression, "values"), (_probabilities, "probs"), (_language, "logits")],
 )
-def test_no_hook_after_the_first_waits(tmp_path: Path, make: Any, output: str) -> None:
-    """With looks, updates, gradients, logged tensors, probe passes and frames."""
+def test_no_hook_after_the_first_waits(tmp_path: Path, read_by: list[str], make: Any, output: str) -> None:
+    """With looks, updates, gradients, logged tensors, probe passes and frames; only what has arrived is read."""
     model, inputs, targets = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     settings = {"mode": "offline", "spool_dir": tmp_path, "interval": 2, "probe_interval": 2}
@@ -78,8 +92,11 @@ def test_no_hook_after_the_first_waits(tmp_path: Path, make: Any, output: str) -
 
     def on_step() -> None:
         first = watch._observer.step < 0
+        before = len(read_by)
         with torch.no_grad() if first else waits:
             seen()
+        read = set(read_by[before:])
+        assert first or read <= {"taken.py"}
 
     watch._observer.on_step = on_step
     for step in range(12):
@@ -90,6 +107,7 @@ def test_no_hook_after_the_first_waits(tmp_path: Path, make: Any, output: str) -
         optimizer.step()
         watch.log(loss=outputs.detach().mean() + step)
     assert waits.seen == []
+    assert "taken.py" in read_by
     assert watch.status["failures"] == 0
     watch.finish()
     assert watch._failed == 0

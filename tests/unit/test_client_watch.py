@@ -443,18 +443,20 @@ def test_what_activations_miss_is_said_and_still_told_of_once_the_run_has_ended(
         watch.finish()
 
 
+@pytest.mark.parametrize("stepping", [False, True])
+@pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("best", [False, True])
 def test_the_weights_at_the_end_are_those_of_the_last_step_or_not_looked_at(
-    watch_of: Callable[..., Watch], best: bool
+    watch_of: Callable[..., Watch], best: bool, assign: bool, stepping: bool
 ) -> None:
-    """Many loops load their best checkpoint before they tell how well it did."""
+    """Many loops load their best checkpoint before they tell how well it did; also where no optimiser was given."""
     model = network()
     state = {name: values.clone() for name, values in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters())
-    watch = watch_of(model, optimizer)
-    train(model, optimizer, 4)
+    watch = watch_of(model, None if stepping else optimizer)
+    train(model, optimizer, 4, lambda _: watch.step() if stepping else None)
     if best:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=assign)
     watch.finish(test_accuracy=0.9)
     assert looked_at(watch) == ([0, 2] if best else [0, 2, 3])
     assert items(watch)[-1].end.results == {"test_accuracy": 0.9}
