@@ -367,13 +367,14 @@ class Watch:
 
     def _disable(self, reason: str) -> None:
         self._mode, self._error = "disabled", reason
+        if self._observer is not None:
+            self._try(self._observer.flush)
         if self._observer is not None and self._observer.collective:
             self._observer.let_go()
             self._pacing = self._observer
         else:
             self._unhook()
             if self._observer is not None:
-                self._try(self._observer.flush)
                 self._observer.release()
         if self._spool is not None:
             self._try(functools.partial(self._spool.close, ended=False))

@@ -457,6 +457,33 @@ def test_several_writers_are_shipped_at_once_and_new_ones_are_found(daemon, spoo
     assert spool.writer_directories(spool_dir) == []
 
 
+def test_a_writer_that_a_coarse_clock_hides_is_found_after_some_looks(spool_dir) -> None:
+    """And a spool that was left alone for a while is taken up again at once."""
+
+    async def look() -> list[int]:
+        shipping = Forwarder(spool_dir, load(), Plan(rest_seconds=0.0))
+        writer(spool_dir, "127.0.0.1:1", "a")
+        found = []
+        shipping._scan()
+        found.append(len(shipping.couriers))
+        before = spool_dir.stat()
+        writer(spool_dir, "127.0.0.1:1", "b")
+        os.utime(spool_dir, ns=(before.st_atime_ns, before.st_mtime_ns))
+        for _ in range(6):
+            shipping._scan()
+            found.append(len(shipping.couriers))
+        (first, *_) = shipping.couriers.values()
+        shipping._resting[first.directory] = 0.0
+        shipping._scan()
+        assert shipping.couriers[first.directory] is not first
+        for task in shipping._tasks.values():
+            task.cancel()
+        await asyncio.gather(*shipping._tasks.values(), return_exceptions=True)
+        return found
+
+    assert asyncio.run(look()) == [1, 1, 1, 1, 1, 2, 2]
+
+
 def test_the_token_travels_with_the_stream(daemon, spool_dir, forwarder, tmp_path) -> None:
     spooled = writer(spool_dir, daemon.endpoint)
     spooled.append(sample(0))
@@ -522,7 +549,7 @@ def test_leftovers_are_shipped_some_at_a_time(spool_dir, monkeypatch) -> None:
         def open_before_any_ends() -> int:
             try:
                 eventually(lambda: len(opened) >= 3)
-                time.sleep(1.5)  # three looks at the directory: what waits does not get in
+                time.sleep(1.5)  # looks at the directory: what waits does not get in
                 return len(opened)
             finally:
                 gate.set()

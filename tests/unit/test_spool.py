@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from topowatch_client import messages, spool
+from topowatch_client import messages, spool, spool_reader
 from topowatch_client.spool_reader import SpoolReader, segments_of
 from topowatch_protos import framing
 from topowatch_protos.v1 import run_pb2, sample_pb2
@@ -76,6 +76,33 @@ def test_a_reader_follows_a_writer_over_segments_and_resumes_anywhere(tmp_path: 
     assert seen == list(range(60))
     assert len(segments_of(writer.directory)) > 3
     assert [entry.seq for entry in read_all(writer.directory, 37)] == list(range(37, 60))
+
+
+def _stuck_reader(tmp_path: Path) -> SpoolReader:
+    """Return a reader of a spool with a new segment that neither the directory's time nor the old segment shows."""
+    writer = open_writer(tmp_path)
+    writer.append(item(0))
+    reader = SpoolReader(writer.directory)
+    assert [entry.seq for entry in reader.read(1 << 30, 1 << 30)] == [0]
+    assert reader.read(1 << 30, 1 << 30) == []
+    before = writer.directory.stat()
+    writer._rotate()
+    writer.append(item(1))
+    os.utime(writer.directory, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return reader
+
+
+def test_what_a_coarse_clock_hides_is_read_after_some_looks(tmp_path: Path) -> None:
+    reader = _stuck_reader(tmp_path)
+    assert reader.read(1 << 30, 1 << 30) == []
+    found = [entry.seq for _ in range(spool_reader._LOOKS_SKIPPED) for entry in reader.read(1 << 30, 1 << 30)]
+    assert found == [1]
+
+
+def test_what_a_coarse_clock_hides_is_read_before_a_spool_is_judged(tmp_path: Path) -> None:
+    reader = _stuck_reader(tmp_path)
+    reader.look_again()
+    assert [entry.seq for entry in reader.read(1 << 30, 1 << 30)] == [1]
 
 
 def test_batches_respect_bytes_items_and_incarnations(tmp_path: Path) -> None:
