@@ -4,8 +4,9 @@ Intervals are powers of two and samples fall on multiples of them, so that ranks
 steps of the slower one are a subset of those of the faster one.
 
 Two things are bounded: the share of all time, by the cap, and how many steps are slower than the rest. What takes more
-than a two-hundredth of a step is done at one step in 64 at most, what takes more than a twenty-fifth at one in 256, so
-that the slowest hundredth of all steps stays what it was.
+than a two-hundredth of a step is done at one step in 64 at most. What takes more than a twenty-fifth, and more than
+one step in ten differs from the usual anyway, is done at one in 256, so that the slowest hundredth of all steps stays
+what it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _FIRST_INTERVAL = 16
 _FIRST_PROBES = 256
@@ -33,7 +34,8 @@ _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well be
 
 _COLD = 8.0  # times what later samples take: the first one also builds tables and loads code
 _UNSEEN = 0.005  # of a step: what takes no more may be done at any step
-_WITHIN_NOISE = 0.04  # up to this one step in 64 may be slower: it lies within what steps differ by anyway
+_WITHIN_NOISE = 0.04  # up to this, or to what steps differ by anyway, one step in 64 may be slower
+_UPPER = 0.9  # of all steps: the slower ones tell what steps differ by
 _SELDOM = 64
 _RARE = 256  # with the step before and the one after, which puts the sample away, about one step in a hundred
 
@@ -202,19 +204,20 @@ class Governor:
         if len(self._steps) < _FEW_STEPS:
             return
         step = Spent(*(max(_median(times), 1e-9) for times in zip(*self._steps, strict=True)))
+        noise = max(_upper([wall for wall, _ in self._steps]) / step.wall - 1, _WITHIN_NOISE)
         allowed = self._allowed(step)
         if self._samples and self._budget.interval is None:
             sample = _typical(self._samples)
             slows = sample.share_of(step)
             both = sample.plus(_typical(self._looks) if self._looks else sample).share_of(step)
             part = 1 - _PROBE_SHARE if self._budget.probes else 1.0
-            self.interval = _settle(self.interval, both / (allowed * part), slows)
+            self.interval = _settle(self.interval, both / (allowed * part), slows, noise)
             # One sample in 64 and the step before each would be three slower steps in a hundred.
             self.update_interval = self.interval if slows <= _UNSEEN else max(self.interval, _RARE)
             allowed = max(allowed - both / self.interval, allowed * _PROBE_SHARE)
         if self._probes and not self._probes_fixed:
             share = _typical(self._probes).share_of(step)
-            self.probe_interval = _settle(self.probe_interval, share / allowed, share, seldom=_RARE)
+            self.probe_interval = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
         self.probe_interval = max(self.probe_interval, self.interval)
 
     def _allowed(self, step: Spent) -> float:
@@ -232,6 +235,10 @@ def _median(values: Iterable[float]) -> float:
     return ordered[(len(ordered) - 1) // 2]
 
 
+def _upper(values: Sequence[float]) -> float:
+    return sorted(values)[int(_UPPER * len(values))]
+
+
 def _typical(costs: deque[Spent]) -> Spent:
     """Return the median, of two the lower; of a single one what is left once everything is warm."""
     if len(costs) == 1:
@@ -239,18 +246,18 @@ def _typical(costs: deque[Spent]) -> Spent:
     return Spent(*(_median(times) for times in zip(*costs, strict=True)))
 
 
-def _shortest(share: float, seldom: int) -> int:
-    """Return the shortest interval between steps that are slowed by `share` of a step."""
+def _shortest(share: float, noise: float, seldom: int) -> int:
+    """Return the shortest interval between steps that are slowed by `share`, and vary by `noise` anyway."""
     if share <= _UNSEEN:
         return 1
-    return seldom if share <= _WITHIN_NOISE else _RARE
+    return seldom if share <= noise else _RARE
 
 
-def _settle(now: int, needed: float, share: float, seldom: int = _SELDOM) -> int:
+def _settle(now: int, needed: float, share: float, noise: float, seldom: int = _SELDOM) -> int:
     """Return the power of two that covers `needed` steps; a shorter one than `now` only with room to spare."""
 
     def wanted(room: float) -> int:
-        return max(power_of_two_above(needed / room), _shortest(share / room, seldom))
+        return max(power_of_two_above(needed / room), _shortest(share / room, noise, seldom))
 
     longer = wanted(1.0)
     return longer if longer > now else min(now, wanted(_HYSTERESIS))

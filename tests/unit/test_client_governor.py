@@ -29,6 +29,7 @@ class Job:
     probe: float = 0.0
     plain: float = 0.0
     cold: float = 1.0  # times what the first sample and pass cost
+    jitter: float = 0.0  # by which every fifth step is longer
     number: int = 0
     slowed: list[tuple[int, float]] = field(default_factory=list)
 
@@ -36,7 +37,7 @@ class Job:
         """Return the share of the time that looking took."""
         own_total = wall_total = 0.0
         for _ in range(steps):
-            own = 0.0
+            own, step = 0.0, self.step * (1 + self.jitter * (self.number % 5 == 3))
             warm = 1.0 if self.number else self.cold
             sampled, prepared = governor.samples_at(self.number), governor.prepares_at(self.number)
             if sampled:
@@ -50,10 +51,8 @@ class Job:
                 governor.on_look(spent(self.look))
             if own:
                 self.slowed.append((self.number, own / self.step))
-            own_total, wall_total = own_total + own, wall_total + self.step + own + self.plain
-            governor.on_step(
-                spent(self.step + own + self.plain), spent(own + self.plain), plain=not (sampled or prepared)
-            )
+            own_total, wall_total = own_total + own, wall_total + step + own + self.plain
+            governor.on_step(spent(step + own + self.plain), spent(own + self.plain), plain=not (sampled or prepared))
             self.number += 1
         return own_total / wall_total
 
@@ -126,6 +125,12 @@ def test_one_sample_in_64_where_it_lies_within_the_noise_of_a_step(cost: float) 
 def test_dear_samples_are_rare_and_have_their_updates() -> None:
     governor, _ = settled(Job(step=1.0, sample=0.06, look=0.05))
     assert (governor.interval, governor.update_interval) == (256, 256)
+
+
+@pytest.mark.parametrize(("jitter", "interval"), [(0.03, 256), (0.05, 256), (0.2, 64)])
+def test_what_is_dear_depends_on_what_steps_differ_by_anyway(jitter: float, interval: int) -> None:
+    governor, _ = settled(Job(step=1.0, sample=0.06, look=0.05, jitter=jitter))
+    assert (governor.interval, governor.update_interval) == (interval, 256)
 
 
 def test_cheap_samples_of_slow_steps_are_taken_at_every_step() -> None:
