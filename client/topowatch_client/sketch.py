@@ -181,7 +181,7 @@ class FoldSketch:
             small = self._small(parts)
             if small:
                 pack = self._pack([parts[index] for index in small], tuple(small), device)
-                torch._foreach_copy_(pack.views, [parts[index].values.detach() for index in small])
+                torch._foreach_copy_(pack.views, [parts[index].values for index in small])
                 rows.index_add_(0, pack.owners, pack.buffer.mul_(pack.signs))
             for index in sorted({*range(len(parts))}.difference(small)):
                 name, values, shape, starts = parts[index]

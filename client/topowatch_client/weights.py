@@ -81,6 +81,7 @@ class Weights:
         return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
 
 
+@torch.no_grad()
 def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
     """Return the norm of each part's gradient, float32 on `device`: ABSENT where there is no dense one."""
     dense = [
@@ -90,11 +91,11 @@ def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
     ]
     kinds = {(gradient.device, gradient.dtype) for _, gradient in dense}
     if len(kinds) == 1 and len(dense) == len(held):
-        return torch.stack(_norms([gradient.detach() for _, gradient in dense])).to(device, torch.float32)
+        return torch.stack(_norms([gradient for _, gradient in dense])).to(device, torch.float32)
     norms = torch.full((len(held),), ABSENT, dtype=torch.float32, device=device)
     for kind in kinds:
         chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
-        found = torch.stack(_norms([gradient.detach() for _, gradient in chosen]))
+        found = torch.stack(_norms([gradient for _, gradient in chosen]))
         places = torch.tensor([index for index, _ in chosen], device="cpu")
         norms[to_device(places, device)] = found.to(device, torch.float32)
     return norms
