@@ -6,7 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOS_VENV := .venv-protos
 PROTOS_OUT ?= protos
 PROTOS := run sample log ingest
-WORKERS ?= 2
+# More than the two cores that continuous integration has: many tests wait.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
