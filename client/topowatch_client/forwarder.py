@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from topowatch_client import quarantine, spool
 from topowatch_client.config import Config, ConfigError, load
 from topowatch_client.courier import Courier
+from topowatch_client.glances import Glances
 from topowatch_client.spawn import SpoolLock
 from topowatch_client.transport import Access
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _SCAN_SECONDS = 1.0
-_SCANS_SKIPPED = 4  # in a row, where no directory seems to have come or gone: its time is too coarse to show all
+_SCANS_SKIPPED = 4  # in a row, where no directory seems to have come or gone
 _AT_ONCE = 64  # spools that jobs left which are gone; each takes files and a connection
 _LOCKED_SECONDS = 1.0  # between two looks whether another forwarder has left
 _UNFINISHED_SECONDS = 3600.0  # how old the rest of a process killed within attach() is when it is removed
@@ -65,8 +66,7 @@ class Forwarder:
         self._tasks: dict[Path, asyncio.Task[None]] = {}
         self._resting: dict[Path, float] = {}
         self._tidied_at = -math.inf
-        self._known_at: int | None = None  # the directory's time at the last look for writers
-        self._skipped = 0
+        self._glances = Glances(_SCANS_SKIPPED)
         self._leave_at = math.inf
         self._stop, self._awake = asyncio.Event(), asyncio.Event()
         self._queue = asyncio.Semaphore(_AT_ONCE)
@@ -148,11 +148,11 @@ class Forwarder:
             if now - since >= self._plan.rest_seconds:  # another forwarder may be gone by now
                 del self._resting[path]
                 self.couriers.pop(path, None)
-                self._known_at = None
+                self._glances.forget()
         if now - self._tidied_at >= _UNFINISHED_SECONDS:
             self._tidied_at = now
             spool.remove_unfinished(self.spool_dir, _UNFINISHED_SECONDS)
-        if not self._stirred():
+        if not self._glances.needed(self._changed_at()):
             return
         for path in self._wanted():
             if path not in self.couriers:
@@ -165,17 +165,11 @@ class Forwarder:
             for path in [path for path, courier in self.couriers.items() if courier.finished]:
                 del self.couriers[path]
 
-    def _stirred(self) -> bool:
-        """Say whether it is time to look for writers: one may have come or gone, or the last look is a while ago."""
+    def _changed_at(self) -> int | None:
         try:
-            now = self.spool_dir.stat().st_mtime_ns
+            return self.spool_dir.stat().st_mtime_ns
         except OSError:
-            return True
-        if now == self._known_at and self._skipped < _SCANS_SKIPPED and not self._resting:
-            self._skipped += 1
-            return False
-        self._known_at, self._skipped = now, 0
-        return True
+            return None
 
     def _open(self) -> list[Courier]:
         return [courier for courier in self.couriers.values() if not courier.finished and not courier.fenced]

@@ -264,9 +264,9 @@ class Observer:
         responsive = self._arrives()
         self._emit()
         cheap = responsive and (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
-        final = self._mark == steps.mark(
-            self._weights.shards.model, self._optimizers
-        )  # not those of the best checkpoint
+        marked = self._mark
+        self.mark()
+        final = self._mark == marked  # and not those of the best checkpoint
         if self._step >= self._start_step and self._sampled_step != self._step and final and cheap:
             cost = self.governor.typical_probe_cost
             quick = not self.collective and cost is not None and cost < _FINISH_SECONDS

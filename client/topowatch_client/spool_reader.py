@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+from topowatch_client.glances import Glances
 from topowatch_protos import framing
 from topowatch_protos.v1 import ingest_pb2, run_pb2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LOOKS_SKIPPED = 16  # in a row, where nothing seems to have changed: a directory's time is too coarse to show all
+_LOOKS_SKIPPED = 16  # in a row, where neither the directory nor its newest segment seems to have changed
 _CHUNK_BYTES = 4 << 20
 
 
@@ -38,8 +39,7 @@ class SpoolReader:
         self._position = 0
         self._descriptor: run_pb2.RunDescriptor | None = None
         self._ready: list[Entry] = []
-        self._barren: tuple[int, int] | None = None  # what the files were like when they held nothing new
-        self._skipped = 0
+        self._glances = Glances(_LOOKS_SKIPPED)
 
     def read(self, max_bytes: int, max_items: int) -> list[Entry]:
         """Return the next entries of one incarnation, at most `max_items` and `max_bytes` (but always one if there is).
@@ -64,7 +64,7 @@ class SpoolReader:
 
     def look_again(self) -> None:
         """Read the files the next time, whatever they look like."""
-        self._barren = None
+        self._glances.forget()
 
     def remove_acked(self, next_seq: int) -> None:
         """Delete segments that hold nothing at or above `next_seq` and are no longer written to."""
@@ -75,14 +75,11 @@ class SpoolReader:
 
     def _advance(self) -> bool:
         """Read on; False when there is nothing more for now."""
-        like = self._like()
-        if like is not None and like == self._barren and self._skipped < _LOOKS_SKIPPED:
-            self._skipped += 1
+        if not self._glances.needed(self._like()):
             return False
-        self._barren, self._skipped = None, 0
         found = self._look()
-        if not found:
-            self._barren = like
+        if found:
+            self._glances.forget()
         return found
 
     def _like(self) -> tuple[int, int] | None:
