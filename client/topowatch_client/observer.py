@@ -180,15 +180,29 @@ class Observer:
             self.flush()
             self._restart(step)
 
-    @torch.no_grad()
     def on_step(self) -> None:
         """Take in the end of an optimiser step."""
         started = meter.now()
         self._step += 1
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             return  # whatever we did would become part of the graph
-        step = self._step
-        plain = self._taken is None
+        if busy := self._is_busy_at(self._step):
+            self._work(self._step)
+        self._arm(self._step + 1)
+        self.mark()
+        ended = meter.now()
+        own = ended.minus(started).plus(self._late)
+        self._late = Spent()
+        self.governor.on_step(ended.minus(self._ended_at), own, plain=not busy)
+        self._ended_at = ended
+
+    def _is_busy_at(self, step: int) -> bool:
+        looks = self.governor.samples_at(step) or self.governor.prepares_at(step) or self._probes_together_at(step)
+        return looks or self._taken is not None or not self._begun or len(self._scalars) > _BUFFERED_VALUES
+
+    @torch.no_grad()
+    def _work(self, step: int) -> None:
+        """Put away what was taken before, and take what is due."""
         together = self._probes_together_at(step)
         result = self._probe_pass() if together else None  # before all else: other ranks wait in it
         self._emit()
@@ -197,23 +211,12 @@ class Observer:
             if not self.collective and (first or self.governor.probes_at(step)):
                 result = self._probe_pass()
             self._sample(step, result)
-            plain = False
         elif self.governor.prepares_at(step):
             span = Span(self._device)
-            rows = self._weights.look().rows
-            self._before = _Before(step, rows, span.stop())
-            plain = False
+            self._before = _Before(step, self._weights.look().rows, span.stop())
         elif len(self._scalars) > _BUFFERED_VALUES:
             self._taken = take(step, self._scalars.take())
             self._emit()
-            plain = False
-        self._arm(step + 1)
-        self.mark()
-        ended = meter.now()
-        own = ended.minus(started).plus(self._late)
-        self._late = Spent()
-        self.governor.on_step(ended.minus(self._ended_at), own, plain=plain)
-        self._ended_at = ended
 
     def mark(self) -> None:
         """Note that the weights are those of the step that ended last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from typing import TYPE_CHECKING
 
@@ -19,26 +20,34 @@ class Roster:
     def still_holds(self, model: torch.nn.Module) -> bool:
         """Say whether all are where they were, and no others have come."""
         names, parameters = _walk(model)
-        return names == self._names and all(
-            known() is parameter for known, parameter in zip(self._parameters, parameters, strict=True)
-        )
+        if names != self._names or len(parameters) != len(self._parameters):
+            return False
+        return all(map(operator.is_, [known() for known in self._parameters], parameters))
+
+
+def first_parameter(model: torch.nn.Module) -> torch.nn.Parameter | None:
+    """Return the first parameter on the way down; `next(model.parameters())` takes several times as long."""
+    waiting: list[torch.nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None:
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    return parameter
+            waiting.extend(reversed(module._modules.values()))
+    return None
 
 
 def _walk(model: torch.nn.Module) -> tuple[list[str], list[torch.nn.Parameter]]:
-    """Return the names of modules and parameters within their modules, and the parameters."""
-    names, parameters, seen, waiting = [], [], set(), [model]
-    while waiting:
-        module = waiting.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                names.append(name)
-                parameters.append(parameter)
-        names.append("")  # what follows are modules
-        for name, child in module._modules.items():
-            if child is not None:
-                names.append(name)
-                waiting.append(child)
-    return names, parameters
+    """Return the names of modules and parameters within their modules, and the parameters: in few calls of Python."""
+    names: list[str] = []
+    found: list[torch.nn.Parameter | None] = []
+    modules, seen = [model], {model}
+    for module in modules:  # grows
+        names += (*module._parameters, "", *module._modules, "")
+        found += module._parameters.values()
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                modules.append(child)
+    return names, [parameter for parameter in found if parameter is not None]

@@ -13,7 +13,7 @@ import math
 import sys
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
+_Plain = tuple[str, tuple[int, ...], "weakref.ref[torch.Tensor]"]  # a parameter's name, zeros, itself
 _FOREIGN = {"ds_id": "DeepSpeed ZeRO-3", "tensor_model_parallel": "Megatron"}
 
 
@@ -42,14 +43,6 @@ class Patterns:
             return False
         chosen = not self.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include)
         return chosen and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
-
-
-class Held(NamedTuple):
-    """A part with what its parameter is besides numbers."""
-
-    part: Part
-    gradient: torch.Tensor | None  # of the same elements; None where there is none, or it waits to be reduced
-    frozen: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Shards:
         self._patterns = patterns or Patterns()
         self._names: dict[str, str | None] = {}
         self._layouts: dict[str, _Layout] = {}
-        self._plain: tuple[Roster, list[tuple[str, weakref.ref[torch.Tensor]]]] | None = None
+        self._plain: tuple[Roster, list[_Plain]] | None = None
         self._senders: frozenset[int] = frozenset()
         self.sharded = self.is_sharded()
         self.held()
@@ -106,13 +99,17 @@ class Shards:
         self._plain = None
         self._layouts.clear()
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[Part]:
         """Return what this rank sends now."""
         if self._plain is not None and self._plain[0].still_holds(self.model):
-            known = [(name, reference()) for name, reference in self._plain[1]]
-            return [_whole(name, parameter) for name, parameter in known if parameter is not None]
-        found: list[Held] = []
-        plain: list[tuple[str, weakref.ref[torch.Tensor]]] = []
+            # All in one expression: this is most of what a look costs beyond its kernels.
+            return [
+                Part(name, whole, whole.shape, starts, whole.grad, not whole.requires_grad)
+                for name, starts, reference in self._plain[1]
+                if (whole := reference()) is not None
+            ]
+        found: list[Part] = []
+        plain: list[_Plain] = []
         later = False
         senders: set[int] = set()
         covered = total = 0
@@ -141,8 +138,8 @@ class Shards:
                 senders.add(0)
                 covered += parameter.numel()
                 if self._rank == 0:
-                    found.append(_whole(clean, parameter))
-                    plain.append((clean, weakref.ref(parameter)))
+                    found.append(Part.whole(clean, parameter))
+                    plain.append((clean, found[-1].starts, weakref.ref(parameter)))
                 continue
             senders |= layout.senders
             covered += parameter.numel() if layout.senders else 0
@@ -173,7 +170,7 @@ class Shards:
         self._layouts[name] = layout
         return layout
 
-    def _flat(self, prefix: str, module: Any, *, mine: bool) -> Iterator[tuple[str, int, list[Held]]]:
+    def _flat(self, prefix: str, module: Any, *, mine: bool) -> Iterator[tuple[str, int, list[Part]]]:
         """Yield name, size and this rank's part of every parameter that FSDP flattened into one."""
         flat = module._handle.flat_param
         local = getattr(flat, "_local_shard", None)
@@ -183,11 +180,11 @@ class Shards:
             zip(flat._fqns, flat._shapes, flat._shard_param_infos, strict=True)
         ):
             clean = canonical_name(f"{prefix}.{name}" if prefix else name)
-            held: list[Held] = []
+            held: list[Part] = []
             if mine and info.in_shard:
                 values = local.narrow(0, info.offset_in_shard, info.numel_in_shard)
-                part = Part(clean, values, (shape.numel(),), (info.intra_param_start_idx,))
-                held.append(Held(part, gradients(index, info), not flat.requires_grad))
+                where = (shape.numel(),), (info.intra_param_start_idx,)
+                held.append(Part(clean, values, *where, gradients(index, info), not flat.requires_grad))
             yield clean, shape.numel(), held
 
 
@@ -205,10 +202,6 @@ def foreign_sharding(model: torch.nn.Module) -> str | None:
         if any(hasattr(parameter, mark) for parameter in model.parameters()):
             return name
     return None
-
-
-def _whole(name: str, parameter: torch.Tensor) -> Held:
-    return Held(Part.whole(name, parameter), parameter.grad, not parameter.requires_grad)
 
 
 def _has_numbers(parameter: torch.Tensor) -> bool:
@@ -298,7 +291,7 @@ def _runs(indices: Indices) -> list[slice]:
     return [slice(first, behind) for first, behind in itertools.pairwise(bounds)]
 
 
-def _of_layout(name: str, layout: _Layout) -> list[Held]:
+def _of_layout(name: str, layout: _Layout) -> list[Part]:
     parameter = layout.parameter
     if not layout.blocks:
         return []
@@ -308,8 +301,11 @@ def _of_layout(name: str, layout: _Layout) -> list[Held]:
         same = getattr(gradient, "placements", None) == parameter.placements
         gradient = gradient._local_tensor if same else None
     return [
-        Held(
-            Part(name, local[block.inside], tuple(parameter.shape), block.starts),
+        Part(
+            name,
+            local[block.inside],
+            tuple(parameter.shape),
+            block.starts,
             None if gradient is None else gradient[block.inside],
             not parameter.requires_grad,
         )

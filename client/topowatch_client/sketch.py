@@ -45,11 +45,14 @@ class Part(NamedTuple):
     values: torch.Tensor
     shape: tuple[int, ...]  # of the whole parameter
     starts: tuple[int, ...]
+    gradient: torch.Tensor | None = None  # of the same elements; None where there is none, or it waits to be reduced
+    frozen: bool = False
 
     @classmethod
     def whole(cls, name: str, values: torch.Tensor) -> Part:
         """Return the part that is all of a parameter."""
-        return cls(name, values, tuple(values.shape), (0,) * values.dim())
+        shape = values.shape
+        return cls(name, values, shape, (0,) * len(shape), values.grad, not values.requires_grad)
 
     @property
     def flat_start(self) -> int | None:
@@ -184,8 +187,9 @@ class FoldSketch:
                 torch._foreach_copy_(pack.views, [parts[index].values for index in small])
                 rows.index_add_(0, pack.owners, pack.buffer.mul_(pack.signs))
             for index in sorted({*range(len(parts))}.difference(small)):
-                name, values, shape, starts = parts[index]
-                self._add_box(rows[index], name, values.detach(), shape=shape, starts=starts, offset=0)
+                part = parts[index]
+                values = part.values.detach()
+                self._add_box(rows[index], part.name, values, shape=part.shape, starts=part.starts, offset=0)
         return rows
 
     def _small(self, parts: Sequence[Part]) -> list[int]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from topowatch_client.roster import first_parameter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -117,7 +119,7 @@ def mark(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
     """
     groups = [group["params"] for optimizer in optimizers[:1] for group in optimizer.param_groups]
     known = [*groups[0][:1], *groups[-1][-1:]] if groups else []
-    watched = [next(model.parameters(), None), *known]
+    watched = [first_parameter(model), *known]
     return tuple(number for each in watched if each is not None for number in (id(each), each._version))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,18 +21,14 @@ _PROBE = "probe/"
 Seen = tuple[torch.Tensor, list[str]]  # statistics of activations (modules × 4) and the modules' names
 
 
-class _Part(NamedTuple):
-    name: str
-    dimensions: int
-
-
 @dataclass
 class Taken:
     """One sample on its way from the device. Its numbers may be read once it has `arrived`."""
 
     step: int
     scalars: Waiting
-    parts: list[_Part]
+    parts: list[str]  # their parameters' names
+    matrices: list[bool]  # for each part, whether its parameter has two dimensions or more
     layout: list[tuple[str, int]]  # what the numbers are, in order
     host: torch.Tensor
     event: torch.cuda.Event | None
@@ -65,7 +61,7 @@ class Taken:
 
     def summary(self, numbers: dict[str, Array], *, shard: bool = False) -> dict[str, float]:
         """Return scalars of the weights; see `weights.summary`."""
-        return weights.summary(numbers, [part.dimensions >= 2 for part in self.parts], shard=shard)
+        return weights.summary(numbers, self.matrices, shard=shard)
 
     def series(self, numbers: dict[str, Array]) -> list[Series]:
         """Return the scalars that the loop logged."""
@@ -75,7 +71,7 @@ class Taken:
         """Return what is known of the layers, where somebody looked at activations as well."""
         if probe is None and self.modules is None:
             return {}
-        found = layers.by_layer(numbers, [part.name for part in self.parts])
+        found = layers.by_layer(numbers, self.parts)
         if self.modules is None:
             return found
         seen = activations.statistics(numbers["activations"].reshape(-1, 4), self.modules)
@@ -104,16 +100,14 @@ def take(
         probe: What a probe pass found.
     """
     pieces: list[tuple[str, torch.Tensor]] = []
+    parts = look.parts if look is not None else []
     if look is not None:
-        now = look.rows
-        pieces += [("weights", now.sum(0)), ("norms", torch.linalg.vector_norm(now, dim=1))]
-        if before is not None:
-            change = now - before
-            pieces += [("update", change.sum(0)), ("changes", torch.linalg.vector_norm(change, dim=1))]
+        device = look.rows.device
+        pieces += weights.reduced(look.rows, before).items()
         if gradients:
-            pieces.append(("gradients", weights.gradient_norms(look.parts, now.device)))
+            pieces.append(("gradients", weights.gradient_norms(parts, device)))
         if seen is not None:
-            pieces.append(("activations", seen[0].reshape(-1).to(now.device)))
+            pieces.append(("activations", seen[0].reshape(-1).to(device)))
     if probe is not None:
         device = pieces[0][1].device if pieces else probe.tensors["sketch"].device
         pieces += [(_PROBE + name, values.to(device)) for name, values in probe.tensors.items()]
@@ -124,7 +118,8 @@ def take(
     return Taken(
         step,
         scalars,
-        [_Part(each.part.name, len(each.part.shape)) for each in look.parts] if look is not None else [],
+        [part.name for part in parts],
+        [len(part.shape) > 1 for part in parts],
         [(name, len(piece)) for name, piece in pieces],
         host,
         event,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from topowatch_client.messages import Array
-    from topowatch_client.shards import Held, Shards
+    from topowatch_client.shards import Shards
     from topowatch_client.sketch import FoldSketch, Part
 
 ABSENT = -1.0  # the norm of a gradient that is not there; NaN is that of one which is not finite
+_FROZEN = operator.attrgetter("frozen")
+_KIND = operator.attrgetter("layout", "dtype", "device")
 _FROZEN_LOOKS = 16  # after which a frozen part is read again: what writes to `.data` leaves no trace to see
 
 
 class Look(NamedTuple):
     """What the weights are now."""
 
-    parts: list[Held]
+    parts: list[Part]
     rows: torch.Tensor  # parts × sketch dimension, float32, on the parts' device
 
 
@@ -50,53 +53,63 @@ class Weights:
 
     def look(self) -> Look:
         """Sketch every part; on an accelerator nothing waits for it."""
-        held = self.shards.held()
-        devices = {each.part.values.device for each in held}
+        parts = self.shards.held()
+        devices = {part.values.device for part in parts}
         if len(devices) <= 1:
-            return Look(held, self._rows(held))
+            return Look(parts, self._rows(parts))
         target = max(devices, key=lambda device: device.type != "cpu")
         rows: dict[int, torch.Tensor] = {}
         for device in devices:
-            chosen = [index for index, each in enumerate(held) if each.part.values.device == device]
-            rows |= dict(zip(chosen, self._rows([held[index] for index in chosen]).to(target), strict=True))
-        return Look(held, torch.stack([rows[index] for index in range(len(held))]))
+            chosen = [index for index, part in enumerate(parts) if part.values.device == device]
+            rows |= dict(zip(chosen, self._rows([parts[index] for index in chosen]).to(target), strict=True))
+        return Look(parts, torch.stack([rows[index] for index in range(len(parts))]))
 
-    def _rows(self, held: Sequence[Held]) -> torch.Tensor:
+    def _rows(self, parts: Sequence[Part]) -> torch.Tensor:
         """Return the sketches of parts on one device."""
-        known = [self._known(each) for each in held]
-        fresh = self._sketch.matrix([each.part for each, row in zip(held, known, strict=True) if row is None])
-        if not any(each.frozen for each in held):
-            return fresh
-        read = iter(fresh)
+        if not any(map(_FROZEN, parts)):
+            return self._sketch.matrix(parts)
+        known = [self._known(part) for part in parts]
+        read = iter(self._sketch.matrix([part for part, row in zip(parts, known, strict=True) if row is None]))
         rows = [next(read) if row is None else row for row in known]
-        for each, row, reused in zip(held, rows, known, strict=True):
-            if each.frozen:
-                looks = 0 if reused is None else self._frozen[_place(each.part)].looks + 1
-                self._frozen[_place(each.part)] = _Kept(*_state(each.part), row, looks)
+        for part, row, reused in zip(parts, rows, known, strict=True):
+            if part.frozen:
+                looks = 0 if reused is None else self._frozen[_place(part)].looks + 1
+                self._frozen[_place(part)] = _Kept(*_state(part), row, looks)
         return torch.stack(rows)
 
-    def _known(self, held: Held) -> torch.Tensor | None:
-        kept = self._frozen.get(_place(held.part)) if held.frozen else None
-        same = kept is not None and (kept.address, kept.version) == _state(held.part)
+    def _known(self, part: Part) -> torch.Tensor | None:
+        kept = self._frozen.get(_place(part)) if part.frozen else None
+        same = kept is not None and (kept.address, kept.version) == _state(part)
         return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
 
 
 @torch.no_grad()
-def gradient_norms(held: Sequence[Held], device: torch.device) -> torch.Tensor:
+def reduced(rows: torch.Tensor, before: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """Return the sketch of all parts and the norm of each: `weights`, `norms`, of the change `update`, `changes`.
+
+    Args:
+        rows: Sketches of the parts, parts × sketch dimension.
+        before: The same one step before.
+    """
+    found = {"weights": rows.sum(0), "norms": torch.linalg.vector_norm(rows, dim=1)}
+    if before is None:
+        return found
+    change = rows - before
+    return {**found, "update": change.sum(0), "changes": torch.linalg.vector_norm(change, dim=1)}
+
+
+@torch.no_grad()
+def gradient_norms(parts: Sequence[Part], device: torch.device) -> torch.Tensor:
     """Return the norm of each part's gradient, float32 on `device`: ABSENT where there is no dense one."""
-    dense = [
-        (index, each.gradient)
-        for index, each in enumerate(held)
-        if each.gradient is not None and each.gradient.layout == torch.strided
-    ]
-    kinds = {(gradient.device, gradient.dtype) for _, gradient in dense}
-    if len(kinds) == 1 and len(dense) == len(held):
-        return torch.stack(_norms([gradient for _, gradient in dense])).to(device, torch.float32)
-    norms = torch.full((len(held),), ABSENT, dtype=torch.float32, device=device)
+    there = {index: part.gradient for index, part in enumerate(parts) if part.gradient is not None}
+    kinds = [kind for kind in set(map(_KIND, there.values())) if kind[0] is torch.strided]
+    if len(kinds) == 1 and len(there) == len(parts):
+        return torch.stack(_norms(list(there.values()))).to(device, torch.float32)
+    norms = torch.full((len(parts),), ABSENT, dtype=torch.float32, device=device)
     for kind in kinds:
-        chosen = [(index, gradient) for index, gradient in dense if (gradient.device, gradient.dtype) == kind]
-        found = torch.stack(_norms([gradient for _, gradient in chosen]))
-        places = torch.tensor([index for index, _ in chosen], device="cpu")
+        chosen = {index: gradient for index, gradient in there.items() if _KIND(gradient) == kind}
+        found = torch.stack(_norms(list(chosen.values())))
+        places = torch.tensor(list(chosen), device="cpu")
         norms[to_device(places, device)] = found.to(device, torch.float32)
     return norms
 

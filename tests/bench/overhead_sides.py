@@ -19,6 +19,7 @@ import psutil
 import torch
 
 import topowatch_client
+from topowatch_client import weights
 from topowatch_client.governor import Spent
 from topowatch_client.probes import Probe
 from topowatch_client.sketch import FoldSketch
@@ -212,7 +213,7 @@ class _Stopwatch:
     def watching(self) -> Iterator[None]:
         """Time the kernels of this side's step."""
         sketches = [(FoldSketch, name) for name in ("matrix", "slice", "box")]
-        originals = [*sketches, (Probe, "run"), (torch.linalg, "vector_norm"), (torch, "_foreach_norm")]
+        originals = [*sketches, (Probe, "run"), (weights, "reduced"), (torch, "_foreach_norm")]
         kept = [getattr(owner, name) for owner, name in originals]
         for (owner, name), original in zip(originals, kept, strict=True):
             setattr(owner, name, self._timed(original))

@@ -54,7 +54,7 @@ CHANGES = [_add, _add_within, _remove, _replace, _tie, _rename, _rename_paramete
 
 
 def _names(shards: Shards) -> list[str]:
-    return [held.part.name for held in shards.held()]
+    return [held.name for held in shards.held()]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -66,8 +66,8 @@ def test_a_change_is_noticed_and_what_is_held_follows(change: Callable[[nn.Seque
     assert not roster.still_holds(model)
     held = shards.held()
     expected = list(model.named_parameters())
-    assert [each.part.name for each in held] == [name for name, _ in expected]
-    assert all(each.part.values is parameter for each, (_, parameter) in zip(held, expected, strict=True))
+    assert [each.name for each in held] == [name for name, _ in expected]
+    assert all(each.values is parameter for each, (_, parameter) in zip(held, expected, strict=True))
     assert shards.parameter_count == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -80,7 +80,7 @@ def test_what_changes_within_parameters_is_no_other_model() -> None:
     model(torch.zeros(1, 6, dtype=torch.float64)).sum().backward()
     assert roster.still_holds(model)
     first, second, *_ = shards.held()
-    assert first.part.values.dtype == torch.float64
+    assert first.values.dtype == torch.float64
     assert (first.frozen, first.gradient) == (True, None)
     assert not second.frozen
     assert second.gradient is model[0].bias.grad

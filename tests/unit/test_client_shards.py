@@ -58,7 +58,7 @@ def summed(make: Callable[[], nn.Module]) -> tuple[torch.Tensor, set[int]]:
             assert shards.coverage == 1.0
         else:
             assert not held
-        total += fold.matrix([each.part for each in held]).sum(0)
+        total += fold.matrix(held).sum(0)
     assert all(each == sorted(sending) for each in known)
     return total, sending
 
@@ -173,17 +173,17 @@ def test_a_shard_that_fsdp_hides_behind_its_gathered_whole_is_still_found() -> N
         (before,) = shards.held()
         model.w = nn.Parameter(whole)
         (after,) = shards.held()
-        assert torch.equal(before.part.values, after.part.values)
-        assert after.part.starts == ((0, 0), (5, 0))[rank]
+        assert torch.equal(before.values, after.values)
+        assert after.starts == ((0, 0), (5, 0))[rank]
 
 
 def test_parameters_that_are_added_or_replaced_later_are_found() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     shards = Shards(model)
     model.append(nn.Linear(2, 2, bias=False))
-    assert [each.part.name for each in shards.held()] == ["0.weight", "0.bias", "1.weight"]
+    assert [each.name for each in shards.held()] == ["0.weight", "0.bias", "1.weight"]
     model[0] = nn.Linear(5, 2)
-    assert shards.held()[0].part.shape == (2, 5)
+    assert shards.held()[0].shape == (2, 5)
     assert shards.coverage == 1.0
 
 
@@ -191,7 +191,7 @@ def test_tied_parameters_are_read_once_and_frozen_ones_are_known() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     model[1].bias.requires_grad_(False)
-    assert [(each.part.name, each.frozen) for each in Shards(model).held()] == [
+    assert [(each.name, each.frozen) for each in Shards(model).held()] == [
         ("0.weight", False),
         ("0.bias", False),
         ("1.bias", True),
@@ -203,7 +203,7 @@ def test_patterns_choose_parameters_by_their_names_without_wrappers() -> None:
     wrapped = nn.Module()
     wrapped.module = model
     shards = Shards(wrapped, 0, Patterns(("1.*",), ("*.bias",)))
-    assert [each.part.name for each in shards.held()] == ["1.weight"]
+    assert [each.name for each in shards.held()] == ["1.weight"]
     assert shards.coverage == pytest.approx(8 / 20)
     assert shards.parameter_count == 20
     assert "0.weight" not in Patterns(exclude=("0.*",))
