@@ -47,7 +47,7 @@ bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes,
 	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
 
-bench-overhead: $(VENV)/.bench ## Measure what watching costs a training, beside other tools (2 hours on a quiet machine).
+bench-overhead: $(VENV)/.bench ## Measure what watching costs a training, beside other tools (5 hours on a quiet machine).
 	@$(BIN)/python tests/bench/bench_overhead.py
 
 soak: $(VENV)/.dev ## Kill a real daemon 200 times in mid-stream and count what was acked (15 minutes).
