@@ -24,7 +24,7 @@ from topowatch_client.probe_plan import plan, spread
 from topowatch_client.probe_result import Found, Reading
 from topowatch_client.probe_set import OUTPUTS, ProbeError, ProbeSettings
 from topowatch_client.sketch import to_device
-from topowatch_client.untouched import Untouched, is_sharded
+from topowatch_client.untouched import Untouched, is_collective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +111,7 @@ class Probe:
             if self.facts is None:
                 stack.enter_context(_checked_tokens(self._model))
             chosen = self._plan or self._try()
-            if chosen.crowded and not self._head_tried and not is_sharded(self._model):
+            if chosen.crowded and not self._head_tried and not is_collective(self._model):
                 self._try_head(chosen)
             result = self._pass(chosen, frames=frames)
         if self.facts is None:

@@ -30,7 +30,7 @@ _LARGE_BYTES = 16 << 20  # tensors of that size, or beyond it together, that a p
 _MISSING = object()
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_collective(model: nn.Module) -> bool:
     """Return whether calling the model starts collectives: DTensor parameters (FSDP2, tensor parallel) or FSDP1."""
     return any(hasattr(parameter, "placements") for parameter in model.parameters()) or any(
         kind.__name__ == "FullyShardedDataParallel" for module in model.modules() for kind in type(module).__mro__
@@ -52,16 +52,16 @@ class Untouched:
             ProbeError: A pass would initialise parameters or compile anew, or it has changed a large tensor that no
                 pass before had changed.
         """
-        model, sharded = self._model, is_sharded(self._model)
+        model, collective = self._model, is_collective(self._model)
         if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
             raise ProbeError("the model has parameters that only its first forward pass makes: attach after it")
         modules = dict(model.named_modules())
         devices = _devices(model)
         held = [module._buffers for module in modules.values()]
-        if not sharded:  # what those bind to modules belongs to their machinery
+        if not collective:  # what those bind to modules belongs to their machinery
             held += [module.__dict__ for module in modules.values()]
         bound = [(now, dict(now)) for now in held]
-        kept, watched = self._copies(modules, attributes=not sharded)
+        kept, watched = self._copies(modules, attributes=not collective)
         modes = [(module, module.training) for module in modules.values()]
         with contextlib.ExitStack() as stack:
             stack.callback(_put_back, kept, bound, modes, _random_states(devices))
