@@ -355,7 +355,7 @@ class Observer:
         self._taken = None
         span = Span()
         numbers = taken.numbers()
-        weights, update = numbers.get("weights"), numbers.get("update")
+        weights = finite(numbers.get("weights"))
         probe = taken.probed(numbers)
         own = taken.summary(numbers, shard=self._weights.shards.sharded)
         if probe is not None and probe.mean_loss is not None:
@@ -365,8 +365,8 @@ class Observer:
         self._begin()
         parts = SampleParts(
             step=taken.step,
-            weights=finite(weights),
-            update=finite(update) if finite(weights) is not None else None,
+            weights=weights,
+            update=finite(numbers.get("update")) if weights is not None else None,
             series=series,
             probe=probe,
             layers=taken.layers(numbers, probe),
