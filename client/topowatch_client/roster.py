@@ -7,6 +7,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -14,40 +16,44 @@ class Roster:
     """The parameters that a model has at one moment and where they are; keeps none of them alive."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._names, parameters = _walk(model)
-        self._parameters = [weakref.ref(parameter) for parameter in parameters]
+        self._names, found = _walk(model)
+        self._empty = [parameter is None for parameter in found]
+        self._parameters = [weakref.ref(parameter) for parameter in found if parameter is not None]
 
     def still_holds(self, model: torch.nn.Module) -> bool:
         """Say whether all are where they were, and no others have come."""
-        names, parameters = _walk(model)
-        if names != self._names or len(parameters) != len(self._parameters):
+        names, found = _walk(model)
+        if names != self._names or [parameter is None for parameter in found] != self._empty:
             return False
-        return all(map(operator.is_, [known() for known in self._parameters], parameters))
+        there = [parameter for parameter in found if parameter is not None]
+        return all(map(operator.is_, [known() for known in self._parameters], there))
 
 
 def first_parameter(model: torch.nn.Module) -> torch.nn.Parameter | None:
-    """Return the first parameter on the way down; `next(model.parameters())` takes several times as long."""
-    waiting: list[torch.nn.Module | None] = [model]
-    while waiting:
-        module = waiting.pop()
-        if module is not None:
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    return parameter
-            waiting.extend(reversed(module._modules.values()))
-    return None
+    """Return a parameter near the top, always the same; `next(model.parameters())` takes several times as long."""
+    parameters = (parameter for module in _modules(model) for parameter in module._parameters.values())
+    return next((parameter for parameter in parameters if parameter is not None), None)
 
 
-def _walk(model: torch.nn.Module) -> tuple[list[str], list[torch.nn.Parameter]]:
-    """Return the names of modules and parameters within their modules, and the parameters: in few calls of Python."""
+def _walk(model: torch.nn.Module) -> tuple[list[str], list[torch.nn.Parameter | None]]:
+    """Return the names of modules and parameters within their modules, and what is under those of parameters."""
     names: list[str] = []
     found: list[torch.nn.Parameter | None] = []
-    modules, seen = [model], {model}
-    for module in modules:  # grows
-        names += (*module._parameters, "", *module._modules, "")
+    for module in _modules(model):
+        names += module._parameters.keys()
         found += module._parameters.values()
+        names.append("")  # what follows are modules
+        names += [name for name, child in module._modules.items() if child is not None]
+        names.append("")
+    return names, found
+
+
+def _modules(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Yield the model and all modules below it once each, those near the top first."""
+    found, seen = [model], {model}
+    for module in found:  # grows
+        yield module
         for child in module._modules.values():
             if child is not None and child not in seen:
                 seen.add(child)
-                modules.append(child)
-    return names, [parameter for parameter in found if parameter is not None]
+                found.append(child)

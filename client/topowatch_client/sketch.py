@@ -39,7 +39,10 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 
 
 class Part(NamedTuple):
-    """A block of a parameter, whole or as a shard holds one: `values` begins at index `starts` of the whole."""
+    """A block of a parameter, whole or as a shard holds one: `values` begins at index `starts` of the whole.
+
+    Sketches are of the first four fields; the others go with it for whoever looks at more than values.
+    """
 
     name: str
     values: torch.Tensor
@@ -59,7 +62,7 @@ class Part(NamedTuple):
         """Where it starts in the flattened whole, None if it does not lie there in one piece."""
         if tuple(self.values.shape[1:]) != self.shape[1:]:
             return None
-        return self.starts[0] * math.prod(self.shape[1:]) if self.shape else 0
+        return self.starts[0] * math.prod(self.shape[1:]) if self.starts else 0
 
 
 class _Pack(NamedTuple):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ABSENT = -1.0  # the norm of a gradient that is not there; NaN is that of one which is not finite
 _FROZEN = operator.attrgetter("frozen")
-_KIND = operator.attrgetter("layout", "dtype", "device")
+_KIND = operator.attrgetter("dtype", "device")
 _FROZEN_LOOKS = 16  # after which a frozen part is read again: what writes to `.data` leaves no trace to see
 
 
@@ -83,7 +83,6 @@ class Weights:
         return kept.row if kept is not None and same and kept.looks < _FROZEN_LOOKS else None
 
 
-@torch.no_grad()
 def reduced(rows: torch.Tensor, before: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """Return the sketch of all parts and the norm of each: `weights`, `norms`, of the change `update`, `changes`.
 
@@ -101,13 +100,17 @@ def reduced(rows: torch.Tensor, before: torch.Tensor | None = None) -> dict[str,
 @torch.no_grad()
 def gradient_norms(parts: Sequence[Part], device: torch.device) -> torch.Tensor:
     """Return the norm of each part's gradient, float32 on `device`: ABSENT where there is no dense one."""
-    there = {index: part.gradient for index, part in enumerate(parts) if part.gradient is not None}
-    kinds = [kind for kind in set(map(_KIND, there.values())) if kind[0] is torch.strided]
-    if len(kinds) == 1 and len(there) == len(parts):
-        return torch.stack(_norms(list(there.values()))).to(device, torch.float32)
+    dense = {
+        index: part.gradient
+        for index, part in enumerate(parts)
+        if part.gradient is not None and part.gradient.layout is torch.strided
+    }
+    kinds = set(map(_KIND, dense.values()))
+    if len(kinds) == 1 and len(dense) == len(parts):
+        return torch.stack(_norms(list(dense.values()))).to(device, torch.float32)
     norms = torch.full((len(parts),), ABSENT, dtype=torch.float32, device=device)
     for kind in kinds:
-        chosen = {index: gradient for index, gradient in there.items() if _KIND(gradient) == kind}
+        chosen = {index: gradient for index, gradient in dense.items() if _KIND(gradient) == kind}
         found = torch.stack(_norms(list(chosen.values())))
         places = torch.tensor(list(chosen), device="cpu")
         norms[to_device(places, device)] = found.to(device, torch.float32)

@@ -208,8 +208,8 @@ def main() -> int:
     """Measure, keep, print; exit 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=(*WORKLOADS, "single"), action="append", help="a part alone; default: all")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, help="the first two always run; default: all, then ours")
-    parser.add_argument("--steps", type=int, help="a side; default: 1,024 and 2,048, of the largest model 320")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="the first two always run; default: ours, then all")
+    parser.add_argument("--steps", type=int, help="a side; default: 320 to 2,048, the fewest of the largest model")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever ends it must not leave stopped processes behind
     parts = options.model or [*WORKLOADS, "single"]
@@ -219,9 +219,9 @@ def main() -> int:
         if part == "single":
             results = kept({"single": single(list(WORKLOADS))})
             continue
-        for sides in [options.sides] if options.sides else [list(SIDES), [OURS]]:
+        for sides in [options.sides] if options.sides else [[OURS], list(SIDES)]:
             names = [BARE, CONTROL, *(name for name in sides if name not in (BARE, CONTROL))]
-            kind = "" if {*names} - {BARE, CONTROL, OURS} else BY_ITSELF
+            kind = BY_ITSELF if {*names} == {BARE, CONTROL, OURS} else ""
             found = measure(part, names, options.steps or STEPS[kind][part], device)
             found["title"] += kind
             results = kept({"models": {f"{part} on {device.type}{kind}": found}})

@@ -33,13 +33,13 @@ records, does not count.
 Each figure is the ratio to *bare* with a 95 % bootstrap interval over rounds; *above control* is the ratio to the
 control's. Times are of whole steps: median, mean and 99th percentile by the wall clock, and processor time of all
 threads and processes. Bars for topowatch at its default settings, above control: {cpu} for processor time, {p99}
-for the 99th percentile. *By itself* is topowatch without the other tools, in more steps: a round is shorter then, and
-what the machine does between turns differs less.
+for the 99th percentile. *By itself* is topowatch without the other tools: a round is shorter then, and what the
+machine does between turns differs less.
 """
 _WATCHED = """\
 What the client says it costs and what it was measured to cost in processor time above control; what its hook takes
-beyond sketches, norms and probe passes, on steps with a look at the weights (median, p99) and on all (p99; bar 1
-ms).
+beyond sketches, their sums, norms and probe passes, on steps with a look at the weights (median, p99) and on all (p99;
+bar 1 ms).
 """
 _SINGLE = """\
 In fresh processes that have torch and a model. Machine: {machine}.

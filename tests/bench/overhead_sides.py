@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-import torch
 
 import topowatch_client
 from topowatch_client import weights
@@ -29,6 +28,7 @@ from topowatch_client.spool import read_cursor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import torch
     from overhead_models import Workload
 
 EVERY = 50  # steps between the histograms of the other tools
@@ -182,7 +182,7 @@ class Topowatch(Side):
 
 
 class _Stopwatch:
-    """Times our optimiser hook, and apart from that sketches, norms and probe passes within it."""
+    """Times our optimiser hook, and apart from that sketches, their sums, norms and probe passes within it."""
 
     def __init__(self) -> None:
         self.hooks: list[tuple[float, float]] = []  # seconds of each: without those, and of those
@@ -213,7 +213,7 @@ class _Stopwatch:
     def watching(self) -> Iterator[None]:
         """Time the kernels of this side's step."""
         sketches = [(FoldSketch, name) for name in ("matrix", "slice", "box")]
-        originals = [*sketches, (Probe, "run"), (weights, "reduced"), (torch, "_foreach_norm")]
+        originals = [*sketches, (Probe, "run"), (weights, "reduced"), (weights, "_norms")]
         kept = [getattr(owner, name) for owner, name in originals]
         for (owner, name), original in zip(originals, kept, strict=True):
             setattr(owner, name, self._timed(original))

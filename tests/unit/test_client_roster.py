@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from client_loops import network
-from topowatch_client.roster import Roster
+from topowatch_client.roster import Roster, first_parameter
 from topowatch_client.shards import Shards
 
 if TYPE_CHECKING:
@@ -50,7 +50,36 @@ def _swap(model: nn.Sequential) -> None:
     model[0], model[2] = model[2], model[0]
 
 
-CHANGES = [_add, _add_within, _remove, _replace, _tie, _rename, _rename_parameter, _swap]
+def _move_to_an_empty_place(model: nn.Sequential) -> None:
+    model[1].spare, model[1].own = model[1].own, None
+
+
+def _move_a_module_to_an_empty_place(model: nn.Sequential) -> None:
+    model[1].student, model[1].teacher = model[1].teacher, None
+
+
+CHANGES = [
+    _add,
+    _add_within,
+    _remove,
+    _replace,
+    _tie,
+    _rename,
+    _rename_parameter,
+    _swap,
+    _move_to_an_empty_place,
+    _move_a_module_to_an_empty_place,
+]
+
+
+def _roomy() -> nn.Sequential:
+    """A network with places that are empty, and filled ones beside them."""
+    model = network()
+    model[1].register_parameter("own", nn.Parameter(torch.ones(2)))
+    model[1].register_parameter("spare", None)
+    model[1].add_module("teacher", nn.Linear(2, 2))
+    model[1].add_module("student", None)
+    return model
 
 
 def _names(shards: Shards) -> list[str]:
@@ -59,7 +88,7 @@ def _names(shards: Shards) -> list[str]:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_noticed_and_what_is_held_follows(change: Callable[[nn.Sequential], None]) -> None:
-    model = network()
+    model = _roomy()
     roster, shards = Roster(model), Shards(model, 0)
     assert roster.still_holds(model)
     change(model)
@@ -92,6 +121,23 @@ def test_shared_modules_and_parameters_are_listed_once() -> None:
     model[2].weight = model[0].weight
     shards = Shards(model, 0)
     assert _names(shards) == _names(shards) == ["0.weight", "0.bias", "2.bias"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_compiled_modules_have_rosters_too() -> None:
+    model = nn.Sequential(torch.jit.script(network()), nn.Linear(3, 2))
+    roster, shards = Roster(model), Shards(model, 0)
+    assert roster.still_holds(model)
+    assert _names(shards) == _names(shards) == [name for name, _ in model.named_parameters()]
+
+
+def test_modules_that_hold_each_other_are_listed_once() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    model[0].owner = model
+    assert Roster(model).still_holds(model)
+    assert first_parameter(model) is model[1].weight
+    assert first_parameter(model[1]) is model[1].weight
+    assert first_parameter(nn.ReLU()) is None
 
 
 def test_a_parameter_that_the_model_has_lost_is_freed() -> None:

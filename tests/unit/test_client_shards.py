@@ -187,6 +187,17 @@ def test_parameters_that_are_added_or_replaced_later_are_found() -> None:
     assert shards.coverage == 1.0
 
 
+def test_a_parameter_may_get_more_dimensions_after_it_was_found() -> None:
+    """As a scale does that its first use makes one a channel."""
+    model = Holder(w=torch.tensor(1.0))
+    shards = Shards(model)
+    shards.held()
+    model.w.data = torch.arange(3.0)
+    (part,) = shards.held()
+    rows = FoldSketch().matrix([part])
+    torch.testing.assert_close(rows[0], FoldSketch().slice("w", torch.arange(3.0)))
+
+
 def test_tied_parameters_are_read_once_and_frozen_ones_are_known() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight

@@ -95,6 +95,22 @@ def test_gradient_norms_are_those_of_dense_gradients_in_no_less_than_float32() -
     assert np.isnan(summary({"gradients": again.numpy()}, [])["gradient_norm"])
 
 
+@pytest.mark.parametrize("sparse", [None, 0, 1])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])
+def test_gradients_that_are_sparse_are_left_out_of_the_norms(sparse: int | None, kind: torch.dtype) -> None:
+    """Also where every parameter has a gradient, which is read in another way."""
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).to(kind)
+    expected = []
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.randn(parameter.shape).to(kind)
+        expected.append(float(parameter.grad.double().norm()))
+        if number == sparse:
+            parameter.grad = parameter.grad.to_sparse()
+            expected[-1] = ABSENT
+    found = gradient_norms(Shards(model).held(), torch.device("cpu"))
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_layers_add_up_the_norms_of_their_parts() -> None:
     names = ["a.weight", "a.bias", "b.0.weight", "scale"]
     numbers = {"norms": np.array([3.0, 4.0, 2.0, 1.0]), "gradients": np.array([1.0, ABSENT, ABSENT, 0.5])}
