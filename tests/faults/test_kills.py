@@ -218,6 +218,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(420)
+@pytest.mark.slow
 def test_ingest_goes_on_while_all_of_ray_is_gone_and_the_engine_catches_up(
     cluster: Cluster, make_daemon: Callable[..., Daemon]
 ) -> None:

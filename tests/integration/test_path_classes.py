@@ -57,7 +57,9 @@ def names(told: dict[str, Any]) -> dict[str, int]:
     return {run: each["label"] for each in told["classes"] for run in each["members"]}
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.mark.parametrize(
+    "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
+)
 def test_the_outlier_of_a_sweep_is_named_everywhere_and_names_outlive_a_kill(
     make_daemon: Callable[..., Daemon], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
