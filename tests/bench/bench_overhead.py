@@ -45,7 +45,7 @@ STEPS = {
 _TURN_SECONDS = 2.0  # a turn of one side: longer than a cache stays warm, shorter than streams endure silence
 _LONGEST_TURN = 16
 _DRAIN_SECONDS = 20.0
-_REPEATS = 5
+_REPEATS = {"cnn": 5, "transformer-10m": 5, "gpt2-124m": 3}  # fresh processes
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def measure(name: str, names: list[str], steps: int, device: torch.device) -> di
     }
 
 
-def alone(*arguments: str, repeats: int = _REPEATS) -> list[dict[str, float]]:
+def alone(*arguments: str, repeats: int) -> list[dict[str, float]]:
     """Run one measurement in fresh processes, which find compiled code, as after an installation."""
     print(f"  {' '.join(arguments)}", file=sys.stderr)
     command = [sys.executable, str(HERE / "overhead_single.py"), *arguments]
@@ -180,9 +180,10 @@ def single(models: list[str]) -> dict[str, Any]:
     """Attach and finish where no daemon answers, and memory."""
     found: dict[str, Any] = {"machine": machine(), "attach": {}, "finish": {}, "memory": {}}
     for model in models:
-        attached = alone("attach", "--model", model)
+        repeats = _REPEATS[model]
+        attached = alone("attach", "--model", model, repeats=repeats)
         found["attach"][model] = {name: [one[name] for one in attached] for name in ("import", "attach")}
-        bare, watched = (alone("memory", "--model", model, *more, repeats=5) for more in (["--bare"], []))
+        bare, watched = (alone("memory", "--model", model, *more, repeats=repeats) for more in (["--bare"], []))
         found["memory"][model] = {
             kind: statistics.median(one[kind] for one in watched) - statistics.median(one[kind] for one in bare)
             for kind in ("held", "resident", "peak")
