@@ -45,7 +45,7 @@ _SINGLE = """\
 In fresh processes that have torch and a model. Machine: {machine}.
 Bars: attach 100 ms, finish 5 s, memory 20 MB with sketches and predictions, over a twin that is not watched: what is
 allocated and not freed, what is resident, and that at its peak (medians of five processes each, of the largest model
-three; the last two vary by 10 MB and more from process to process, of the largest by 50).
+three; the last two vary by 10 MB and more from process to process, of the largest by up to 45).
 """
 
 
