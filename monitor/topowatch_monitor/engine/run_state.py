@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from topowatch_monitor.detect import (
-    ANALYSIS_FAILED,
-    DETECTORS,
-    History,
-    Thresholds,
-    detect_all,
-)
-from topowatch_monitor.detect.level import was_low
+from topowatch_monitor.detect import ANALYSIS_FAILED, History, Thresholds
 from topowatch_monitor.engine.assembly import PARTIAL, Part
 from topowatch_monitor.engine.failures import Failures
+from topowatch_monitor.engine.judgement import Judgement
 from topowatch_monitor.engine.lineage import generation_of
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
@@ -33,12 +27,11 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.lineage import Generation, Span
     from topowatch_monitor.engine.path_state import PathView
-    from topowatch_monitor.engine.view import Flag, RunView
+    from topowatch_monitor.engine.view import RunView
     from topowatch_protos.v1 import sample_pb2
 
 log = logging.getLogger("topowatch.engine")
 
-SEVERITY = {detector.name: detector.severity for detector in DETECTORS}
 NOT_CLASSIFIED = "paths are compared once their group has enough ended runs"
 NOT_FORECAST = "no forecast has been made for this run"
 
@@ -82,8 +75,7 @@ class RunState:
         self._path = PathState(self._settings.path)
         self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
-        self._flags: dict[str, tuple[int, str]] = {}
-        self._minimum_unstable = False
+        self._judgement = Judgement(self._settings.thresholds)
         self._step: int | None = None
         self._ended = False
         self._results: dict[str, float] | None = None
@@ -186,8 +178,8 @@ class RunState:
             "path": self._path_view(),
             "representation": self.representation.view() if self.representation.points else None,
             "loss_path": self._probed.losses.view(),
-            "flags": self._flag_views(),
-            "minimum_unstable": self._minimum_unstable,
+            "flags": self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()}),
+            "minimum_unstable": self._judgement.minimum_unstable,
             "instability_score": None,
             "path_class": no_class(NOT_CLASSIFIED),
             "forecast": no_forecast(NOT_FORECAST),
@@ -202,9 +194,8 @@ class RunState:
             "path": self._path.state_dict(),
             "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
-            "flags": {name: list(flag) for name, flag in self._flags.items()},
+            "judgement": self._judgement.state_dict(),
             "failures": self._failures.state_dict(),
-            "minimum_unstable": self._minimum_unstable,
             "step": self._step,
             "counts": [self._samples, self._dropped, self._rejected],
             "ended": self._ended,
@@ -223,9 +214,8 @@ class RunState:
         run._path = PathState.from_state(state["path"])
         run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
-        run._flags = {name: (since, reason) for name, (since, reason) in state["flags"].items()}
+        run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
         run._failures = Failures.from_state(state["failures"])
-        run._minimum_unstable = state["minimum_unstable"]
         run._step = state["step"]
         run._samples, run._dropped, run._rejected = state["counts"]
         run._ended = state["ended"]
@@ -292,9 +282,8 @@ class RunState:
             self._ended, self._results, self._times.sampled_at = False, None, None
             if self._step is not None and self._step >= start:
                 self._step = start - 1 if start > 0 else None
-            self._flags = {name: flag for name, flag in self._flags.items() if flag[0] < start}
+            self._judgement.rewind(self._history, start)
             self._failures.discard(start)
-            self._judge_minimum()
 
     def _describe(self, descriptor: run_pb2.RunDescriptor) -> None:
         """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew.
@@ -353,7 +342,7 @@ class RunState:
         if leads:
             self._lead(incarnation, span, reading, PARTIAL if sharded else (), received_at)
         elif whole is not None:
-            self._detect(reading.step)
+            self._judgement.judge(self._history, reading.step)
 
     def _lead(
         self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
@@ -375,18 +364,7 @@ class RunState:
             self._status = reading.status or self._status
             self._times.sampled(reading.time if reading.time is not None else received_at)
         self._step = reading.step if self._step is None else max(self._step, reading.step)
-        self._detect(reading.step)
-
-    def _detect(self, step: int) -> None:
-        found = detect_all(self._history, self._flags, self._settings.thresholds)
-        self._history.fresh_from = max(self._history.fresh_from, step + 1)
-        self._flags = {name: (self._flags.get(name, (step, ""))[0], reason) for name, reason in found.items()}
-        self._judge_minimum()
-
-    def _judge_minimum(self) -> None:
-        critical = [name for name in self._flags if SEVERITY[name] == "critical"]
-        lost = bool(critical) and was_low(self._history.curve, self._history.chance_loss)
-        self._minimum_unstable = lost or "non_finite_loss" in critical
+        self._judgement.judge(self._history, reading.step)
 
     # Views
 
@@ -394,15 +372,3 @@ class RunState:
         view = self._path.view()
         view["ignored"] += self._ranks.refused
         return view
-
-    def _flag_views(self) -> list[Flag]:
-        flags: dict[str, tuple[int, str] | None] = {
-            **self._flags,
-            **self._ranks.flags(),
-            ANALYSIS_FAILED.name: self._failures.flag(),
-        }
-        return [
-            {"detector": name, "severity": severity, "since_step": flag[0], "reason": flag[1]}
-            for name, severity in SEVERITY.items()
-            if (flag := flags.get(name)) is not None
-        ]

@@ -1,0 +1,48 @@
+"""When a run left its minimum: the one definition, after the fact, that flags and scores are judged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEIGHT = 0.5  # nats above the level
+SMOOTH = 5  # steps: the loss counts as a mean over so many
+LEVEL = 200  # steps whose median is the level
+RETURN = 200  # steps within which a loss that comes back has not departed
+SETTLED = 20  # steps over which it has to be back in the mean: a dip while it oscillates is no return
+
+
+def departure(losses: NDArray[np.float64]) -> int | None:
+    """Return the first step from which the loss is lost; None for a run that stays or comes back.
+
+    That is the first at which the mean of the last 5 losses stands 0.5 nat above the median of the 200 before them
+    (of all, where there are fewer) and no mean of 20 within the next 200 steps comes back to that, or at which the loss
+    is not finite. Where the record ends earlier, what is there decides.
+
+    Args:
+        losses: training loss at every step in nats, T.
+    """
+    finite = np.isfinite(losses)
+    lost = len(losses) if finite.all() else int(np.argmin(finite))
+    known = losses[:lost].astype(np.float64)
+    smoothed, settled = _means(known, SMOOTH), _means(known, SETTLED)
+    for step in range(1, len(known)):
+        before = known[max(0, step - SMOOTH + 1 - LEVEL) : max(1, step - SMOOTH + 1)]
+        bar = float(np.median(before)) + HEIGHT
+        after = settled[step + SETTLED : step + RETURN + 1]
+        if smoothed[step] > bar and not (after <= bar).any():
+            return step
+    return lost if lost < len(losses) else None
+
+
+def _means(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Return the mean of the last `width` values (of all, where there are fewer), at every place."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
