@@ -47,6 +47,9 @@ class Config:
     interval: int | None = None  # optimiser steps between samples; None: chosen by the governor
     # The same for probe passes; None: chosen, or four samples where those are fixed, and none on a sharded model.
     probe_interval: int | None = None
+    pulse_interval: int | None = (
+        None  # the same between beats of the pulse; None: chosen, 1 where steps are long enough
+    )
     max_overhead: float = 0.005  # share of the job's time that watching may cost, by wall and processor clock
     tls_ca: Path | None = None  # any of the three turns TLS on
     tls_cert: Path | None = None
@@ -69,6 +72,10 @@ class Config:
             (
                 "probe_interval",
                 None if self.probe_interval is None or self.probe_interval >= 1 else "must be at least 1 step",
+            ),
+            (
+                "pulse_interval",
+                None if self.pulse_interval is None or self.pulse_interval >= 1 else "must be at least 1 step",
             ),
             ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
             ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
@@ -163,6 +170,7 @@ _TYPES: dict[str, type] = {
     "spool_max_bytes": int,
     "interval": int,
     "probe_interval": int,
+    "pulse_interval": int,
     "max_overhead": float,
     "tls_ca": Path,
     "tls_cert": Path,

@@ -29,6 +29,7 @@ _CHOOSE_EVERY = 16  # steps: choosing costs something itself
 _HEADROOM = 0.8  # of the cap: the rest is for what no clock of ours sees, such as caches that are cold afterwards
 _LEAST = 0.25  # of that, kept for looking where hooks and the forwarder use up the rest
 _PROBE_SHARE = 0.5  # of what is left for looking, where probes run
+_PULSE_SHARE = 0.15  # of the cap, for the pulse
 _RATIO_DECAY = 0.96  # a sample: halves in 17, as costs come in bursts (a probe pass with every fourth sample or rarer)
 _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well below the cap
 
@@ -78,6 +79,7 @@ class Budget:
     cap: float = 0.005  # share of time
     interval: int | None = None  # fixed steps between samples, rounded up to a power of two
     probe_interval: int | None = None  # the same between probe passes; None: four samples where `interval` is fixed
+    pulse_interval: int | None = None  # the same between beats of the pulse
     probes: bool = False
 
 
@@ -94,9 +96,11 @@ class Governor:
         wanted = budget.probe_interval or (self.interval * 4 if budget.interval else _FIRST_PROBES)
         self.probe_interval = max(power_of_two_above(wanted), self.interval)
         self._probes_fixed = budget.probe_interval is not None or budget.interval is not None
+        self.pulse_interval = power_of_two_above(budget.pulse_interval or 1)
         self._looks: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._samples: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._probes: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._beats: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._steps: deque[Spent] = deque(maxlen=_STEPS_BACK)
         self._plain: deque[Spent] = deque(maxlen=_STEPS_BACK)  # our share of steps without a look
         self._news: list[tuple[Spent, Spent, bool]] = []  # steps that are not yet accounted for: it costs less at once
@@ -142,6 +146,10 @@ class Governor:
         """Whether a probe pass is due at the end of `step`; always at a sample."""
         return self._budget.probes and step % self.probe_interval == 0
 
+    def beats_at(self, step: int) -> bool:
+        """Whether the pulse is felt at the end of `step`."""
+        return step % self.pulse_interval == 0
+
     def on_step(self, whole: Spent, own: Spent, *, plain: bool = True) -> None:
         """Take in one step.
 
@@ -176,6 +184,10 @@ class Governor:
         """Take in the cost of one probe pass and choose anew."""
         self._probes.append(spent)
         self._choose()
+
+    def on_beat(self, spent: Spent) -> None:
+        """Take in the cost of one beat of the pulse."""
+        self._beats.append(spent)
 
     def take_ratio(self) -> float:
         """Return our time over all time lately: each call keeps most of what the calls before saw."""
@@ -219,6 +231,9 @@ class Governor:
             share = _typical(self._probes).share_of(step)
             self.probe_interval = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
         self.probe_interval = max(self.probe_interval, self.interval)
+        if self._beats and self._budget.pulse_interval is None:
+            share = _typical(self._beats).share_of(step)
+            self.pulse_interval = _settle(self.pulse_interval, share / (self._budget.cap * _PULSE_SHARE), 0.0, noise)
 
     def _allowed(self, step: Spent) -> float:
         """Return the share of a step that all looking together may take."""

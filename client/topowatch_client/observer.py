@@ -16,11 +16,9 @@ from topowatch_client.activations import Activations
 from topowatch_client.governor import Spent, power_of_two_above
 from topowatch_client.guard import from_signal_handler
 from topowatch_client.identity import next_incarnation
-from topowatch_client.messages import SampleParts
 from topowatch_client.meter import Span
-from topowatch_client.scalars import ScalarBuffer, Series
+from topowatch_client.news import News
 from topowatch_client.taken import take
-from topowatch_client.weights import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from topowatch_client.taken import Taken
     from topowatch_client.weights import Weights
 
-_BUFFERED_VALUES = 4096  # scalars that may wait for the next sample; beyond that they travel alone
 _FRAMES_EVERY = 4  # probe passes
 _FINISH_SECONDS = 1.0  # a last look that usually takes longer is left out
 _log = logging.getLogger("topowatch")
@@ -77,7 +74,8 @@ class Observer:
         self._armed = False  # to see the activations of the step that is next
         self._device = next((parameter.device for parameter in weights.shards.model.parameters()), None)
         self._together: int | None = None  # steps between probe passes that every rank takes part in
-        self._scalars = ScalarBuffer()
+        prompt = config.pulse_interval is not None
+        self._news = News(weights.shards.model, optimizers, governor, prompt=prompt)
         self._uncounted: str | None = None  # the warning that nobody said where we start
         self._told: tuple[float | None, str | None] = (None, None)  # activation coverage and warning, once released
         self._unprobed: str | None = None  # the warning that a sharded model is not probed
@@ -123,7 +121,7 @@ class Observer:
         probe = self._probe.warning if self._probe is not None else None
         hooks = self._activations.problem if self._activations is not None else None
         unseen = f"activations are not seen: {hooks}" if hooks else None
-        texts = (self._uncounted, self._unprobed, probe, unseen, self._scalars.warning)
+        texts = (self._uncounted, self._unprobed, probe, unseen, self._news.scalars.warning)
         return "; ".join(text for text in texts if text) or None
 
     @property
@@ -169,7 +167,7 @@ class Observer:
     def log(self, scalars: Mapping[str, object]) -> None:
         """Keep scalars of the step that just ended (of the first one, if none has); of several ranks, the lowest's."""
         if self._leads:
-            self._scalars.add(self._step_or_start, scalars)
+            self._news.scalars.add(self._step_or_start, scalars)
 
     def on_load(self) -> None:
         """The optimiser's state was replaced: where it stands at another step, a new incarnation begins."""
@@ -186,6 +184,8 @@ class Observer:
         self._step += 1
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             return  # whatever we did would become part of the graph
+        if self._leads:
+            self._news.feel(self._step)
         if busy := self._is_busy_at(self._step):
             self._work(self._step)
         self._arm(self._step + 1)
@@ -198,7 +198,7 @@ class Observer:
 
     def _is_busy_at(self, step: int) -> bool:
         looks = self.governor.samples_at(step) or self.governor.prepares_at(step) or self._probes_together_at(step)
-        return looks or self._taken is not None or not self._begun or len(self._scalars) > _BUFFERED_VALUES
+        return looks or self._taken is not None or not self._begun or self._news.due()
 
     @torch.no_grad()
     def _work(self, step: int) -> None:
@@ -214,8 +214,8 @@ class Observer:
         elif self.governor.prepares_at(step):
             span = Span(self._device)
             self._before = _Before(step, self._weights.look().rows, span.stop())
-        elif len(self._scalars) > _BUFFERED_VALUES:
-            self._taken = take(step, self._scalars.take())
+        elif self._news.due():
+            self._taken = take(step, self._news.take())
             self._emit()
 
     def mark(self) -> None:
@@ -233,6 +233,7 @@ class Observer:
         self._told = self.activation_coverage, self.warning
         self._weights.release()
         self._before = self._taken = self._probe = self._activations = None
+        self._news.release()
         self._optimizers = []
 
     def charge_forwarder(self, cpu_seconds: float | None) -> None:
@@ -247,8 +248,8 @@ class Observer:
         if not self._arrives():
             self._taken = None
         self._emit()
-        if len(self._scalars):
-            self._taken = take(self._step_or_start, self._scalars.take())
+        if len(self._news):
+            self._taken = take(self._step_or_start, self._news.take())
             if self._arrives():
                 self._emit()
 
@@ -308,10 +309,10 @@ class Observer:
     def _sample(self, step: int, probe: Found | None) -> None:
         span = Span(self._device)
         before = self._before if self._before is not None and self._before.step == step - 1 else None
-        rate = steps.learning_rate(self._optimizers)
-        if rate is not None:
-            self._scalars.put(step, "learning_rate", rate)
+        self._news.note_rate(step)
         look = self._weights.look()
+        if self._leads:
+            self._news.looked(step, look.parts)
         earlier = before.rows if before is not None and before.rows.shape == look.rows.shape else None
         seen = self._activations.take() if self._activations is not None and self._armed else None
         # To read the gradients takes as long as a look: where those are dear, they come with the updates.
@@ -319,7 +320,7 @@ class Observer:
         # A rank may hold none of a sharded model; the others' sums wait for its zeros.
         whole = look if look.parts or self._weights.shards.sharded else None
         self._emit(wait=True)
-        taken = take(step, self._scalars.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe)
+        taken = take(step, self._news.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe)
         self._taken = taken
         spans = {"look": before.span if before is not None else None, "probe": self._probe_span, "sample": span.stop()}
         taken.spans = {kind: each for kind, each in spans.items() if each is not None}
@@ -354,27 +355,10 @@ class Observer:
             return
         self._taken = None
         span = Span()
-        numbers = taken.numbers()
-        weights = finite(numbers.get("weights"))
-        probe = taken.probed(numbers)
-        own = taken.summary(numbers, shard=self._weights.shards.sharded)
-        if probe is not None and probe.mean_loss is not None:
-            own["probe_loss"] = probe.mean_loss
-        series = taken.series(numbers)
-        series += [Series(name, [taken.step], [value]) for name, value in own.items()]
+        parts = taken.told(shard=self._weights.shards.sharded)
+        parts.overhead_ratio, parts.interval = self.governor.take_ratio(), self.governor.interval
+        parts.spooled_bytes, parts.coverage = self._spool.size_bytes, self.coverage
         self._begin()
-        parts = SampleParts(
-            step=taken.step,
-            weights=weights,
-            update=finite(numbers.get("update")) if weights is not None else None,
-            series=series,
-            probe=probe,
-            layers=taken.layers(numbers, probe),
-            overhead_ratio=self.governor.take_ratio(),
-            interval=self.governor.interval,
-            spooled_bytes=self._spool.size_bytes,
-            coverage=self.coverage,
-        )
         if self._spool.append(messages.encode_sample(parts)):
             self.samples += 1
         self._account(taken.spans, span.stop().spent())

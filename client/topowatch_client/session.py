@@ -125,6 +125,7 @@ def _build(
         cap=config.max_overhead,
         interval=config.interval,
         probe_interval=config.probe_interval,
+        pulse_interval=config.pulse_interval,
         probes=prober is not None,
     )
     governor = Governor(budget)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from topowatch_client import activations, layers, weights
+from topowatch_client import activations, layers, pulse, weights
+from topowatch_client.messages import SampleParts
+from topowatch_client.scalars import Series
 
 if TYPE_CHECKING:
     from topowatch_client.messages import Array, LayerStatistics, ProbeResult
     from topowatch_client.meter import Span
+    from topowatch_client.news import Taken as News
     from topowatch_client.probe_result import Found, Reading
-    from topowatch_client.scalars import Series, Waiting
+    from topowatch_client.scalars import Waiting
     from topowatch_client.weights import Look
 
 _PROBE = "probe/"
@@ -34,6 +37,7 @@ class Taken:
     event: torch.cuda.Event | None
     modules: list[str] | None  # whose activations the numbers hold; None: nobody looked
     reading: Reading | None  # of a probe pass
+    beats: list[int]  # steps of a pulse
     spans: dict[str, Span] = field(default_factory=dict)  # what it took: "look" on the step before, "probe", "sample"
 
     def arrived(self, *, wait: bool) -> bool:
@@ -59,15 +63,30 @@ class Taken:
             {name.removeprefix(_PROBE): values for name, values in numbers.items() if name.startswith(_PROBE)}
         )
 
-    def summary(self, numbers: dict[str, Array], *, shard: bool = False) -> dict[str, float]:
-        """Return scalars of the weights; see `weights.summary`."""
-        return weights.summary(numbers, self.matrices, shard=shard)
+    def told(self, *, shard: bool) -> SampleParts:
+        """Return all that there is to tell, once it has arrived.
 
-    def series(self, numbers: dict[str, Array]) -> list[Series]:
-        """Return the scalars that the loop logged."""
-        return self.scalars.series(numbers["scalars"].tolist() if "scalars" in numbers else [])
+        Args:
+            shard: The parts are one rank's share; see `weights.summary`.
+        """
+        numbers = self.numbers()
+        whole = weights.finite(numbers.get("weights"))
+        probe = self.probed(numbers)
+        own = weights.summary(numbers, self.matrices, shard=shard)
+        if probe is not None and probe.mean_loss is not None:
+            own["probe_loss"] = probe.mean_loss
+        series = self.scalars.series(numbers["scalars"].tolist() if "scalars" in numbers else [])
+        series += pulse.series(self.beats, numbers["pulse"]) if self.beats else []
+        return SampleParts(
+            step=self.step,
+            weights=whole,
+            update=weights.finite(numbers.get("update")) if whole is not None else None,
+            series=[*series, *(Series(name, [self.step], [value]) for name, value in own.items())],
+            probe=probe,
+            layers=self._layers(numbers, probe),
+        )
 
-    def layers(self, numbers: dict[str, Array], probe: ProbeResult | None) -> dict[str, LayerStatistics]:
+    def _layers(self, numbers: dict[str, Array], probe: ProbeResult | None) -> dict[str, LayerStatistics]:
         """Return what is known of the layers, where somebody looked at activations as well."""
         if probe is None and self.modules is None:
             return {}
@@ -80,7 +99,7 @@ class Taken:
 
 def take(
     step: int,
-    scalars: Waiting,
+    news: News,
     look: Look | None = None,
     *,
     before: torch.Tensor | None = None,
@@ -92,13 +111,14 @@ def take(
 
     Args:
         step: The step that it is of.
-        scalars: What the loop logged.
+        news: Numbers of single steps.
         look: The weights now; None for a sample of scalars alone.
         before: Rows of the look one step before, parts × sketch dimension.
         gradients: Whether to read the gradients.
         seen: Statistics of activations.
         probe: What a probe pass found.
     """
+    scalars, (beats, pulsed) = news
     pieces: list[tuple[str, torch.Tensor]] = []
     parts = look.parts if look is not None else []
     if look is not None:
@@ -111,6 +131,8 @@ def take(
     if probe is not None:
         device = pieces[0][1].device if pieces else probe.tensors["sketch"].device
         pieces += [(_PROBE + name, values.to(device)) for name, values in probe.tensors.items()]
+    if pulsed is not None:
+        pieces.append(("pulse", pulsed.reshape(-1).to(pieces[0][1].device if pieces else pulsed.device)))
     if scalars.on_device:
         device = pieces[0][1].device if pieces else scalars.on_device[0].device
         pieces.append(("scalars", torch.stack([value.to(device) for value in scalars.on_device])))
@@ -125,6 +147,7 @@ def take(
         event,
         seen[1] if seen is not None and look is not None else None,
         probe.reading if probe is not None else None,
+        beats,
     )
 
 

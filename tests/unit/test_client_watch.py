@@ -73,7 +73,7 @@ def test_samples_carry_sketches_of_weights_and_of_the_last_update(watch_of: Call
             assert scalars(sample)["update_norm"][sample.step] == pytest.approx(float(true), rel=1e-3)
         weight_norm = torch.cat([values.flatten() for values in now.values()]).norm()
         assert scalars(sample)["weight_norm"][sample.step] == pytest.approx(float(weight_norm), rel=1e-3)
-        assert scalars(sample)["learning_rate"] == {sample.step: pytest.approx(0.1)}
+        assert scalars(sample)["learning_rate"][sample.step] == pytest.approx(0.1)
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
     assert scalars(found[-1])["gradient_norm"][6] == pytest.approx(float(gradient.norm()), rel=1e-4)
     ratios = [
