@@ -116,6 +116,11 @@ class RunState:
         """The scalars of the run."""
         return self._history
 
+    @property
+    def judgement(self) -> Judgement:
+        """What the detectors say."""
+        return self._judgement
+
     def apply(self, kind: int, payload: bytes) -> bool:
         """Take in a log record of this run; one that cannot be decoded is counted as rejected.
 
@@ -180,7 +185,7 @@ class RunState:
             "loss_path": self._probed.losses.view(),
             "flags": self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()}),
             "minimum_unstable": self._judgement.minimum_unstable,
-            "instability_score": None,
+            "instability_score": self._judgement.score,
             "path_class": no_class(NOT_CLASSIFIED),
             "forecast": no_forecast(NOT_FORECAST),
         }
