@@ -13,6 +13,7 @@ from topowatch_monitor.detect import (
     loss_rise,
     non_finite_loss,
     norm_drift,
+    orbiting,
     untested_rate,
     update_growth,
     violent_start,
@@ -26,6 +27,7 @@ from topowatch_monitor.detect.loss_rise import LossRiseThresholds
 from topowatch_monitor.detect.missing_rank import MissingRankThresholds
 from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
 from topowatch_monitor.detect.norm_drift import NormDriftThresholds
+from topowatch_monitor.detect.orbiting import OrbitingThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
 from topowatch_monitor.detect.untested_rate import UntestedRateThresholds
@@ -54,6 +56,7 @@ class Thresholds:
     violent_start: ViolentStartThresholds = field(default_factory=ViolentStartThresholds)
     loss_jump: LossJumpThresholds = field(default_factory=LossJumpThresholds)
     loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
+    orbiting: OrbitingThresholds = field(default_factory=OrbitingThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
     superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
     missing_rank: MissingRankThresholds = field(default_factory=MissingRankThresholds)
@@ -142,6 +145,12 @@ DETECTORS = (
     ),
     Detector("loss_jump", "critical", "The loss has jumped from one step to the next.", measure=loss_jump.measure),
     Detector("loss_rise", "critical", "The loss has left its lowest level and stays above it.", loss_rise.detect),
+    Detector(
+        "orbiting",
+        "warning",
+        "The path of the weights goes round in loops instead of getting anywhere.",
+        measure=orbiting.measure,
+    ),
     Detector(
         "loss_not_decreasing",
         "warning",

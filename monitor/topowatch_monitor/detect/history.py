@@ -27,6 +27,7 @@ KNOWN_NAMES = frozenset(
         "pulse_update_ratio",
         "pulse_cosine",
         "norm_drift",
+        "path_loop",
     }
 )
 

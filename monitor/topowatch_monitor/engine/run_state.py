@@ -341,7 +341,10 @@ class RunState:
             whole = Part(reading.weights, {})
         if whole is not None:
             if whole.weights is not None:
+                before = self._path.loop
                 self._path.add(reading.step, whole.weights)
+                if self._path.loop is not None and self._path.loop != before:
+                    self._history.extend("path_loop", [self._path.loop[0]], [self._path.loop[1]])
             for name, value in whole.scalars.items():
                 self._history.extend(name, [reading.step], [value])
         if leads:
