@@ -10,8 +10,8 @@ PROTOS := run sample log ingest
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
-  system clean
+.PHONY: help demo test test-slow test-install lint unit bench bench-overhead soak calibrate evaluate-classes evaluate-minima \
+  fit-minima text protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ system: # Debian packages that the integration tests use; without them those tes
 	      apt-get install -yqq --no-install-recommends prometheus >/dev/null; \
 	  else echo "prometheus is not installed: the tests that need it will be skipped"; fi; fi
 
+text: # The Debian package that real text comes with.
+	@if ! command -v bible >/dev/null; then echo "installing the Debian package bible-kjv"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends bible-kjv >/dev/null; fi
+
 bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, drain, shards (17 minutes).
 	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
@@ -58,6 +62,12 @@ test-install: $(VENV)/.dev ## Install the wheel beside torch alone on every Pyth
 
 evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
 	@cd tests && ../$(BIN)/python -m replication.evaluate
+
+evaluate-minima: $(VENV)/.replication text ## Train 302 small networks, plant failures, judge the detectors (1 hour; goes on where it stopped).
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.evaluate
+
+fit-minima: $(VENV)/.replication text ## Print what half of these runs say of thresholds and score.
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.fit
 
 calibrate: $(VENV)/.dev ## Measure false splits and power of path classes on 2,300 simulated groups (25 minutes).
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.calibrate

@@ -22,7 +22,7 @@ def drive(loss=None, every=16, **others):
         for name, values in curves.items():
             shown = steps if name == "loss" else steps[-1:]
             history.extend(name, shown, np.asarray(values)[shown])
-        found = detect_all(history, on, Thresholds())
+        found = detect_all(history, on, Thresholds()).reasons
         history.fresh_from = end
         changes += [(end - 1, name, reason) for name, reason in found.items() if name not in on]
         changes += [(end - 1, name, None) for name in on if name not in found]

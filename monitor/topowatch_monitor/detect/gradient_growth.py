@@ -26,7 +26,7 @@ class GradientGrowthThresholds:
 
     factor: float = 2.0
     window: int = 256
-    minimum: int = 48
+    minimum: int = 32
     release: float = 0.25
 
 

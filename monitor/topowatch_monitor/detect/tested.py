@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
 
 WIDTH = 8
-LAG = 24
-COMPARABLE = 0.7
+LAG = 48
+COMPARABLE = 0.6
 
 
 def at_comparable_rates(history: History, name: str, *, relative: bool = False) -> NDArray[np.float64]:
-    """Return the values of a series at the steps whose learning rate was at least 0.7 of the newest, oldest first.
+    """Return the values of a series at the steps whose learning rate was at least 0.6 of the newest, oldest first.
 
     After a restart a run is again what it was before at such rates, and not what it was at the end of the cycle.
 

@@ -27,7 +27,7 @@ class UpdateGrowthThresholds:
 
     factor: float = 1.6
     window: int = 256
-    minimum: int = 48
+    minimum: int = 32
     release: float = 0.25
 
 

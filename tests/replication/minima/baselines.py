@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,9 @@ from trainscope.core.detectors.z_score import ZScoreDetector
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Series = dict[str, np.ndarray]  # what `training.train` returned
+    from trainscope.core.detectors.base import AnomalyDetector
+
+Run = dict[str, np.ndarray]  # what `training.train` returned
 _LEVEL = 200  # values that a level is the median of
 _FIRST = 32  # values before anything is said
 _DECAY = 0.97  # of ZClip (arXiv 2504.02507)
@@ -63,33 +66,50 @@ def zclip(norms: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _trainscope(make: Callable[[], object], values: np.ndarray) -> np.ndarray:
+def _trainscope(make: Callable[[], AnomalyDetector], values: np.ndarray) -> np.ndarray:
+    """Return what a detector says, with a threshold of its own that lets everything pass; what is low is no alarm."""
     detector = make()
     scores = np.zeros(len(values))
     for step, value in enumerate(values):
         if not np.isfinite(value):
             scores[step:] = np.inf
             break
-        found = detector.update(float(value))  # type: ignore[attr-defined]
-        scores[step] = 0.0 if found is None else max(float(found), 0.0)
+        found = detector.update(float(value))
+        # The sum of the change point detector, without the threshold at which it would begin anew.
+        total = getattr(detector, "_positive_cusum", None)
+        scores[step] = max(found or 0.0, 0.0) if total is None else total
     return scores
 
 
-# name: (scores of a run, the threshold that its makers use; None where there is none)
-BASELINES: dict[str, tuple[Callable[[Series], np.ndarray], float | None]] = {
-    "CUSUM of the training loss": (lambda run: cusum(run["losses"]), None),
-    "CUSUM of the probe loss, at every step": (lambda run: cusum(run["probes"]), None),
-    "z-score of the training loss": (lambda run: z_scores(run["losses"]), 3.0),
-    "ZClip's z-score of the gradient norm": (lambda run: zclip(run["gradients"]), 2.5),
-    "trainscope, z-score": (lambda run: _trainscope(lambda: ZScoreDetector(threshold=0.0), run["losses"]), 3.5),
-    "trainscope, percentile": (lambda run: _trainscope(PercentileDetector, run["losses"]), 0.0),
-    "trainscope, change point": (lambda run: _trainscope(ChangePointDetector, run["losses"]), 6.0),
+@dataclass(frozen=True)
+class Baseline:
+    """One of them.
+
+    Attributes:
+        scores: of a run, one a step.
+        usual: the threshold that its makers use; None where there is none.
+    """
+
+    scores: Callable[[Run], np.ndarray]
+    usual: float | None = None
+
+
+BASELINES = {
+    "CUSUM of the training loss": Baseline(lambda run: cusum(run["losses"])),
+    "CUSUM of the probe loss at every step": Baseline(lambda run: cusum(run["probes"])),
+    "z-score of the training loss": Baseline(lambda run: z_scores(run["losses"]), 3.0),
+    "ZClip's z-score of the gradient norm": Baseline(lambda run: zclip(run["gradients"]), 2.5),
+    "trainscope, z-score": Baseline(lambda run: _trainscope(lambda: ZScoreDetector(threshold=0.0), run["losses"]), 3.5),
+    "trainscope, percentile": Baseline(lambda run: _trainscope(PercentileDetector, run["losses"]), 0.0),
+    "trainscope, change point": Baseline(
+        lambda run: _trainscope(lambda: ChangePointDetector(threshold=np.inf), run["losses"]), 6.0
+    ),
 }
+GRID = (*np.geomspace(0.5, 1e5, 80).tolist(), np.inf)  # thresholds that are tried
 
 
 def flags_of(scores: np.ndarray, threshold: float) -> list[tuple[int, int | None]]:
     """Return the (on, off) steps at which scores are above a threshold."""
-    on = np.flatnonzero(np.diff((scores > threshold).astype(int), prepend=0) == 1)
-    off = np.flatnonzero(np.diff((scores > threshold).astype(int)) == -1) + 1
-    pairs = zip(on.tolist(), [*off.tolist(), None][: len(on)], strict=True)
-    return list(pairs)
+    edges = np.diff((scores > threshold).astype(int), prepend=0, append=0)
+    on, off = np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist()
+    return [(start, stop if stop < len(scores) else None) for start, stop in zip(on, off, strict=True)]

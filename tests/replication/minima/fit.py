@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from replication.minima.judging import Judged, judge
 from replication.minima.suite import generate, is_fitted_on, jobs
 from topowatch_monitor.detect import DETECTORS
-from topowatch_monitor.detect.instability import HORIZON, MOST, WEIGHTS
+from topowatch_monitor.detect.instability import MOST, WEIGHTS
 
 _MARGIN = 1.25  # of the largest level of a healthy step, in nats beyond what was tested
 
@@ -48,10 +48,9 @@ def moments_of(runs: list[Judged]) -> tuple[np.ndarray, np.ndarray]:
     """Return levels (moments × detectors) of moments without a departure so far, and whether one came in time."""
     rows, labels = [], []
     for run in runs:
-        end = len(run.losses) if run.departure is None else run.departure
-        before = run.steps < end
+        before, soon = run.moments()
         rows.append(np.minimum(np.stack([run.levels[name] for name in WEIGHTS], axis=1)[before], MOST))
-        labels.append(end - run.steps[before] <= HORIZON if run.departure is not None else np.zeros(before.sum(), bool))
+        labels.append(soon)
     return np.concatenate(rows), np.concatenate(labels)
 
 

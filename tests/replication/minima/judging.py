@@ -14,6 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from replication.minima.suite import read
 from topowatch_monitor.detect import DETECTORS, Thresholds
 from topowatch_monitor.detect.departure import departure
+from topowatch_monitor.detect.instability import HORIZON
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from replication.minima.training import Job
 
+TOPOLOGICAL = frozenset({"orbiting"})  # what looks at the shape of the path
 CRITICAL = tuple(detector.name for detector in DETECTORS if detector.severity == "critical")
 
 
@@ -46,6 +48,29 @@ class Judged:
     scores: np.ndarray
     losses: np.ndarray
     departure: int | None
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which items came before any departure (M), and after which of these one came within the horizon."""
+        if self.departure is None:
+            return np.ones(len(self.steps), bool), np.zeros(len(self.steps), bool)
+        before = self.steps < self.departure
+        return before, self.departure - self.steps[before] <= HORIZON
+
+
+def reliability(runs: Sequence[Judged], bins: int = 10) -> list[dict[str, float]]:
+    """Return, for moments by their score: how many, their mean score, the share that ended in a departure soon."""
+    scores = np.concatenate([run.scores[run.moments()[0]] for run in runs])
+    ended = np.concatenate([run.moments()[1] for run in runs])
+    which = np.minimum((scores * bins).astype(int), bins - 1)
+    return [
+        {
+            "moments": int((which == each).sum()),
+            "score": float(scores[which == each].mean()),
+            "departed": float(ended[which == each].mean()),
+        }
+        for each in range(bins)
+        if (which == each).any()
+    ]
 
 
 def judge(jobs: Sequence[Job], thresholds: Thresholds | None = None) -> list[Judged]:
