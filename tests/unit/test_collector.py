@@ -58,7 +58,8 @@ def full(run: str = "a") -> Any:
         "points": 9,
         "resolution": 0.1,
     }
-    return view(run, path=path, overhead_ratio=0.003, dropped=4, path_class=path_class(2, p_value=1e-9, outlier=True))
+    known = path_class(2, p_value=1e-9, outlier=True)
+    return view(run, path=path, overhead_ratio=0.003, dropped=4, path_class=known, instability_score=0.25)
 
 
 def test_a_run_has_every_metric_that_is_known():
