@@ -1,4 +1,4 @@
-"""A training job that fails on purpose, run after run, for bench_alert: attached as anyone would, with default settings.
+"""A training job that fails on purpose, run after run, for bench_alert: attached as anyone would, with defaults.
 
 Prints one JSON object a step, and goes on failing until a line on its standard input says that it was seen.
 """
@@ -43,7 +43,7 @@ def watch_one(run: str, failure: str, seen: threading.Semaphore) -> None:
     step = 0
     with topowatch_client.attach(model, optimizer, run=run, group="bench", probe=probe, loss=loss) as watch:
         while not seen.acquire(blocking=False):
-            batch = torch.randint(len(y), (512,))
+            batch = torch.randint(len(y), (128,))
             value = nn.functional.cross_entropy(model(x[batch]), y[batch])
             if step == fails_at and failure == "nan":
                 value = value * float("nan")

@@ -45,14 +45,14 @@ STAGES = {
     "notified": "at the webhook",
 }
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 300.0
 
 _HEAD = """\
 # How long an alert takes
 
-Written by `make bench-alert`. Two real trainings at a time, one of each kind, with default settings of the client; a real
-daemon, forwarder, Prometheus and Alertmanager on the same machine, on `deploy/prometheus` as shipped (scrapes and pages'
-rules every 2 s, `group_wait` 1 s). The alert is `{alert}`.
+Written by `make bench-alert`. Two real trainings at a time, one of each kind, with default settings of the client; a
+real daemon, forwarder, Prometheus and Alertmanager on the same machine, on `deploy/prometheus` as shipped (scrapes and
+rules of pages every 2 s, `group_wait` 1 s). The alert is `{alert}`.
 
 The first line is how long it took from the end of the optimiser step that failed to that of the step whose sample shows
 it. The others count from that step, the time in the sample, on, each with those above it. All in seconds.
