@@ -36,7 +36,7 @@ RESULTS = HERE / "results" / "alert.json"
 PAGE = HERE.parents[1] / "docs" / "bench-alert.md"
 BAR = 15.0  # seconds from a sample to an active alert in Alertmanager
 ALERT = "TopowatchMinimumUnstable"
-FAILURES = {"nan": "loss NaN", "rise": "loss leaves its minimum"}
+FAILURES = {"nan": "NaN", "rise": "rise"}
 STAGES = {
     "sampled": "the sample that shows it, after the failing step",
     "metric": "at /metrics",
@@ -55,7 +55,9 @@ real daemon, forwarder, Prometheus and Alertmanager on the same machine, on `dep
 rules of pages every 2 s, `group_wait` 1 s). The alert is `{alert}`.
 
 The first line is how long it took from the end of the optimiser step that failed to that of the step whose sample shows
-it. The others count from that step, the time in the sample, on, each with those above it. All in seconds.
+it. The others count from that step, the time in the sample, on, each with those above it. All in seconds. *NaN* is a loss
+that becomes NaN, *rise* one that leaves its minimum when the learning rate is raised a hundredfold, which takes several
+losses to tell.
 """
 _ENGINE = """\
 ## {engine}
@@ -212,7 +214,7 @@ def page(results: dict[str, Any]) -> str:
     for engine, one in results.items():
         kinds = one["runs"]
         intervals = sorted({int(run["interval"]) for runs in kinds.values() for run in runs})
-        head = [""] + [f"{FAILURES[kind]}: {figure}" for kind in kinds for figure in ("median", "90 %", "worst")]
+        head = [""] + [f"{FAILURES[kind]}, {figure}" for kind in kinds for figure in ("median", "90 %", "worst")]
         rows = [
             [said] + [f"{value:.1f}" for runs in kinds.values() for value in figures([run[stage] for run in runs])]
             for stage, said in STAGES.items()
