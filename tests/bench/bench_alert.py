@@ -55,9 +55,13 @@ real daemon, forwarder, Prometheus and Alertmanager on the same machine, on `dep
 rules of pages every 2 s, `group_wait` 1 s). The alert is `{alert}`.
 
 The first line is how long it took from the end of the optimiser step that failed to that of the step whose sample shows
-it. The others count from that step, the time in the sample, on, each with those above it. All in seconds. *NaN* is a loss
-that becomes NaN, *rise* one that leaves its minimum when the learning rate is raised a hundredfold, which takes several
-losses to tell.
+it. The others count from that step, the time in the sample, on, each with those above it. All in seconds. *NaN* is a
+loss that becomes NaN, *rise* one that leaves its minimum when the learning rate is raised a hundredfold, which takes
+several losses to tell.
+
+What it is made of: the client hands on what was logged when four beats of its pulse have gathered, or after 4 s; the
+forwarder looks every 0.25 to 1 s; then come a scrape and an evaluation, each 1 s away on average and 2 s at most, and
+`group_wait`.
 """
 _ENGINE = """\
 ## {engine}
@@ -163,7 +167,9 @@ def one_run(run: str, training: Training, watchers: Watchers) -> dict[str, float
     step = min(flag["since_step"] for flag in view["flags"] if flag["severity"] == "critical")
     sampled = training.steps[run][step]
     training.go_on()
-    times = {"metric": metric, "firing": firing, "active": active, "notified": watchers.notified_at(run) or 0.0}
+    notified = watchers.notified_at(run) or time.time()
+    # What was told of was active, however long the answer that says so took.
+    times = {"metric": metric, "firing": firing, "active": min(active, notified), "notified": notified}
     since = {name: at - sampled for name, at in times.items()}
     step_seconds = float(np.median(np.diff(list(training.steps[run].values()))))
     return {"sampled": sampled - training.failed[run], **since, "interval": view["interval"], "step": step_seconds}
