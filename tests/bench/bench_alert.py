@@ -66,7 +66,7 @@ forwarder looks every 0.25 to 1 s; then come a scrape and an evaluation, each 1 
 _ENGINE = """\
 ## {engine}
 
-Machine: {machine}. {runs} runs of each kind, {step:.0f} ms a step, a sample every {interval} steps.
+Machine: {machine}, load {load:.0f}. {runs} runs of each kind, {step:.0f} ms a step, sketches every {interval} steps.
 """
 
 
@@ -229,9 +229,10 @@ def page(results: dict[str, Any]) -> str:
             _ENGINE.format(
                 engine=f"`topowatch serve --engine {engine}`",
                 machine=one["machine"],
+                load=one["load"],
                 runs=len(kinds["nan"]),
                 step=1e3 * np.median([run["step"] for runs in kinds.values() for run in runs]),
-                interval=" or ".join(map(str, intervals)),
+                interval=" to ".join(map(str, sorted({intervals[0], intervals[-1]}))),
             ),
             *table(head, rows),
             "",
