@@ -164,6 +164,7 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.PATH_CLASS_P_VALUE, path_class["p_value"] if sure else None),
         (registry.PATH_OUTLIER, path_class["outlier"] if sure else None),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
+        (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):
         if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):
             yield metric, {}, float(value)

@@ -93,6 +93,13 @@ PATH_OUTLIER = Metric(
 MINIMUM_UNSTABLE = Metric(
     "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
 )
+INSTABILITY_SCORE = Metric(
+    "topowatch_instability_score",
+    "gauge",
+    RUN,
+    "Share of moments like this one that ended in a departure from the minimum within the horizon, 0 to 1; no series"
+    " while nothing can be said.",
+)
 DETECTOR_ACTIVE = Metric(
     "topowatch_detector_active", "gauge", (*RUN, "detector"), "1 while the detector is active; no series otherwise."
 )
@@ -197,6 +204,7 @@ METRICS: Final = (
     PATH_CLASS_P_VALUE,
     PATH_OUTLIER,
     MINIMUM_UNSTABLE,
+    INSTABILITY_SCORE,
     DETECTOR_ACTIVE,
     GROUP_CLASSES,
     GROUP_ABSTAINED,
