@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from served import Served
+from topowatch_monitor import config
 from topowatch_monitor.cli import main
 from topowatch_monitor.commands.compare import differences
 from topowatch_monitor.engine.run_state import RunState
@@ -329,16 +330,32 @@ def test_show_passes_the_daemons_answer_on(run: Run, served: Served):
 def test_config_check_shows_where_each_setting_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("TOPOWATCH_MONITOR_SHARDS", "5")
     file = tmp_path / "t.toml"
-    file.write_text("lost_seconds = 60\n")
+    file.write_text("ended_series_seconds = 60\n")
     status, out, _ = run("config", "check", str(file), "--json")
     assert status == 0
     settings = json.loads(out)["settings"]
     assert settings["shards"] == {"value": 5, "from": "environment TOPOWATCH_MONITOR_SHARDS"}
-    assert settings["lost_seconds"] == {"value": 60.0, "from": f"file {file}"}
+    assert settings["ended_series_seconds"] == {"value": 60.0, "from": f"file {file}"}
     assert settings["grpc"] == {"value": "127.0.0.1:7070", "from": "default"}
     status, out, _ = run("config", "check", str(file))
     assert status == 0
     assert "TOPOWATCH_MONITOR_SHARDS" in out
+
+
+def test_config_check_shows_the_thresholds_that_are_not_the_defaults(run: Run, tmp_path: Path):
+    file = tmp_path / "t.toml"
+    file.write_text("[detect.loss_rise]\nalarm = 30\nclip = 4\n")
+    status, out, _ = run("config", "check", str(file))
+    assert status == 0
+    assert "detect.loss_rise.alarm" in out
+    assert "detect.loss_rise.clip" not in out
+    settings = json.loads(run("config", "check", str(file), "--json")[1])["settings"]
+    assert settings["detect.loss_rise.alarm"] == {"value": 30.0, "from": f"file {file}"}
+    assert settings["detect.loss_rise.share"] == {"value": 0.05, "from": "default"}
+    listed = tmp_path / "listed.toml"
+    listed.write_text(run("config", "check", str(file), "--toml")[1])
+    assert config.load(file=listed).settings == config.load(file=file).settings
+    assert run("config", "check", "--toml", "--json")[0] == 2
 
 
 def test_config_check_and_serve_name_a_wrong_setting(run: Run, tmp_path: Path):

@@ -132,7 +132,7 @@ def _run_settings(file: Path | None) -> RunSettings:
     except config.ConfigError as error:
         raise CommandError(str(error), status=2) from None
     path = PathSettings(window=told.path_window, h1_every=told.h1_every, h1_landmarks=told.h1_landmarks)
-    return RunSettings(path=path, history=told.history_window)
+    return RunSettings(path=path, history=told.history_window, thresholds=told.detect)
 
 
 def _view_of(key: Key, records: Sequence[Record], settings: RunSettings, restore_at: int | None = None) -> RunView:
