@@ -270,6 +270,26 @@ def test_show_lays_out_everything_with_reasons(run: Run, served: Served):
     assert json.loads(out)["flags"] == [flag]
 
 
+def test_show_tells_when_flags_went_on_and_off_newest_last(run: Run, served: Served):
+    event = {"detector": "loss_rise", "severity": "critical", "reason": "0.5 above [its] minimum", "superseded": False}
+    events = [{**event, "step": 10 * step, "on": step % 2 == 0} for step in range(30)]
+    events[28] |= {"superseded": True}
+    earlier = view("earlier")
+    del earlier["events"]
+    served.fleet.update([view(events=events), view("calm"), earlier])
+    status, out, _ = run("show", "a", "--url", served.url)
+    assert status == 0
+    told = out[out.index("Events") : out.index("Path of the weights")].splitlines()
+    assert "10 earlier" in told[0]
+    assert [line.split()[1] for line in told if "step" in line] == [str(10 * step) for step in range(10, 30)]
+    assert "on   loss rise  0.5 above [its] minimum  superseded by a later start" in told[-3]
+    assert told[-2].split() == ["step", "290", "off", "loss", "rise"]
+    assert json.loads(run("show", "a", "--url", served.url, "--json")[1])["events"] == events
+    for name in ("calm", "earlier"):
+        status, out, _ = run("show", name, "--url", served.url)
+        assert (status, "Events" in out) == (0, False)
+
+
 def test_show_says_what_a_later_start_superseded(run: Run, served: Served):
     """A daemon of an earlier version does not say, and where there is nothing nothing is said."""
     one = view("plain")
