@@ -413,7 +413,7 @@ def test_the_events_of_a_run_tell_what_a_rewind_took_back():
         (120, "non_finite_loss"),
         (120, "minimum_unstable"),
     ]
-    assert run.on == {"non_finite_loss", "minimum_unstable"}
+    assert run.events.on.keys() == {"non_finite_loss", "minimum_unstable"}
 
 
 def test_a_flag_of_the_ranks_is_an_event_too():

@@ -53,9 +53,9 @@ class Events:
         self._on: dict[str, tuple[str, str]] = {}  # severity and reason of what is on, by detector
 
     @property
-    def on(self) -> frozenset[str]:
-        """What is on: names of detectors, and `minimum_unstable`."""
-        return frozenset(self._on)
+    def on(self) -> dict[str, str]:
+        """Why what is on is on, by name of the detector, and of `minimum_unstable`."""
+        return {name: reason for name, (_, reason) in self._on.items()}
 
     def note(self, step: int, flags: Iterable[Flag], minimum_unstable: bool) -> None:
         """Take over which flags are on after a sample, and whether the minimum is unstable; what is new is an event."""

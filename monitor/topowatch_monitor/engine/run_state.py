@@ -119,9 +119,14 @@ class RunState:
         return self._history
 
     @property
-    def on(self) -> frozenset[str]:
-        """Detectors that are on, and `minimum_unstable` if it is."""
-        return self._events.on
+    def events(self) -> Events:
+        """When flags went on and off."""
+        return self._events
+
+    @property
+    def step(self) -> int | None:
+        """The latest step of the leader; after a rewind, the one before the step that it went back to."""
+        return self._step
 
     def apply(self, kind: int, payload: bytes) -> bool:
         """Take in a log record of this run; one that cannot be decoded is counted as rejected.
