@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topowatch_monitor.engine.codec import decode, encode
@@ -89,6 +89,7 @@ acts = st.one_of(st.tuples(st.just("note"), sets, st.booleans()), st.tuples(st.j
 
 
 @pytest.mark.parametrize("restored", [False, True])
+@settings(deadline=None)
 @given(script=st.lists(acts, max_size=40))
 def test_the_events_that_stand_account_for_what_is_on_and_none_repeats_another(restored: bool, script):
     events, step = Events(), 0
@@ -111,6 +112,7 @@ def test_the_events_that_stand_account_for_what_is_on_and_none_repeats_another(r
         assert all(before != after for before, after in pairwise(standing))
 
 
+@settings(deadline=None)
 @given(script=st.lists(acts, max_size=40))
 def test_no_event_is_ever_taken_back_by_a_rewind(script):
     """An engineer wants to see why the run was rolled back."""

@@ -66,9 +66,7 @@ def scores_table(scores: Scores) -> RenderableType:
     if scores.unmarked:
         notes.append(f"not marked, so not scored: {_named(scores.unmarked)}")
     if scores.unmeasured:
-        notes.append(
-            f"no lead, as neither is a departure marked nor shows one a loss at every step: {_named(scores.unmeasured)}"
-        )
+        notes.append(f"no lead: no departure is marked, nor seen in a loss of every step: {_named(scores.unmeasured)}")
     return Group(head, "", table, *(Text(f"\n{note}", style="dim") for note in notes))
 
 
