@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from topowatch_monitor import config
 from topowatch_monitor.cli import main
 from topowatch_monitor.commands.flag_history import lives_of
 from topowatch_monitor.commands.marks import Mark, read_marks
 from topowatch_monitor.commands.output import CommandError
 from topowatch_monitor.commands.records import by_run, keys_in, of_run
 from topowatch_monitor.detect.departure import departure
+from topowatch_monitor.detect.loss_rise import LossRiseThresholds
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 from topowatch_monitor.store.log import Record
@@ -27,7 +30,6 @@ from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 SMALL = RunSettings(path=PathSettings(window=8, h1_every=10**6, h1_landmarks=8, shape_every=10**6))
 Run = Callable[..., tuple[int, str, str]]  # arguments to (exit status, standard output, standard error)
@@ -225,9 +227,9 @@ def test_scores_hold_flags_against_marked_events(run: Run, recordings: list[Path
 
 
 def test_other_thresholds_change_the_scores(run: Run, recordings: list[Path], tmp_path: Path):
-    config = marked(tmp_path, "[detect.loss_rise]\nalarm = 1e6\n", "other.toml")
+    other = marked(tmp_path, "[detect.loss_rise]\nalarm = 1e6\n", "other.toml")
     events = marked(tmp_path, EVENTS)
-    _, out, _ = run("replay", *recordings, "--events", events, "--config", config, "--json")
+    _, out, _ = run("replay", *recordings, "--events", events, "--config", other, "--json")
     score = json.loads(out)["detectors"]["loss_rise"]
     assert (score["found"], score["false_alarms"]) == (0, 0)
 
@@ -339,6 +341,17 @@ def test_a_wrong_mark_is_named_with_what_is_expected(tmp_path: Path, name: str, 
         read_marks(file)
     assert words in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_the_examples_of_the_readme_can_be_copied(tmp_path: Path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    below = readme.split("\n## Tune the detectors to your jobs\n")[1].split("\n## ")[0]
+    toml = marked(tmp_path, below.split("```toml\n")[1].split("```")[0], "other.toml")
+    assert config.load(file=toml).settings.detect.loss_rise.alarm == 30
+    assert "24 by default" in below
+    assert LossRiseThresholds().alarm == 24
+    rows = below[below.index("    run,onset") :].split("\n\n")[0].replace("    ", "")
+    assert [(mark.onset, mark.departure) for mark in read_marks(marked(tmp_path, rows))] == [(1200, 1310), (None, None)]
 
 
 def test_a_mark_cannot_be_changed():
