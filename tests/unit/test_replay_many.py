@@ -118,9 +118,10 @@ def test_flags_of_several_runs_are_listed_with_their_steps(run: Run, recordings:
     assert status == 0
     told = {one["run"]: one["lives"] for one in json.loads(out)["runs"]}
     assert [(life["start"], life["stop"]) for life in told["lost"]] == [(0, 600)]
-    assert [flag["detector"] for flag in told["lost"][0]["flags"]] == ["loss_rise", "minimum_unstable"]
-    assert 300 <= told["lost"][0]["flags"][0]["on"] <= 320
-    assert told["lost"][0]["flags"][0]["off"] is None
+    flags = {flag["detector"]: flag for flag in told["lost"][0]["flags"]}
+    assert flags.keys() >= {"loss_rise", "minimum_unstable"}
+    assert 300 <= flags["loss_rise"]["on"] <= 320
+    assert flags["loss_rise"]["off"] is None
     assert told["calm"] == [{"start": 0, "stop": 600, "departure": None, "flags": []}]
     status, out, _ = run("replay", *recordings)
     assert status == 0
@@ -133,7 +134,7 @@ def test_each_life_of_a_run_has_its_own_steps_flags_and_losses(recordings: list[
     [(key, records)] = by_run(records_in(recordings[1])).items()
     first, second = lives_of(key, records, SMALL)
     assert (first.start, first.stop, second.start, second.stop) == (0, 400, 280, 600)
-    assert {flag.detector for flag in first.flags} == {"loss_rise", "minimum_unstable"}
+    assert {flag.detector for flag in first.flags} >= {"loss_rise", "minimum_unstable"}
     assert second.flags == []
     assert first.losses == curve(400, jump_at=300)
     assert second.losses == curve(600)
@@ -147,8 +148,9 @@ def test_a_flag_that_a_rewind_leaves_on_is_on_from_the_first_step_of_the_next_li
     records += samples("r", curve(400, jump_at=200)[360:], 2, 360)
     first, second = lives_of(("", "g", "r"), records, SMALL)
     assert {(flag.detector, flag.on, flag.off) for flag in second.flags} == {
-        (flag.detector, 360, None) for flag in first.flags
+        (flag.detector, 360, None) for flag in first.flags if flag.off is None
     }
+    assert second.intervals("loss_rise") == [(360, None)]
 
 
 def test_a_job_that_goes_on_where_it_ended_has_one_life():

@@ -14,7 +14,21 @@ if TYPE_CHECKING:
 
 # Names that detectors read; they always find room.
 KNOWN_NAMES = frozenset(
-    {"loss", "probe_loss", "update_ratio_max", "update_norm", "weight_norm", "gradient_norm", "nonfinite_weights"}
+    {
+        "loss",
+        "probe_loss",
+        "learning_rate",
+        "update_ratio_max",
+        "update_norm",
+        "weight_norm",
+        "gradient_norm",
+        "nonfinite_weights",
+        "pulse_gradient_norm",
+        "pulse_update_ratio",
+        "pulse_cosine",
+        "norm_drift",
+        "path_loop",
+    }
 )
 
 

@@ -128,6 +128,11 @@ class RunState:
         """The latest step of the leader; after a rewind, the one before the step that it went back to."""
         return self._step
 
+    @property
+    def judgement(self) -> Judgement:
+        """What the detectors say."""
+        return self._judgement
+
     def apply(self, kind: int, payload: bytes) -> bool:
         """Take in a log record of this run; one that cannot be decoded is counted as rejected.
 
@@ -193,7 +198,7 @@ class RunState:
             "flags": self._flags(),
             "events": self._events.view(),
             "minimum_unstable": self._judgement.minimum_unstable,
-            "instability_score": None,
+            "instability_score": self._judgement.score,
             "path_class": no_class(NOT_CLASSIFIED),
             "forecast": no_forecast(NOT_FORECAST),
         }
@@ -355,7 +360,10 @@ class RunState:
             whole = Part(reading.weights, {})
         if whole is not None:
             if whole.weights is not None:
+                before = self._path.loop
                 self._path.add(reading.step, whole.weights)
+                if self._path.loop is not None and self._path.loop != before:
+                    self._history.extend("path_loop", [self._path.loop[0]], [self._path.loop[1]])
             for name, value in whole.scalars.items():
                 self._history.extend(name, [reading.step], [value])
         if leads:
