@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from topowatch_monitor.detect import ANALYSIS_FAILED, History, Thresholds
 from topowatch_monitor.engine.assembly import PARTIAL, Part
+from topowatch_monitor.engine.events import Events
 from topowatch_monitor.engine.failures import Failures
 from topowatch_monitor.engine.judgement import Judgement
 from topowatch_monitor.engine.lineage import generation_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.lineage import Generation, Span
     from topowatch_monitor.engine.path_state import PathView
-    from topowatch_monitor.engine.view import RunView
+    from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
 
 log = logging.getLogger("topowatch.engine")
@@ -76,6 +77,7 @@ class RunState:
         self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
         self._judgement = Judgement(self._settings.thresholds)
+        self._events = Events()
         self._step: int | None = None
         self._ended = False
         self._results: dict[str, float] | None = None
@@ -115,6 +117,16 @@ class RunState:
     def history(self) -> History:
         """The scalars of the run."""
         return self._history
+
+    @property
+    def events(self) -> Events:
+        """When flags went on and off."""
+        return self._events
+
+    @property
+    def step(self) -> int | None:
+        """The latest step of the leader; after a rewind, the one before the step that it went back to."""
+        return self._step
 
     @property
     def judgement(self) -> Judgement:
@@ -183,7 +195,8 @@ class RunState:
             "path": self._path_view(),
             "representation": self.representation.view() if self.representation.points else None,
             "loss_path": self._probed.losses.view(),
-            "flags": self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()}),
+            "flags": self._flags(),
+            "events": self._events.view(),
             "minimum_unstable": self._judgement.minimum_unstable,
             "instability_score": self._judgement.score,
             "path_class": no_class(NOT_CLASSIFIED),
@@ -200,6 +213,7 @@ class RunState:
             "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
             "judgement": self._judgement.state_dict(),
+            "events": self._events.state_dict(),
             "failures": self._failures.state_dict(),
             "step": self._step,
             "counts": [self._samples, self._dropped, self._rejected],
@@ -220,6 +234,7 @@ class RunState:
         run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
         run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
+        run._events = Events.from_state(state["events"])
         run._failures = Failures.from_state(state["failures"])
         run._step = state["step"]
         run._samples, run._dropped, run._rejected = state["counts"]
@@ -243,8 +258,10 @@ class RunState:
 
     def _fail(self, message: Message, error: Exception) -> None:
         """Note that a message could not be taken in. Of many, those numbered by a power of two are logged."""
-        step = step_of(message)
-        self._failures.add((self._step or 0) if step is None else step, error)
+        told = step_of(message)
+        step = (self._step or 0) if told is None else told
+        self._failures.add(step, error)
+        self._note(step)
         count = self._failures.count
         if count.bit_count() == 1:
             log.error("failure %d of the analysis of run %s", count, "/".join(self._key), exc_info=error)
@@ -289,6 +306,8 @@ class RunState:
                 self._step = start - 1 if start > 0 else None
             self._judgement.rewind(self._history, start)
             self._failures.discard(start)
+            self._events.supersede(start)
+            self._note(start)
 
     def _describe(self, descriptor: run_pb2.RunDescriptor) -> None:
         """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew.
@@ -351,6 +370,7 @@ class RunState:
             self._lead(incarnation, span, reading, PARTIAL if sharded else (), received_at)
         elif whole is not None:
             self._judgement.judge(self._history, reading.step)
+        self._note(reading.step)
 
     def _lead(
         self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
@@ -375,6 +395,12 @@ class RunState:
         self._judgement.judge(self._history, reading.step)
 
     # Views
+
+    def _flags(self) -> list[Flag]:
+        return self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()})
+
+    def _note(self, step: int) -> None:
+        self._events.note(step, self._flags(), self._judgement.minimum_unstable)
 
     def _path_view(self) -> PathView:
         view = self._path.view()

@@ -8,6 +8,7 @@ from topowatch_monitor.detect.catalogue import STALLED_RUN
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
 
 if TYPE_CHECKING:
+    from topowatch_monitor.engine.events import EventView
     from topowatch_monitor.engine.loss_path import LossPathView
     from topowatch_monitor.engine.path_state import PathView
 
@@ -87,6 +88,7 @@ class RunView(TypedDict):
         path: the path of the weights; `representation` that of the predictions on the probes, `loss_path` that of the
             probes' losses.
         longest_pause: seconds between samples, at most, lately.
+        events: when flags went on and off, the newest last; not of the flag that `at` adds.
     """
 
     tenant: str
@@ -116,6 +118,7 @@ class RunView(TypedDict):
     representation: PathView | None
     loss_path: LossPathView | None
     flags: list[Flag]
+    events: list[EventView]
     minimum_unstable: bool
     instability_score: float | None
     path_class: ClassView

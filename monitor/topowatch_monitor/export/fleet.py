@@ -299,6 +299,7 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "representation": None,
         "loss_path": None,
         "flags": [],
+        "events": [],
         "minimum_unstable": False,
         "instability_score": None,
         "path_class": no_class(why),
