@@ -1,0 +1,66 @@
+"""The training loss goes down while the loss on the probes goes up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from topowatch_monitor.detect.level import WIDTH, noise_of
+from topowatch_monitor.detect.series import bounded
+
+if TYPE_CHECKING:
+    from topowatch_monitor.detect.history import History
+    from topowatch_monitor.detect.series import Series
+
+
+@dataclass(frozen=True)
+class OverfitThresholds:
+    """When a run counts as overfitted. Levels are medians of 5 probe losses.
+
+    Attributes:
+        after: probe passes since the lowest level, so that it is no passing bump.
+        share: of the lowest level by which the present one is above it; 0.1 is SageMaker Debugger's ratio.
+        noise: standard deviations of single probe losses, if that is more: by chance alone levels differ by 4.
+        sure: standard errors by which the training loss has fallen meanwhile.
+        release: share of `share` and `noise` under which it lets go.
+    """
+
+    after: int = 8
+    share: float = 0.1
+    noise: float = 6.0
+    sure: float = 3.0
+    release: float = 0.5
+
+
+def detect(history: History, active: bool, thresholds: OverfitThresholds) -> str | None:
+    """Say how far the probe loss has risen while the training loss fell; None while it has not.
+
+    Needs a probe set that is not trained on, and a training loss that is logged.
+    """
+    curve = history.probe_curve
+    if curve is None or len(curve.levels) - 1 - curve.lowest < thresholds.after:
+        return None
+    lowest, level = float(curve.levels[curve.lowest]), float(curve.levels[-1])
+    needed = max(thresholds.share * abs(lowest), thresholds.noise * curve.noise)
+    if level - lowest <= needed * (thresholds.release if active else 1.0):
+        return None
+    at = int(curve.steps[curve.lowest])
+    fall, error = _fall(history["loss"], at)
+    if not fall > (0.0 if active else thresholds.sure * error):
+        return None
+    return f"probe loss {level:.4g}, it was {lowest:.4g} until step {at}; the training loss fell by {fall:.3g} since"
+
+
+def _fall(loss: Series, step: int) -> tuple[float, float]:
+    """How far the loss has fallen since a step, from means of 32 values, and the standard error; NaN if unknown."""
+    steps = np.concatenate([loss.old_steps, loss.steps])
+    values = bounded(np.concatenate([loss.old, loss.values]))
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
+    end = int(np.searchsorted(steps, step, side="right"))
+    if end == 0 or len(values) - end < WIDTH:
+        return float("nan"), float("nan")
+    error = noise_of(values) * (2 / WIDTH) ** 0.5
+    return float(values[max(0, end - WIDTH) : end].mean() - values[-WIDTH:].mean()), error
