@@ -20,15 +20,20 @@ class OverfitThresholds:
     """When a run counts as overfitted. Levels are medians of 5 probe losses.
 
     Attributes:
-        after: probe passes since the lowest level, so that it is no passing bump.
-        share: of the lowest level by which the present one is above it; 0.1 is SageMaker Debugger's ratio.
+        after: probe passes since the lowest level.
+        stays: latest levels that all have to be above it, so that it is no passing bump.
+        share: of the lowest level by which they are; 0.1 is SageMaker Debugger's ratio.
+        descent: share of the way down from where the probe loss began, if that is more: near zero, where a tenth is
+            next to nothing, a loss doubles and halves on healthy runs.
         noise: standard deviations of single probe losses, if that is more: by chance alone levels differ by 4.
         sure: standard errors by which the training loss has fallen meanwhile.
-        release: share of `share` and `noise` under which it lets go.
+        release: share of `share`, `descent` and `noise` under which it lets go.
     """
 
-    after: int = 8
+    after: int = 16
+    stays: int = 8
     share: float = 0.1
+    descent: float = 0.02
     noise: float = 6.0
     sure: float = 3.0
     release: float = 0.5
@@ -42,15 +47,17 @@ def detect(history: History, active: bool, thresholds: OverfitThresholds) -> str
     curve = history.probe_curve
     if curve is None or len(curve.levels) - 1 - curve.lowest < thresholds.after:
         return None
-    lowest, level = float(curve.levels[curve.lowest]), float(curve.levels[-1])
-    needed = max(thresholds.share * abs(lowest), thresholds.noise * curve.noise)
-    if level - lowest <= needed * (thresholds.release if active else 1.0):
+    lowest, recent = float(curve.levels[curve.lowest]), curve.levels[-thresholds.stays :]
+    descent = float(curve.levels[0]) - lowest
+    needed = max(thresholds.share * abs(lowest), thresholds.descent * descent, thresholds.noise * curve.noise)
+    if float(recent.min()) - lowest <= needed * (thresholds.release if active else 1.0):
         return None
     at = int(curve.steps[curve.lowest])
     fall, error = _fall(history["loss"], at)
     if not fall > (0.0 if active else thresholds.sure * error):
         return None
-    return f"probe loss {level:.4g}, it was {lowest:.4g} until step {at}; the training loss fell by {fall:.3g} since"
+    risen = f"probe loss {recent[-1]:.4g}, it was {lowest:.4g} until step {at}"
+    return f"{risen}; the training loss fell by {fall:.3g} since"
 
 
 def _fall(loss: Series, step: int) -> tuple[float, float]:

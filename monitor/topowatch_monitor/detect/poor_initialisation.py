@@ -40,7 +40,7 @@ def detect(history: History, active: bool, thresholds: PoorInitialisationThresho
     if history.resumed or not (active or _begins(history, thresholds.steps)):
         return None
     ease = thresholds.release if active else 1.0
-    return _wild(history, active, thresholds.chance * ease) or _uneven(history.layers, thresholds.spread * ease)
+    return _wild(history, active, thresholds) or _uneven(history.layers, thresholds.spread * ease)
 
 
 def _begins(history: History, steps: int) -> bool:
@@ -48,15 +48,17 @@ def _begins(history: History, steps: int) -> bool:
     return max([*newest, *history.layers.steps[-1:]], default=steps) < steps
 
 
-def _wild(history: History, active: bool, limit: float) -> str | None:
+def _wild(history: History, active: bool, thresholds: PoorInitialisationThresholds) -> str | None:
     """Whether every loss that is known stands far above chance: a logged one may have other terms in it."""
     known = [series for series in (history["loss"], history["probe_loss"]) if len(series)]
     if history.chance_loss is None or not len(history["probe_loss"]):
         return None
-    loss = min(float(series.values[-1] if active else series.head[0]) for series in known)
-    if not loss > limit * history.chance_loss:
+    limit = thresholds.chance * history.chance_loss
+    first = min(float(series.head[0]) if len(series.head) else 0.0 for series in known)
+    newest = min(float(series.values[-1]) for series in known)
+    if not (newest > thresholds.release * limit and (active or first > limit)):
         return None
-    return f"the loss began at {loss:.3g}, a model that knows nothing has {history.chance_loss:.3g}"
+    return f"the loss began at {first:.3g}, a model that knows nothing has {history.chance_loss:.3g}"
 
 
 def _uneven(layers: LayerHistory, limit: float) -> str | None:

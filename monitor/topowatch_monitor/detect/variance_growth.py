@@ -25,16 +25,18 @@ class VarianceGrowthThresholds:
 
     Attributes:
         block: losses in a block; the standard error of an autocorrelation is 1 / √block.
-        blocks: blocks of the past, before the newest two.
-        variance: times the largest variance of the past, in both of the newest. Training near its end halves and
-            doubles it.
+        least: blocks of the past, before the newest two, before it may fire.
+        most: blocks of the past that are looked at; what grows slowly has to be compared with what was long before.
+        variance: times the median of the past, in both of the newest; training near its end halves and doubles it. They
+            are over all of the older half of the past as well.
         correlation: what their autocorrelations are above the median of the past, at least: three standard errors.
         floor: autocorrelation that they have at least; wide swings without memory are noise of the batches.
         release: share of the threshold of the variance under which it lets go, in the mean of the newest two.
     """
 
     block: int = 64
-    blocks: int = 8
+    least: int = 8
+    most: int = 24
     variance: float = 4.0
     correlation: float = 0.375
     floor: float = 0.5
@@ -46,24 +48,25 @@ def detect(history: History, active: bool, thresholds: VarianceGrowthThresholds)
 
     Both variance and autocorrelation have to grow: each alone does in healthy runs as well.
     """
-    values = history.curve.values[-thresholds.block * (thresholds.blocks + 2) :]
-    if len(values) < thresholds.block * (thresholds.blocks + 2):
+    values = history.curve.values
+    count = min(len(values) // thresholds.block, thresholds.most + 2)
+    if count < thresholds.least + 2:
         return None
-    blocks = values.reshape(-1, thresholds.block)
+    blocks = values[-count * thresholds.block :].reshape(count, thresholds.block)
     now, correlation = swings(blocks[-2:])
     if not active and correlation.min() <= thresholds.floor:
         return None
     past, usual = swings(blocks[:-2])
-    largest, before = float(past.max()), float(np.median(usual))
-    reason = (
-        f"the loss swings {np.sqrt(now.mean() / max(largest, 1e-300)):.2g} times as wide as before, with an"
+    middle, before = float(np.median(past)), float(np.median(usual))
+    limit = thresholds.variance * middle
+    wide = now.min() > max(limit, float(past[: len(past) // 2].max()))
+    slow = correlation.min() > before + thresholds.correlation
+    if not (now.mean() > thresholds.release * limit if active else wide and slow):
+        return None
+    return (
+        f"the loss swings {np.sqrt(now.mean() / max(middle, 1e-300)):.2g} times as wide as before, with an"
         f" autocorrelation of {correlation.mean():.2f} instead of {before:.2f}"
     )
-    if active:
-        return reason if now.mean() > thresholds.release * thresholds.variance * largest else None
-    wide = now.min() > thresholds.variance * largest
-    slow = correlation.min() > before + thresholds.correlation
-    return reason if wide and slow else None
 
 
 def swings(blocks: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
