@@ -121,6 +121,15 @@ def test_gradients_of_healthy_runs_with_heavy_tails_raise_nothing(kind, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_gradients_that_grow_as_learning_sets_in_raise_nothing(seed):
+    rng = np.random.default_rng(seed)
+    steps = np.arange(600)
+    loss = np.where(steps < 300, 2.3, 0.3 + 2 * np.exp(-(steps - 300) / 20)) * (1 + 0.02 * rng.standard_normal(600))
+    norms = np.where(steps < 300, 0.3, 5) * np.exp(0.3 * rng.standard_normal(600))
+    assert drive("gradient_norm", every=4, loss=loss, gradient_norm=norms) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_gradient_that_has_become_far_larger_fires_and_lets_go(seed):
     norms = np.exp(0.3 * np.random.default_rng(seed).standard_normal(400))
     norms[300:320] *= 50

@@ -27,11 +27,11 @@ class VarianceGrowthThresholds:
         block: losses in a block; the standard error of an autocorrelation is 1 / √block.
         least: blocks of the past, before the newest two, before it may fire.
         most: blocks of the past that are looked at; what grows slowly has to be compared with what was long before.
-        variance: times the median of the past, in both of the newest; training near its end halves and doubles it. They
-            are over all of the older half of the past as well.
+        variance: times the median of the past, in the mean of the newest two; training near its end halves and doubles
+            it. That mean is over all of the older half of the past as well.
         correlation: what their autocorrelations are above the median of the past, at least: three standard errors.
         floor: autocorrelation that they have at least; wide swings without memory are noise of the batches.
-        release: share of the threshold of the variance under which it lets go, in the mean of the newest two.
+        release: share of the threshold of the variance under which it lets go.
     """
 
     block: int = 64
@@ -59,7 +59,7 @@ def detect(history: History, active: bool, thresholds: VarianceGrowthThresholds)
     past, usual = swings(blocks[:-2])
     middle, before = float(np.median(past)), float(np.median(usual))
     limit = thresholds.variance * middle
-    wide = now.min() > max(limit, float(past[: len(past) // 2].max()))
+    wide = now.mean() > max(limit, float(past[: len(past) // 2].max()))
     slow = correlation.min() > before + thresholds.correlation
     if not (now.mean() > thresholds.release * limit if active else wide and slow):
         return None

@@ -18,7 +18,7 @@ class WeightUpdateRatioThresholds:
     """When the ratio of a layer's update to its weights, norm by norm, is out of range. 1e-3 is usual.
 
     Attributes:
-        small: ratio under which nothing is learned: in float32, updates of 1e-7 of a weight are lost in rounding.
+        small: ratio under which nothing is learned in a million steps; under 1e-7, float32 rounds most updates away.
         share: of the median layer's ratio; a learning rate that goes to zero makes all ratios small, not one beside the
             others.
         large: ratio at which a layer loses in 5 steps what it had learned.
@@ -28,7 +28,7 @@ class WeightUpdateRatioThresholds:
         release: times `small` and `share`, or a share of 1 / `release` of `large`, at which a layer is let go.
     """
 
-    small: float = 1e-7
+    small: float = 1e-6
     share: float = 1e-3
     large: float = 0.2
     minimum_samples: int = 16
