@@ -162,7 +162,7 @@ DETECTORS = (
     Detector(
         "overtraining",
         "warning",
-        "The loss on the probes has long stopped improving, and training goes on.",
+        "The loss on the probes has long been lower than it is, and training goes on.",
         overtraining.detect,
     ),
     Detector(

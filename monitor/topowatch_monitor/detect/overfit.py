@@ -25,7 +25,8 @@ class OverfitThresholds:
         share: of the lowest level by which they are; 0.1 is SageMaker Debugger's ratio.
         descent: share of the way down from where the probe loss began, if that is more: near zero, where a tenth is
             next to nothing, a loss doubles and halves on healthy runs.
-        noise: standard deviations of single probe losses, if that is more: by chance alone levels differ by 4.
+        noise: standard deviations of single probe losses, if that is more. The lowest of many levels lies 1.7 under the
+            curve by chance; that 8 of them lie 1.3 above it is none.
         sure: standard errors by which the training loss has fallen meanwhile.
         release: share of `share`, `descent` and `noise` under which it lets go.
     """
@@ -34,7 +35,7 @@ class OverfitThresholds:
     stays: int = 8
     share: float = 0.1
     descent: float = 0.02
-    noise: float = 6.0
+    noise: float = 3.0
     sure: float = 3.0
     release: float = 0.5
 
