@@ -79,7 +79,7 @@ def test_discarding_reaches_into_old_means_and_the_head():
 
 
 def test_a_history_is_bounded_in_names_but_always_takes_those_that_detectors_read():
-    history = History(names=10)
+    history = History(names=11)
     for number in range(100):
         history.extend(f"user/{number}", [1], [1.0])
     history.extend("loss", [1], [0.5])

@@ -6,21 +6,40 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from topowatch_monitor.detect import (
+    activation_kurtosis,
+    all_zero,
+    dead_relu,
+    exploding_tensor,
     exploding_update,
     gradient_growth,
+    gradient_norm,
     loss_jump,
     loss_not_decreasing,
     loss_rise,
     non_finite_loss,
     norm_drift,
     orbiting,
+    overfit,
+    overtraining,
+    poor_initialisation,
+    rank_collapse,
+    saturated_activation,
+    unchanged_tensor,
     untested_rate,
     update_growth,
+    vanishing_gradient,
+    variance_growth,
     violent_start,
+    weight_update_ratio,
 )
+from topowatch_monitor.detect.activation_kurtosis import ActivationKurtosisThresholds
+from topowatch_monitor.detect.all_zero import AllZeroThresholds
+from topowatch_monitor.detect.dead_relu import DeadReluThresholds
+from topowatch_monitor.detect.exploding_tensor import ExplodingTensorThresholds
 from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
 from topowatch_monitor.detect.graded import is_on
 from topowatch_monitor.detect.gradient_growth import GradientGrowthThresholds
+from topowatch_monitor.detect.gradient_norm import GradientNormThresholds
 from topowatch_monitor.detect.loss_jump import LossJumpThresholds
 from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresholds
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
@@ -28,11 +47,20 @@ from topowatch_monitor.detect.missing_rank import MissingRankThresholds
 from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
 from topowatch_monitor.detect.norm_drift import NormDriftThresholds
 from topowatch_monitor.detect.orbiting import OrbitingThresholds
+from topowatch_monitor.detect.overfit import OverfitThresholds
+from topowatch_monitor.detect.overtraining import OvertrainingThresholds
+from topowatch_monitor.detect.poor_initialisation import PoorInitialisationThresholds
+from topowatch_monitor.detect.rank_collapse import RankCollapseThresholds
+from topowatch_monitor.detect.saturated_activation import SaturatedActivationThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
+from topowatch_monitor.detect.unchanged_tensor import UnchangedTensorThresholds
 from topowatch_monitor.detect.untested_rate import UntestedRateThresholds
 from topowatch_monitor.detect.update_growth import UpdateGrowthThresholds
+from topowatch_monitor.detect.vanishing_gradient import VanishingGradientThresholds
+from topowatch_monitor.detect.variance_growth import VarianceGrowthThresholds
 from topowatch_monitor.detect.violent_start import ViolentStartThresholds
+from topowatch_monitor.detect.weight_update_ratio import WeightUpdateRatioThresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -59,6 +87,20 @@ class Thresholds:
     orbiting: OrbitingThresholds = field(default_factory=OrbitingThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
     superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
+    vanishing_gradient: VanishingGradientThresholds = field(default_factory=VanishingGradientThresholds)
+    exploding_tensor: ExplodingTensorThresholds = field(default_factory=ExplodingTensorThresholds)
+    dead_relu: DeadReluThresholds = field(default_factory=DeadReluThresholds)
+    saturated_activation: SaturatedActivationThresholds = field(default_factory=SaturatedActivationThresholds)
+    poor_initialisation: PoorInitialisationThresholds = field(default_factory=PoorInitialisationThresholds)
+    weight_update_ratio: WeightUpdateRatioThresholds = field(default_factory=WeightUpdateRatioThresholds)
+    unchanged_tensor: UnchangedTensorThresholds = field(default_factory=UnchangedTensorThresholds)
+    all_zero: AllZeroThresholds = field(default_factory=AllZeroThresholds)
+    overfit: OverfitThresholds = field(default_factory=OverfitThresholds)
+    overtraining: OvertrainingThresholds = field(default_factory=OvertrainingThresholds)
+    activation_kurtosis: ActivationKurtosisThresholds = field(default_factory=ActivationKurtosisThresholds)
+    rank_collapse: RankCollapseThresholds = field(default_factory=RankCollapseThresholds)
+    gradient_norm: GradientNormThresholds = field(default_factory=GradientNormThresholds)
+    variance_growth: VarianceGrowthThresholds = field(default_factory=VarianceGrowthThresholds)
     missing_rank: MissingRankThresholds = field(default_factory=MissingRankThresholds)
     stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
 
@@ -156,6 +198,59 @@ DETECTORS = (
         "warning",
         "The loss has not come down since the run began.",
         loss_not_decreasing.detect,
+    ),
+    Detector("vanishing_gradient", "warning", "The gradient hardly reaches some layers.", vanishing_gradient.detect),
+    Detector(
+        "exploding_tensor",
+        "warning",
+        "Outputs of a layer are NaN or infinite, or have grown out of all proportion.",
+        exploding_tensor.detect,
+    ),
+    Detector("dead_relu", "warning", "A rectifier lets nothing through any more.", dead_relu.detect),
+    Detector(
+        "saturated_activation",
+        "warning",
+        "A bounded activation sits at its bounds, where it passes no gradient.",
+        saturated_activation.detect,
+    ),
+    Detector(
+        "poor_initialisation",
+        "warning",
+        "The weights that training began with blow signals up, let them die out, or make wild guesses.",
+        poor_initialisation.detect,
+    ),
+    Detector(
+        "weight_update_ratio",
+        "warning",
+        "Some layers do not learn beside the others, or are turned over by every update.",
+        weight_update_ratio.detect,
+    ),
+    Detector(
+        "unchanged_tensor",
+        "warning",
+        "Weights that have a gradient do not change, while others do.",
+        unchanged_tensor.detect,
+    ),
+    Detector("all_zero", "warning", "Weights or outputs of a layer are all zero.", all_zero.detect),
+    Detector("overfit", "warning", "The training loss goes down while the loss on the probes goes up.", overfit.detect),
+    Detector(
+        "overtraining",
+        "warning",
+        "The loss on the probes has long been lower than it is, and training goes on.",
+        overtraining.detect,
+    ),
+    Detector(
+        "activation_kurtosis",
+        "warning",
+        "A few outputs of a layer have suddenly become far larger than the rest.",
+        activation_kurtosis.detect,
+    ),
+    Detector("rank_collapse", "warning", "Representations have fallen into very few dimensions.", rank_collapse.detect),
+    Detector(
+        "gradient_norm", "warning", "The gradient has become far larger than it was of late.", gradient_norm.detect
+    ),
+    Detector(
+        "variance_growth", "warning", "The loss swings ever wider and slower around its level.", variance_growth.detect
     ),
     ANALYSIS_FAILED,
     SUPERSEDED_SAMPLES,

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from topowatch_monitor.detect.layers import FIELDS
 from topowatch_protos.framing import LogKind
 from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.timestamp_pb2 import Timestamp
     from numpy.typing import NDArray
 
@@ -38,6 +41,8 @@ class Reading:
         representation: sketch of the predictions on the probes.
         probe_losses: loss on each probe; None where none were sent.
         probe_loss: their mean.
+        layers: names of layers, and what is known of them (layers × FIELDS); None where none were sent.
+        frames: features of the representation on the probes, n × d; None where none were sent, or not all are finite.
         status: the client's overhead_ratio, interval and coverage; None where it gave none.
     """
 
@@ -48,6 +53,8 @@ class Reading:
     representation: NDArray[np.float32] | None
     probe_losses: NDArray[np.float32] | None
     probe_loss: float | None
+    layers: tuple[list[str], NDArray[np.float32]] | None
+    frames: NDArray[np.float16] | None
     status: tuple[float, int, float] | None
 
 
@@ -114,6 +121,8 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
         probe_losses=losses,
         probe_loss=None if losses is None else _mean(losses),
+        layers=_read_layers(sample.layers) if sample.layers else None,
+        frames=_read_frames(sample.frames) if sample.HasField("frames") else None,
         status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
     )
 
@@ -145,6 +154,18 @@ def _read_losses(losses: bytes) -> NDArray[np.float32] | None:
     if len(losses) % 4:
         raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
     return np.frombuffer(losses, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _read_layers(layers: Sequence[sample_pb2.LayerStatistics]) -> tuple[list[str], NDArray[np.float32]]:
+    values = np.array([[getattr(layer, field) for field in FIELDS] for layer in layers], dtype=np.float32)
+    return [layer.name for layer in layers], values
+
+
+def _read_frames(frames: sample_pb2.Frames) -> NDArray[np.float16] | None:
+    if len(frames.values) != 2 * frames.rows * frames.columns:
+        raise ValueError(f"{len(frames.values)} bytes are not {frames.rows} × {frames.columns} numbers of float16")
+    values = np.frombuffer(frames.values, dtype="<f2").astype(np.float16, copy=False)
+    return values.reshape(frames.rows, frames.columns) if np.isfinite(values).all() and len(values) else None
 
 
 def _mean(losses: NDArray[np.float32]) -> float:

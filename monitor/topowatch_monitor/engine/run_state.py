@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.detect import ANALYSIS_FAILED, History, Thresholds
+from topowatch_monitor.detect.effective_rank import effective_rank
 from topowatch_monitor.engine.assembly import PARTIAL, Part
 from topowatch_monitor.engine.events import Events
 from topowatch_monitor.engine.failures import Failures
@@ -318,6 +319,7 @@ class RunState:
         probe = descriptor.probe
         if self._probed.show(probe.digest):
             self._history.forget("probe_loss")
+            self._history.forget("representation_rank")
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
             self._history.chance_loss = math.log(probe.outputs)
 
@@ -375,7 +377,10 @@ class RunState:
     def _lead(
         self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
     ) -> None:
-        """Take what the leader says of the run as a whole, without the scalars that are `partial`."""
+        """Take what the leader says of the run as a whole, without the scalars that are `partial`.
+
+        Where some are, the statistics of layers are of its own part as well, and say nothing of the whole.
+        """
         on_path = reading.step in span
         if on_path and reading.representation is not None:
             self._probed.predicted(reading.step, reading.representation)
@@ -385,6 +390,10 @@ class RunState:
                 self._history.extend(name, steps[inside], values[inside])
         if not on_path:
             return
+        if not partial and reading.layers is not None:
+            self._history.layers.add(reading.step, *reading.layers)
+        if reading.frames is not None:
+            self._history.extend("representation_rank", [reading.step], [effective_rank(reading.frames)])
         if reading.probe_losses is not None and reading.probe_loss is not None:
             self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])

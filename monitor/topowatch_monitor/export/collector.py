@@ -168,7 +168,8 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
     ):
         if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):
             yield metric, {}, float(value)
-    for detector in sorted({flag["detector"] for flag in run["flags"]}):
+    # Critical ones first: where there is no room for all, those that say that a minimum is being lost stay.
+    for _, detector in sorted({(flag["severity"], flag["detector"]) for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
 
 

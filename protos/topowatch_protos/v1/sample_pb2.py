@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n topowatch_protos/v1/sample.proto\x12\x0ctopowatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x0cScalarSeries\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05steps\x18\x02 \x03(\x03\x12\x0e\n\x06values\x18\x03 \x03(\x01\"R\n\x08ShardBox\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x14\n\x0cglobal_shape\x18\x02 \x03(\x04\x12\x0e\n\x06starts\x18\x03 \x03(\x04\x12\r\n\x05sizes\x18\x04 \x03(\x04\"?\n\x06Sketch\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12%\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x16.topowatch.v1.ShardBox\"\xcb\x01\n\x0fLayerStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bweight_norm\x18\x02 \x01(\x02\x12\x13\n\x0bupdate_norm\x18\x03 \x01(\x02\x12\x15\n\rgradient_norm\x18\x04 \x01(\x02\x12\x17\n\x0f\x61\x63tivation_mean\x18\x05 \x01(\x02\x12\x1c\n\x14\x61\x63tivation_deviation\x18\x06 \x01(\x02\x12\x1b\n\x13\x61\x63tivation_kurtosis\x18\x07 \x01(\x02\x12\x15\n\rzero_fraction\x18\x08 \x01(\x02\"W\n\x0bPredictions\x12$\n\x06sketch\x18\x01 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12\x0e\n\x06\x61rgmax\x18\x02 \x01(\x0c\x12\x12\n\nconfidence\x18\x03 \x01(\x0c\"F\n\x06\x46rames\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x0e\n\x06values\x18\x04 \x01(\x0c\"I\n\tCurvature\x12\x0e\n\x06secant\x18\x01 \x01(\x01\x12\x15\n\rcritical_step\x18\x02 \x01(\x01\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\"J\n\tLossSlice\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06\x65xtent\x18\x03 \x01(\x02\x12\x0e\n\x06values\x18\x04 \x01(\x0c\"a\n\x0c\x43lientStatus\x12\x16\n\x0eoverhead_ratio\x18\x01 \x01(\x01\x12\x10\n\x08interval\x18\x02 \x01(\r\x12\x15\n\rspooled_bytes\x18\x03 \x01(\x04\x12\x10\n\x08\x63overage\x18\x04 \x01(\x01\"\x82\x04\n\x06Sample\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07scalars\x18\x03 \x03(\x0b\x32\x1a.topowatch.v1.ScalarSeries\x12%\n\x07weights\x18\x04 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12$\n\x06update\x18\x05 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12&\n\x08gradient\x18\x06 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12-\n\x06layers\x18\x07 \x03(\x0b\x32\x1d.topowatch.v1.LayerStatistics\x12.\n\x0bpredictions\x18\x08 \x01(\x0b\x32\x19.topowatch.v1.Predictions\x12\x14\n\x0cprobe_losses\x18\t \x01(\x0c\x12$\n\x06\x66rames\x18\n \x01(\x0b\x32\x14.topowatch.v1.Frames\x12*\n\tcurvature\x18\x0b \x01(\x0b\x32\x17.topowatch.v1.Curvature\x12+\n\nloss_slice\x18\x0c \x01(\x0b\x32\x17.topowatch.v1.LossSlice\x12*\n\x06\x63lient\x18\r \x01(\x0b\x32\x1a.topowatch.v1.ClientStatus\"\xa4\x01\n\x06RunEnd\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07results\x18\x03 \x03(\x0b\x32!.topowatch.v1.RunEnd.ResultsEntry\x1a.\n\x0cResultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"H\n\x0c\x44roppedRange\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\"\x9a\x01\n\x04Item\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12&\n\x06sample\x18\x02 \x01(\x0b\x32\x14.topowatch.v1.SampleH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.topowatch.v1.RunEndH\x00\x12-\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x1a.topowatch.v1.DroppedRangeH\x00\x42\x06\n\x04\x62odyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n topowatch_protos/v1/sample.proto\x12\x0ctopowatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x0cScalarSeries\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05steps\x18\x02 \x03(\x03\x12\x0e\n\x06values\x18\x03 \x03(\x01\"R\n\x08ShardBox\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x14\n\x0cglobal_shape\x18\x02 \x03(\x04\x12\x0e\n\x06starts\x18\x03 \x03(\x04\x12\r\n\x05sizes\x18\x04 \x03(\x04\"?\n\x06Sketch\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12%\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x16.topowatch.v1.ShardBox\"\xe7\x01\n\x0fLayerStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bweight_norm\x18\x02 \x01(\x02\x12\x13\n\x0bupdate_norm\x18\x03 \x01(\x02\x12\x15\n\rgradient_norm\x18\x04 \x01(\x02\x12\x17\n\x0f\x61\x63tivation_mean\x18\x05 \x01(\x02\x12\x1c\n\x14\x61\x63tivation_deviation\x18\x06 \x01(\x02\x12\x1b\n\x13\x61\x63tivation_kurtosis\x18\x07 \x01(\x02\x12\x15\n\rzero_fraction\x18\x08 \x01(\x02\x12\x1a\n\x12saturated_fraction\x18\t \x01(\x02\"W\n\x0bPredictions\x12$\n\x06sketch\x18\x01 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12\x0e\n\x06\x61rgmax\x18\x02 \x01(\x0c\x12\x12\n\nconfidence\x18\x03 \x01(\x0c\"F\n\x06\x46rames\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x0e\n\x06values\x18\x04 \x01(\x0c\"I\n\tCurvature\x12\x0e\n\x06secant\x18\x01 \x01(\x01\x12\x15\n\rcritical_step\x18\x02 \x01(\x01\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\"J\n\tLossSlice\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06\x65xtent\x18\x03 \x01(\x02\x12\x0e\n\x06values\x18\x04 \x01(\x0c\"a\n\x0c\x43lientStatus\x12\x16\n\x0eoverhead_ratio\x18\x01 \x01(\x01\x12\x10\n\x08interval\x18\x02 \x01(\r\x12\x15\n\rspooled_bytes\x18\x03 \x01(\x04\x12\x10\n\x08\x63overage\x18\x04 \x01(\x01\"\x82\x04\n\x06Sample\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07scalars\x18\x03 \x03(\x0b\x32\x1a.topowatch.v1.ScalarSeries\x12%\n\x07weights\x18\x04 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12$\n\x06update\x18\x05 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12&\n\x08gradient\x18\x06 \x01(\x0b\x32\x14.topowatch.v1.Sketch\x12-\n\x06layers\x18\x07 \x03(\x0b\x32\x1d.topowatch.v1.LayerStatistics\x12.\n\x0bpredictions\x18\x08 \x01(\x0b\x32\x19.topowatch.v1.Predictions\x12\x14\n\x0cprobe_losses\x18\t \x01(\x0c\x12$\n\x06\x66rames\x18\n \x01(\x0b\x32\x14.topowatch.v1.Frames\x12*\n\tcurvature\x18\x0b \x01(\x0b\x32\x17.topowatch.v1.Curvature\x12+\n\nloss_slice\x18\x0c \x01(\x0b\x32\x17.topowatch.v1.LossSlice\x12*\n\x06\x63lient\x18\r \x01(\x0b\x32\x1a.topowatch.v1.ClientStatus\"\xa4\x01\n\x06RunEnd\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07results\x18\x03 \x03(\x0b\x32!.topowatch.v1.RunEnd.ResultsEntry\x1a.\n\x0cResultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"H\n\x0c\x44roppedRange\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\"\x9a\x01\n\x04Item\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12&\n\x06sample\x18\x02 \x01(\x0b\x32\x14.topowatch.v1.SampleH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.topowatch.v1.RunEndH\x00\x12-\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x1a.topowatch.v1.DroppedRangeH\x00\x42\x06\n\x04\x62odyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -31,25 +31,25 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SKETCH']._serialized_start=228
   _globals['_SKETCH']._serialized_end=291
   _globals['_LAYERSTATISTICS']._serialized_start=294
-  _globals['_LAYERSTATISTICS']._serialized_end=497
-  _globals['_PREDICTIONS']._serialized_start=499
-  _globals['_PREDICTIONS']._serialized_end=586
-  _globals['_FRAMES']._serialized_start=588
-  _globals['_FRAMES']._serialized_end=658
-  _globals['_CURVATURE']._serialized_start=660
-  _globals['_CURVATURE']._serialized_end=733
-  _globals['_LOSSSLICE']._serialized_start=735
-  _globals['_LOSSSLICE']._serialized_end=809
-  _globals['_CLIENTSTATUS']._serialized_start=811
-  _globals['_CLIENTSTATUS']._serialized_end=908
-  _globals['_SAMPLE']._serialized_start=911
-  _globals['_SAMPLE']._serialized_end=1425
-  _globals['_RUNEND']._serialized_start=1428
-  _globals['_RUNEND']._serialized_end=1592
-  _globals['_RUNEND_RESULTSENTRY']._serialized_start=1546
-  _globals['_RUNEND_RESULTSENTRY']._serialized_end=1592
-  _globals['_DROPPEDRANGE']._serialized_start=1594
-  _globals['_DROPPEDRANGE']._serialized_end=1666
-  _globals['_ITEM']._serialized_start=1669
-  _globals['_ITEM']._serialized_end=1823
+  _globals['_LAYERSTATISTICS']._serialized_end=525
+  _globals['_PREDICTIONS']._serialized_start=527
+  _globals['_PREDICTIONS']._serialized_end=614
+  _globals['_FRAMES']._serialized_start=616
+  _globals['_FRAMES']._serialized_end=686
+  _globals['_CURVATURE']._serialized_start=688
+  _globals['_CURVATURE']._serialized_end=761
+  _globals['_LOSSSLICE']._serialized_start=763
+  _globals['_LOSSSLICE']._serialized_end=837
+  _globals['_CLIENTSTATUS']._serialized_start=839
+  _globals['_CLIENTSTATUS']._serialized_end=936
+  _globals['_SAMPLE']._serialized_start=939
+  _globals['_SAMPLE']._serialized_end=1453
+  _globals['_RUNEND']._serialized_start=1456
+  _globals['_RUNEND']._serialized_end=1620
+  _globals['_RUNEND_RESULTSENTRY']._serialized_start=1574
+  _globals['_RUNEND_RESULTSENTRY']._serialized_end=1620
+  _globals['_DROPPEDRANGE']._serialized_start=1622
+  _globals['_DROPPEDRANGE']._serialized_end=1694
+  _globals['_ITEM']._serialized_start=1697
+  _globals['_ITEM']._serialized_end=1851
 # @@protoc_insertion_point(module_scope)
