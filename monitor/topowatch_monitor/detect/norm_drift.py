@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # There is one value in four steps.
 _WIDTH = 3
-_LAG = 6
+_LAG = 12
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class NormDriftThresholds:
 
     Attributes:
         factor: times the largest drift of the recent past.
-        floor: nats that are added to every drift: a tenth is what batches differ by.
+        floor: nats that are added to every drift: three tenths come after restarts, and do no harm.
         window: values at comparable learning rates that the past reaches back.
         minimum: of these that must be known.
         release: share of the alarm below which it lets go.
     """
 
-    factor: float = 3.3
-    floor: float = 0.1
-    window: int = 32
+    factor: float = 1.8
+    floor: float = 0.3
+    window: int = 48
     minimum: int = 16
     release: float = 0.25
 

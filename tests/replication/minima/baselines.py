@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,18 +22,27 @@ _FIRST = 32  # values before anything is said
 _DECAY = 0.97  # of ZClip (arXiv 2504.02507)
 
 
-def cusum(values: np.ndarray) -> np.ndarray:
-    """Return the upward cumulative sum over the running median in standard deviations, with half of one allowed."""
-    total, sums = 0.0, np.zeros(len(values))
-    for step in range(_FIRST, len(values)):
-        past = values[max(0, step - _LEVEL) : step]
-        past = past[np.isfinite(past)]
-        noise = 1.4826 / 2**0.5 * float(np.median(np.abs(np.diff(past)))) if len(past) > 2 else 0.0
-        if not np.isfinite(values[step]):
-            sums[step:] = np.inf
-            break
-        excess = (values[step] - float(np.median(past))) / max(noise, 1e-12)
-        total = max(0.0, total + min(excess - 0.5, 10.0))
+def cusum(values: np.ndarray, allowance: float) -> np.ndarray:
+    """Return the upward cumulative sum of what values stand above their running median, in standard deviations.
+
+    Args:
+        values: one a step; the sum is infinite from the first that is not finite on.
+        allowance: standard deviations that are free at every step.
+    """
+    finite = np.isfinite(values)
+    lost = len(values) if finite.all() else int(np.argmin(finite))
+    padded = np.concatenate([np.full(_LEVEL, np.nan), values[:lost]])
+    past = np.lib.stride_tricks.sliding_window_view(padded, _LEVEL)[:lost]
+    sums = np.full(len(values), np.inf)
+    sums[: min(lost, _FIRST)] = 0.0
+    if lost <= _FIRST:
+        return sums
+    past, newest = past[_FIRST:], values[_FIRST:lost]
+    noise = 1.4826 / 2**0.5 * np.nanmedian(np.abs(np.diff(past, axis=1)), axis=1)
+    excess = (newest - np.nanmedian(past, axis=1)) / np.maximum(noise, 1e-12) - allowance
+    total = 0.0
+    for step, each in enumerate(np.minimum(excess, 10.0).tolist(), start=_FIRST):  # no single value decides
+        total = max(0.0, total + each)
         sums[step] = total
     return sums
 
@@ -81,6 +91,10 @@ def _trainscope(make: Callable[[], AnomalyDetector], values: np.ndarray) -> np.n
     return scores
 
 
+def _cusum_of(run: Run, *, name: str, allowance: float) -> np.ndarray:
+    return cusum(run[name], allowance)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """One of them.
@@ -95,8 +109,11 @@ class Baseline:
 
 
 BASELINES = {
-    "CUSUM of the training loss": Baseline(lambda run: cusum(run["losses"])),
-    "CUSUM of the probe loss at every step": Baseline(lambda run: cusum(run["probes"])),
+    **{
+        f"CUSUM of the {name}, {allowance:g} σ free": Baseline(partial(_cusum_of, name=key, allowance=allowance))
+        for name, key in (("training loss", "losses"), ("probe loss at every step", "probes"))
+        for allowance in (1.0, 2.0, 4.0)
+    },
     "z-score of the training loss": Baseline(lambda run: z_scores(run["losses"]), 3.0),
     "ZClip's z-score of the gradient norm": Baseline(lambda run: zclip(run["gradients"]), 2.5),
     "trainscope, z-score": Baseline(lambda run: _trainscope(lambda: ZScoreDetector(threshold=0.0), run["losses"]), 3.5),
