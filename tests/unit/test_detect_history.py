@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topowatch_monitor.detect import History
+from topowatch_monitor.detect.history import KNOWN_NAMES
 from topowatch_monitor.detect.series import MAX_MEANS, Series
 
 
@@ -79,7 +80,7 @@ def test_discarding_reaches_into_old_means_and_the_head():
 
 
 def test_a_history_is_bounded_in_names_but_always_takes_those_that_detectors_read():
-    history = History(names=10)
+    history = History(names=len(KNOWN_NAMES) + 3)
     for number in range(100):
         history.extend(f"user/{number}", [1], [1.0])
     history.extend("loss", [1], [0.5])

@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from topowatch_monitor.detect import exploding_update, loss_not_decreasing, loss_rise, non_finite_loss
+from topowatch_monitor.detect import (
+    critical_learning_rate,
+    exploding_update,
+    loss_not_decreasing,
+    loss_rise,
+    non_finite_loss,
+    shallow_basin,
+)
+from topowatch_monitor.detect.critical_learning_rate import CriticalLearningRateThresholds
 from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
 from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresholds
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
 from topowatch_monitor.detect.missing_rank import MissingRankThresholds
 from topowatch_monitor.detect.non_finite_loss import NonFiniteLossThresholds
+from topowatch_monitor.detect.shallow_basin import ShallowBasinThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
 
@@ -30,6 +39,8 @@ class Thresholds:
     exploding_update: ExplodingUpdateThresholds = field(default_factory=ExplodingUpdateThresholds)
     loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
+    critical_learning_rate: CriticalLearningRateThresholds = field(default_factory=CriticalLearningRateThresholds)
+    shallow_basin: ShallowBasinThresholds = field(default_factory=ShallowBasinThresholds)
     superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
     missing_rank: MissingRankThresholds = field(default_factory=MissingRankThresholds)
     stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
@@ -77,6 +88,18 @@ DETECTORS = (
         "warning",
         "The loss has not come down since the run began.",
         loss_not_decreasing.detect,
+    ),
+    Detector(
+        "critical_learning_rate",
+        "warning",
+        "The learning rate stays farther above the critical one than the run is used to.",
+        critical_learning_rate.detect,
+    ),
+    Detector(
+        "shallow_basin",
+        "warning",
+        "The newest slice of the loss shows a basin that is shallow beside what the loss has come down by.",
+        shallow_basin.detect,
     ),
     ANALYSIS_FAILED,
     SUPERSEDED_SAMPLES,

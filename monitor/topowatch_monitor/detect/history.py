@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 # Names that detectors read; they always find room.
 KNOWN_NAMES = frozenset(
-    {"loss", "probe_loss", "update_ratio_max", "update_norm", "weight_norm", "gradient_norm", "nonfinite_weights"}
+    {
+        "loss",
+        "probe_loss",
+        "update_ratio_max",
+        "update_norm",
+        "weight_norm",
+        "gradient_norm",
+        "nonfinite_weights",
+        "critical_lr_ratio",
+        "basin_depth",
+    }
 )
 
 

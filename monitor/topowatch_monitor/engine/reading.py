@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -26,6 +26,24 @@ _KINDS: dict[int, type[Message]] = {
 }
 
 
+class Plane(NamedTuple):
+    """A slice of the loss, or why there is none.
+
+    Attributes:
+        request: id of the request that it answers.
+        step: at whose end the weights were its centre.
+        values: losses, rows × columns; 0 × 0 where there are none.
+        extent: half the side, in filter norms.
+        problem: why there are none, in words.
+    """
+
+    request: str
+    step: int
+    values: NDArray[np.float32]
+    extent: float
+    problem: str
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a sample says, as arrays.
@@ -38,6 +56,9 @@ class Reading:
         representation: sketch of the predictions on the probes.
         probe_losses: loss on each probe; None where none were sent.
         probe_loss: their mean.
+        gradient: sketch of the gradient; None where none was sent.
+        critical_step: multiple of the last update at which the loss stands above where that began, positive.
+        plane: a slice of the loss.
         status: the client's overhead_ratio, interval and coverage; None where it gave none.
     """
 
@@ -48,6 +69,9 @@ class Reading:
     representation: NDArray[np.float32] | None
     probe_losses: NDArray[np.float32] | None
     probe_loss: float | None
+    gradient: NDArray[np.float32] | None
+    critical_step: float | None
+    plane: Plane | None
     status: tuple[float, int, float] | None
 
 
@@ -114,6 +138,9 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
         probe_losses=losses,
         probe_loss=None if losses is None else _mean(losses),
+        gradient=_read_sketch(sample.gradient) if sample.HasField("gradient") else None,
+        critical_step=_read_critical(sample.curvature) if sample.HasField("curvature") else None,
+        plane=_read_plane(sample.loss_slice, sample.step) if sample.HasField("loss_slice") else None,
         status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
     )
 
@@ -145,6 +172,23 @@ def _read_losses(losses: bytes) -> NDArray[np.float32] | None:
     if len(losses) % 4:
         raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
     return np.frombuffer(losses, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _read_critical(curvature: sample_pb2.Curvature) -> float | None:
+    """None where it is no positive number, as where only the curvature is known."""
+    return curvature.critical_step if 0 < curvature.critical_step < np.inf else None
+
+
+def _read_plane(sent: sample_pb2.LossSlice, last: int) -> Plane:
+    shape = sent.rows, sent.columns
+    if len(sent.values) != 4 * sent.rows * sent.columns:
+        raise ValueError(f"a loss slice of {len(sent.values)} bytes is not {sent.rows} × {sent.columns} float32")
+    if sent.values and not (sent.rows % 2 and sent.columns % 2):
+        raise ValueError(f"a loss slice of {sent.rows} × {sent.columns} has no centre")
+    if not 0 <= sent.step <= last:
+        raise ValueError(f"a loss slice of step {sent.step} in a sample of step {last}")
+    values = np.frombuffer(sent.values, dtype="<f4").reshape(shape).astype(np.float32, copy=False)
+    return Plane(sent.request, sent.step, values, sent.extent, sent.problem)
 
 
 def _mean(losses: NDArray[np.float32]) -> float:

@@ -18,6 +18,7 @@ from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
+from topowatch_monitor.engine.terrain import FLOW, RATIO, Terrain
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -75,6 +76,7 @@ class RunState:
         self._path = PathState(self._settings.path)
         self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
+        self._terrain = Terrain()
         self._judgement = Judgement(self._settings.thresholds)
         self._step: int | None = None
         self._ended = False
@@ -178,6 +180,9 @@ class RunState:
             "path": self._path_view(),
             "representation": self.representation.view() if self.representation.points else None,
             "loss_path": self._probed.losses.view(),
+            "critical_lr_ratio": latest.get(RATIO),
+            "gradient_flow_consistency": latest.get(FLOW),
+            "landscape": self._terrain.landscape(),
             "flags": self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()}),
             "minimum_unstable": self._judgement.minimum_unstable,
             "instability_score": None,
@@ -194,6 +199,7 @@ class RunState:
             "path": self._path.state_dict(),
             "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
+            "terrain": self._terrain.state_dict(),
             "judgement": self._judgement.state_dict(),
             "failures": self._failures.state_dict(),
             "step": self._step,
@@ -214,6 +220,7 @@ class RunState:
         run._path = PathState.from_state(state["path"])
         run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
+        run._terrain = Terrain.from_state(state["terrain"])
         run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
         run._failures = Failures.from_state(state["failures"])
         run._step = state["step"]
@@ -277,6 +284,7 @@ class RunState:
         if opening.superseded is not None:
             self._path.discard(*opening.superseded)
             self._probed.discard(*opening.superseded)
+            self._terrain.discard(*opening.superseded)
             self._history.discard(*opening.superseded)
         if opening.newest:
             self._ended, self._results, self._times.sampled_at = False, None, None
@@ -360,6 +368,7 @@ class RunState:
         if reading.probe_losses is not None and reading.probe_loss is not None:
             self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
+        self._terrain.take(reading, self._history)
         if incarnation == self._ranks.newest(self._ranks.leader):
             self._status = reading.status or self._status
             self._times.sampled(reading.time if reading.time is not None else received_at)

@@ -8,6 +8,7 @@ from topowatch_monitor.detect.catalogue import STALLED_RUN
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
 
 if TYPE_CHECKING:
+    from topowatch_monitor.engine.landscape import LandscapeView
     from topowatch_monitor.engine.loss_path import LossPathView
     from topowatch_monitor.engine.path_state import PathView
 
@@ -86,6 +87,9 @@ class RunView(TypedDict):
         scalars: newest value by name.
         path: the path of the weights; `representation` that of the predictions on the probes, `loss_path` that of the
             probes' losses.
+        critical_lr_ratio: learning rate over the critical one, at the newest search for it.
+        gradient_flow_consistency: cosine between the path and the gradients, lately.
+        landscape: the newest slice of the loss.
         longest_pause: seconds between samples, at most, lately.
     """
 
@@ -115,6 +119,9 @@ class RunView(TypedDict):
     path: PathView
     representation: PathView | None
     loss_path: LossPathView | None
+    critical_lr_ratio: float | None
+    gradient_flow_consistency: float | None
+    landscape: LandscapeView | None
     flags: list[Flag]
     minimum_unstable: bool
     instability_score: float | None
