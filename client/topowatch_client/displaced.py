@@ -34,13 +34,9 @@ def trainable(model: torch.nn.Module) -> list[torch.Tensor]:
     if is_collective(model):
         raise ImmovableError("the model is sharded")
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    size = sum(parameter.numel() * parameter.element_size() for parameter in found)
     if not found:
         raise ImmovableError("the model has no parameters that are trained")
-    if size > LARGEST_BYTES:
-        raise ImmovableError(
-            f"its trained parameters take {size >> 20} MiB, and copies are made of up to {LARGEST_BYTES >> 20} MiB"
-        )
+    _check_size("its trained parameters", found)
     for parameter in found:
         plain = type(parameter.data) is torch.Tensor and parameter.layout is torch.strided
         if not plain or not parameter.is_floating_point() or parameter.device.type == "meta":
@@ -49,8 +45,20 @@ def trainable(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def statistics(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return the buffers of real numbers that training moves beside the parameters, such as running means."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point() and buffer.device.type != "meta"]
+    """Return the buffers of real numbers, which training may move beside the parameters, such as running means.
+
+    Raises:
+        ImmovableError: They are larger than `LARGEST_BYTES`.
+    """
+    found = [buffer for buffer in model.buffers() if buffer.is_floating_point() and buffer.device.type != "meta"]
+    _check_size("its buffers", found)
+    return found
+
+
+def _check_size(what: str, tensors: Sequence[torch.Tensor]) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > LARGEST_BYTES:
+        raise ImmovableError(f"{what} take {size >> 20} MiB, and copies are made of up to {LARGEST_BYTES >> 20} MiB")
 
 
 def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -102,7 +102,7 @@ class Excursions:
 
     def due(self, step: int) -> bool:
         """Say whether there is something to do at the end of `step`."""
-        if self.problem is not None:
+        if self.problem is not None or self._model is None:
             return False
         if self._wish is not None:
             return self._governor.points_at(step)
@@ -151,7 +151,6 @@ class Excursions:
     def release(self) -> None:
         """Keep nothing of the job; nothing more can be looked at."""
         self._batch.forget()
-        self.problem = self.problem or "watching has ended"
         self._before = self._underway = self._model = self._wish = None
         self._optimizers = []
 
@@ -195,7 +194,7 @@ class Excursions:
         except ImmovableError as error:
             self._give_up(f"not measured: {error}")
         if self.problem is None and self._wish is None:
-            self._wish = wish
+            self._wish, self._before = wish, None
             if self._on_probes() is None:
                 self._look_at_batch()
         else:
