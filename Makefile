@@ -8,10 +8,12 @@ PROTOS_OUT ?= protos
 PROTOS := run sample log ingest
 # More than the two cores that continuous integration has: many tests wait.
 WORKERS ?= 3
+# Debian packages, which call their programs as themselves; promtool and amtool come with them.
+SYSTEM := prometheus prometheus-alertmanager
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-install lint unit bench bench-overhead soak calibrate evaluate-classes protos dashboards install \
-  system clean
+.PHONY: help demo test test-slow test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
+  evaluate-minima fit-minima text protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,16 +38,24 @@ unit: $(VENV)/.dev ## The fast tests only.
 install: $(VENV)/.dev $(PROTOS_VENV)/.installed ## Create .venv with everything a developer needs.
 
 system: # Debian packages that the integration tests use; without them those tests are skipped and say so.
-	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	@missing=; for program in $(SYSTEM); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing the Debian package prometheus"; \
+	    echo "installing the Debian packages$$missing"; \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-	      apt-get install -yqq --no-install-recommends prometheus >/dev/null; \
-	  else echo "prometheus is not installed: the tests that need it will be skipped"; fi; fi
+	      apt-get install -yqq --no-install-recommends $$missing >/dev/null; \
+	  else echo "not installed:$$missing: the tests that need them will be skipped"; fi; fi
+
+text: # The Debian package that real text comes with.
+	@if ! command -v bible >/dev/null; then echo "installing the Debian package bible-kjv"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends bible-kjv >/dev/null; fi
 
 bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, drain, shards (17 minutes).
 	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
+
+bench-alert: $(VENV)/.dev system ## Measure how long a failing run takes to wake somebody (15 minutes).
+	@$(BIN)/python tests/bench/bench_alert.py
 
 bench-overhead: $(VENV)/.bench ## Measure what watching costs a training, beside other tools (5 hours on a quiet machine).
 	@$(BIN)/python tests/bench/bench_overhead.py
@@ -58,6 +68,12 @@ test-install: $(VENV)/.dev ## Install the wheel beside torch alone on every Pyth
 
 evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
 	@cd tests && ../$(BIN)/python -m replication.evaluate
+
+evaluate-minima: $(VENV)/.replication text ## Train 302 small networks, plant failures, judge the detectors (1 hour; goes on where it stopped).
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.evaluate
+
+fit-minima: $(VENV)/.replication text ## Print what half of these runs say of thresholds and score.
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.fit
 
 calibrate: $(VENV)/.dev ## Measure false splits and power of path classes on 2,300 simulated groups (25 minutes).
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.calibrate

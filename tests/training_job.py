@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--losses", type=Path)
     parser.add_argument("--bare", action="store_true")
     parser.add_argument("--explode-at", type=int, help="step at which the loss becomes NaN")
+    parser.add_argument("--until", type=Path, help="file whose appearance ends the training, as the last step does")
     parser.add_argument("--checkpoint", type=Path, help="resume from here if it exists; written at step 60")
     arguments = parser.parse_args()
 
@@ -60,6 +61,8 @@ def main() -> None:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
                 torch.save(state, arguments.checkpoint)
             print(f"step {step}", flush=True)
+            if arguments.until and arguments.until.exists():
+                break
             time.sleep(arguments.pace)
     if watch:
         watch.finish(test_accuracy=0.5)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _MODULES = 64
 _ELEMENTS = 1 << 13  # of one output: 2 MiB for all, and a standard error of 1 % of the deviation
-_FIELDS = ("activation_mean", "activation_deviation", "activation_kurtosis", "zero_fraction")
+FIELDS = ("activation_mean", "activation_deviation", "activation_kurtosis", "zero_fraction", "saturated_fraction")
+_UNBOUNDED = (math.nan, math.nan)
+_MARGIN = 0.01  # share of a bounded activation's range: so near to a bound, tanh passes 4 % of the gradient
 # What these make says nothing that their neighbours do not.
 _PLAIN = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, nn.modules.loss._Loss)
 _EMPTY = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Sequential, torch.jit.ScriptModule)
@@ -108,8 +110,7 @@ class Activations:
         """Take the hooks off and return what they saw.
 
         Returns:
-            float32 (modules × 4) on the device of the first: mean, standard deviation, kurtosis (3 for a Gaussian, 0
-            where nothing varies), fraction of zeros. And the modules' names.
+            float32 (modules × FIELDS) on the device of the first; see `moments`. And the modules' names.
         """
         if self._handles:
             self.coverage = len(self._fired) / len(self._modules)
@@ -117,7 +118,9 @@ class Activations:
             if missing:
                 self.problem = f"{len(missing)} modules did not run, such as {missing[0]!r}"
         order = sorted(self._samples)
-        values = moments([self._samples[index] for index in order])
+        last = len(self._modules) - 1  # what the model returns may well be sure of itself
+        bounds = [_UNBOUNDED if index == last else bounds_of(self._modules[index][1]) for index in order]
+        values = moments([self._samples[index] for index in order], bounds)
         self.disarm()
         return values, [self._modules[index][0] for index in order]
 
@@ -147,21 +150,37 @@ class Activations:
 
 
 def statistics(values: Array, names: Sequence[str]) -> dict[str, LayerStatistics]:
-    """Return statistics by module, from what `take` returned: values (modules × 4) on the host."""
+    """Return statistics by module, from what `take` returned: values (modules × FIELDS) on the host."""
     return {
-        name: LayerStatistics(**dict(zip(_FIELDS, row, strict=True)))
+        name: LayerStatistics(**dict(zip(FIELDS, row, strict=True)))
         for name, row in zip(names, values.tolist(), strict=True)
     }
 
 
-def moments(samples: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return mean, standard deviation, kurtosis and fraction of zeros of one-dimensional float32 tensors.
+def bounds_of(module: nn.Module) -> tuple[float, float]:
+    """Return the bounds at which a module's outputs pass no gradient; NaN where there are none, or one alone."""
+    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):
+        return float(module.min_val), float(module.max_val)
+    if isinstance(module, (nn.Sigmoid, nn.Hardsigmoid)):
+        return 0.0, 1.0
+    recurrent = isinstance(module, nn.RNNBase) and module.mode != "RNN_RELU"
+    return (-1.0, 1.0) if recurrent or isinstance(module, (nn.Tanh, nn.Softsign)) else _UNBOUNDED
+
+
+def moments(samples: Sequence[torch.Tensor], bounds: Sequence[tuple[float, float]]) -> torch.Tensor:
+    """Describe one-dimensional float32 tensors.
+
+    Args:
+        samples: the tensors.
+        bounds: of each, lowest and highest value that it can take; NaN where it has none.
 
     Returns:
-        float32 (samples × 4) on the device of the first.
+        float32 (samples × FIELDS) on the device of the first: mean, standard deviation, kurtosis (3 for a Gaussian, 0
+        where nothing varies), fraction of zeros, and of values within a hundredth of their range from a bound (NaN
+        without bounds).
     """
     if not samples:
-        return torch.zeros(0, len(_FIELDS), dtype=torch.float32, device="cpu")
+        return torch.zeros(0, len(FIELDS), dtype=torch.float32, device="cpu")
     device = samples[0].device
     lengths = [len(sample) for sample in samples]
     table = torch.zeros(len(samples), max(lengths), dtype=torch.float32, device=device)
@@ -175,7 +194,12 @@ def moments(samples: Sequence[torch.Tensor]) -> torch.Tensor:
     scaled = centred / torch.where(deviation > 0, deviation, 1.0)
     kurtosis = scaled.pow(4).sum(1, keepdim=True) / counts
     zeros = ((table == 0) & inside).sum(1, keepdim=True) / counts
-    return torch.cat([mean, deviation, kurtosis, zeros], dim=1)
+    limits = to_device(torch.tensor(bounds, dtype=torch.float32, device="cpu"), device)
+    low, high = limits[:, :1], limits[:, 1:]
+    margin = _MARGIN * (high - low)
+    extreme = ((table <= low + margin) | (table >= high - margin)) & inside
+    saturated = extreme.sum(1, keepdim=True) / counts + 0 * margin  # NaN without bounds
+    return torch.cat([mean, deviation, kurtosis, zeros, saturated], dim=1)
 
 
 def _sampled(output: torch.Tensor) -> torch.Tensor:

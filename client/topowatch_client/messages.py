@@ -75,6 +75,7 @@ class LayerStatistics(NamedTuple):
     activation_deviation: float = math.nan
     activation_kurtosis: float = math.nan  # 3 for a Gaussian, 0 where nothing varies
     zero_fraction: float = math.nan
+    saturated_fraction: float = math.nan  # of bounded activations alone
 
     def joined(self, other: LayerStatistics | None) -> LayerStatistics:
         """Return what either of two knows of the same layer."""

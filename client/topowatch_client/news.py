@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _VALUES = 4096  # scalars that may wait for the next sample; beyond that they travel alone
 _BEATS = 4  # of the pulse, that wait for each other,
 _SECONDS = 1.0  # and so long: what goes wrong at once shows in the next of them
+_LATE_SECONDS = 4.0  # nothing waits longer, however few: an alert waits for it
 
 
 class Taken(NamedTuple):
@@ -76,8 +77,10 @@ class News:
 
     def due(self) -> bool:
         """Say whether what waits is to travel without a look."""
-        full = len(self._pulse) >= _BEATS and time.monotonic() >= self._taken_at + self._pause
-        return full or len(self.scalars) > _VALUES
+        waited = time.monotonic() - self._taken_at
+        full = len(self._pulse) >= _BEATS and waited >= self._pause
+        late = waited >= _LATE_SECONDS and len(self) > 0
+        return full or late or len(self.scalars) > _VALUES
 
     def take(self) -> Taken:
         """Hand out everything and forget it."""

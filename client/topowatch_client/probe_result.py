@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from topowatch_client.activations import statistics
+from topowatch_client.activations import FIELDS, statistics
 from topowatch_client.messages import ProbeResult
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ class Reading:
         """Return what the pass found.
 
         Args:
-            numbers: float32 by name, flat: `sketch`, `activations` (modules × 4), and where there is something to say
-                `argmax` (exact below 2^24), `confidence`, `losses` (one a position) or `means` (one a call), `frames`.
+            numbers: float32 by name, flat: `sketch`, `activations` (modules × FIELDS), and where there is something to
+                say `argmax` (exact below 2^24), `confidence`, `losses` (one a position) or `means` (one a call),
+                `frames`.
         """
         losses, frames = numbers.get("losses"), numbers.get("frames")
         mean = None if losses is None else float(losses.mean())
@@ -46,7 +47,7 @@ class Reading:
             mean_loss=mean,
             layer="" if frames is None else self.layer,
             frames=None if frames is None else frames.reshape(self.positions, -1).astype(np.float16),
-            layers=statistics(numbers["activations"].reshape(-1, 4), self.modules),
+            layers=statistics(numbers["activations"].reshape(-1, len(FIELDS)), self.modules),
         )
 
 

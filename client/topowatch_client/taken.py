@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from topowatch_client.weights import Look
 
 _PROBE = "probe/"
-Seen = tuple[torch.Tensor, list[str]]  # statistics of activations (modules × 4) and the modules' names
+Seen = tuple[torch.Tensor, list[str]]  # statistics of activations (modules × activations.FIELDS) and the modules' names
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Taken:
         found = layers.by_layer(numbers, self.parts)
         if self.modules is None:
             return found
-        seen = activations.statistics(numbers["activations"].reshape(-1, 4), self.modules)
+        seen = activations.statistics(numbers["activations"].reshape(-1, len(activations.FIELDS)), self.modules)
         return {**seen, **{name: layer.joined(seen.get(name)) for name, layer in found.items()}}
 
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from topowatch_monitor import detect_section
+from topowatch_monitor.detect import Thresholds
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "TOPOWATCH_MONITOR_"
+ENV_DELIMITER = "__"  # between the parts of a threshold's name
 
 # Kubernetes announces a Service called topowatch-monitor through variables of these names; they are not settings.
 _KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_.*)?)")
@@ -81,7 +85,12 @@ class Settings(BaseSettings):
     """Everything that the daemon can be told: each field is a key of the file and a variable, the usual ones flags."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
     )
 
     # Where it listens and keeps its data.
@@ -142,13 +151,13 @@ class Settings(BaseSettings):
     )
     max_labels: int = Field(default=64, ge=0, description="Labels that a run may carry.")
 
-    # When a silent run is what.
-    stalled_seconds: float = Field(
-        default=120.0, gt=0, description="Silence before a live run may be flagged as stalled, in seconds."
+    # When detectors fire.
+    detect: detect_section.DetectSection = Field(
+        default_factory=Thresholds,
+        description="Thresholds of the detectors, a table each, such as [detect.loss_rise].",
     )
-    lost_seconds: float = Field(
-        default=900.0, gt=0, description="Silence before a live run is shown as lost, in seconds."
-    )
+
+    # What is exported.
     ended_series_seconds: float = Field(
         default=300.0, ge=0, description="How long an ended run's series stay in /metrics, in seconds."
     )
@@ -162,12 +171,25 @@ class Settings(BaseSettings):
     )
 
 
+THRESHOLDS = detect_section.keys()
+KEYS = (*(name for name in Settings.model_fields if name != detect_section.SECTION), *THRESHOLDS)
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, and for each field where its value came from."""
+    """Settings, and for each key where its value came from; the key of a threshold has dots."""
 
     settings: Settings
     origin: Mapping[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """The value in force of every key, as JSON knows it."""
+        return _flat(self.settings.model_dump(mode="json"))
+
+
+def meaning(key: str) -> str:
+    """Return what a key is for, in its unit."""
+    return THRESHOLDS[key].meaning if key in THRESHOLDS else Settings.model_fields[key].description or ""
 
 
 def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Loaded:
@@ -181,12 +203,12 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
     from_file = _read(file) if file is not None else {}
     _refuse_unknown_variables()
     from_environment = EnvSettingsSource(Settings)()
-    origin = dict.fromkeys(Settings.model_fields, "default")
-    origin |= dict.fromkeys(from_file, f"file {file}")
-    origin |= {name: f"environment {ENV_PREFIX}{name.upper()}" for name in from_environment}
+    origin = dict.fromkeys(KEYS, "default")
+    origin |= dict.fromkeys(_flat(from_file), f"file {file}")
+    origin |= {name: f"environment {_variable(name)}" for name in _flat(from_environment)}
     origin |= {name: f"flag --{name.replace('_', '-')}" for name in given}
     try:
-        settings = Settings(**{**from_file, **from_environment, **given})
+        settings = Settings(**{**_merged(from_file, from_environment), **given})
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(detail, origin) for detail in error.errors())) from None
     if settings.engine == "inline" and settings.ray_address is not None:
@@ -195,6 +217,24 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
             "cluster: leave the address out, or set engine to ray"
         )
     return Loaded(settings, origin)
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables, by their names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in tables.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, table by table; where they differ, `upper` counts."""
+    merged = {**lower, **upper}
+    for name, value in upper.items():
+        before = lower.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            merged[name] = _merged(before, value)
+    return merged
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -211,28 +251,35 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
+def _variable(key: str) -> str:
+    return ENV_PREFIX + key.upper().replace(".", ENV_DELIMITER)
+
+
 def _refuse_unknown_variables() -> None:
+    known = {_variable(key) for key in KEYS}
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(ENV_PREFIX)
-        if name == variable.upper() or _KUBERNETES.fullmatch(name) or name.lower() in Settings.model_fields:
+        if name == variable.upper() or _KUBERNETES.fullmatch(name) or variable.upper() in known:
             continue
-        hint = _nearest(name.lower(), show=lambda key: ENV_PREFIX + key.upper())
+        hint = _nearest(name.lower().replace(ENV_DELIMITER, "."), show=_variable)
         raise ConfigError(f"unknown environment variable {variable}: {hint}")
 
 
 def _nearest(key: str, show: Any = str) -> str:
-    names = list(Settings.model_fields)
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=3, cutoff=0.5)
+    """Say which keys may have been meant: those whose last part is the same, else those that look alike."""
+    wanted = key.lower().replace("-", "_")
+    near = [name for name in KEYS if name.rpartition(".")[2] == wanted][:3]
+    near = near or difflib.get_close_matches(wanted, KEYS, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(show(name) for name in near) + "?"
-    return "valid are " + ", ".join(show(name) for name in names)
+    settings = ", ".join(show(name) for name in KEYS if name not in THRESHOLDS)
+    return f"valid are {settings} and the thresholds of detectors, which `topowatch config check --toml` lists"
 
 
 def _sentence(detail: Any, origin: Mapping[str, str]) -> str:
-    name = str(detail["loc"][0]) if detail["loc"] else "settings"
+    name = ".".join(map(str, detail["loc"])) or "settings"
+    where = origin.get(name) or next((told for key, told in origin.items() if key.startswith(f"{name}.")), "flag")
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {name!r} ({where}): {_nearest(name)}"
     message = detail["msg"].removeprefix("Value error, ")
-    return (
-        f"{name} ({origin.get(name, 'flag')}): {message}, not {detail['input']!r}"
-        if (detail["type"] != "value_error")
-        else f"{name} ({origin.get(name, 'flag')}): {message}"
-    )
+    return f"{name} ({where}): {message}" + ("" if detail["type"] == "value_error" else f", not {detail['input']!r}")

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,10 @@ class Daemon:
             max_runs=settings.max_runs,
             max_labels=settings.max_labels,
         )
-        silence = StalledRunThresholds(seconds=settings.stalled_seconds, lost_seconds=settings.lost_seconds)
+        silence = settings.detect.stalled_run
         self.fleet = Fleet(
             partial(at, thresholds=silence),
-            lost_seconds=settings.lost_seconds,
+            lost_seconds=silence.lost_seconds,
             ended_series_seconds=settings.ended_series_seconds,
         )
         self.engine = self._make_engine(disk)
@@ -95,6 +96,8 @@ class Daemon:
 
     def _make_engine(self, disk: OsDisk) -> Engine:
         settings = self._settings
+        # Silence is judged here, by the clock, so that other limits of it leave snapshots of the runs valid.
+        thresholds = replace(settings.detect, stalled_run=StalledRunThresholds())
         told = HostSettings(
             data_dir=str(settings.data_dir.absolute()),
             shards=settings.shards,
@@ -106,6 +109,7 @@ class Daemon:
             history_window=settings.history_window,
             atlas_seconds=settings.atlas_seconds,
             homology_timeout_seconds=settings.homology_timeout_seconds,
+            thresholds=asdict(thresholds),
         )
         if settings.engine == "ray":
             return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)

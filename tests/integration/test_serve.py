@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 CANNOT_START = 2
 
+# Under these, any run counts as one whose loss does not come down.
+STRICT = """
+[detect.loss_not_decreasing]
+patience = 1
+minimum_values = 1
+share = 1.0
+chance_share = 1e-9
+"""
+
 
 def topowatch(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -105,6 +114,34 @@ def test_the_engine_host_is_started_again_when_it_is_killed(make_daemon: Callabl
     assert httpx.get(f"http://{daemon.http}/-/ready").status_code == 200
     eventually(lambda: daemon.run("run")["step"] == 39, within=120)
     sender.close()
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_thresholds_reach_the_shards_and_other_ones_judge_all_runs_anew(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, engine: str
+) -> None:
+    config, recording = tmp_path / "config.toml", str(tmp_path / "run.twrun")
+    config.write_text(STRICT)
+    daemon = make_daemon("--engine", engine, "--shards", "1", "--config", str(config))
+    sender = Sender(daemon.grpc, "run")
+    sender.push_until_stored(sender.batch(120))
+    sender.close()
+    told = eventually(lambda: (found := daemon.run("run"))["step"] == 119 and found, within=90)
+    assert [flag["detector"] for flag in told["flags"]] == ["loss_not_decreasing"]
+    [event] = told["events"]
+    assert (event["detector"], event["step"]) == ("loss_not_decreasing", told["flags"][0]["since_step"])
+    assert topowatch("export", "run", recording, "--data-dir", str(daemon.data_dir)).returncode == 0
+    verify = ("replay", recording, "--verify", "--url", f"http://{daemon.http}")
+    done = topowatch(*verify, "--config", str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = topowatch(*verify)
+    assert done.returncode == 1, "the daemon has other thresholds, and --verify has to say so"
+    assert "events" in done.stdout
+    assert daemon.stop() == 0
+    config.write_text("")
+    daemon.start()
+    told = eventually(lambda: (found := daemon.run("run"))["step"] == 119 and found, within=90)
+    assert (told["flags"], told["events"]) == ([], [])
 
 
 def test_a_recorded_run_is_replayed_to_the_same_state(inline_daemon: Daemon, tmp_path: Path) -> None:

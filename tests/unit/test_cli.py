@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from served import Served
+from topowatch_monitor import config
 from topowatch_monitor.cli import main
 from topowatch_monitor.commands.compare import differences
 from topowatch_monitor.engine.run_state import RunState
@@ -269,6 +270,26 @@ def test_show_lays_out_everything_with_reasons(run: Run, served: Served):
     assert json.loads(out)["flags"] == [flag]
 
 
+def test_show_tells_when_flags_went_on_and_off_newest_last(run: Run, served: Served):
+    event = {"detector": "loss_rise", "severity": "critical", "reason": "0.5 above [its] minimum", "superseded": False}
+    events = [{**event, "step": 10 * step, "on": step % 2 == 0} for step in range(30)]
+    events[28] |= {"superseded": True}
+    earlier = view("earlier")
+    del earlier["events"]
+    served.fleet.update([view(events=events), view("calm"), earlier])
+    status, out, _ = run("show", "a", "--url", served.url)
+    assert status == 0
+    told = out[out.index("Events") : out.index("Path of the weights")].splitlines()
+    assert "10 earlier" in told[0]
+    assert [line.split()[1] for line in told if "step" in line] == [str(10 * step) for step in range(10, 30)]
+    assert "on   loss rise  0.5 above [its] minimum  superseded by a later start" in told[-3]
+    assert told[-2].split() == ["step", "290", "off", "loss", "rise"]
+    assert json.loads(run("show", "a", "--url", served.url, "--json")[1])["events"] == events
+    for name in ("calm", "earlier"):
+        status, out, _ = run("show", name, "--url", served.url)
+        assert (status, "Events" in out) == (0, False)
+
+
 def test_show_says_what_a_later_start_superseded(run: Run, served: Served):
     """A daemon of an earlier version does not say, and where there is nothing nothing is said."""
     one = view("plain")
@@ -329,16 +350,32 @@ def test_show_passes_the_daemons_answer_on(run: Run, served: Served):
 def test_config_check_shows_where_each_setting_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("TOPOWATCH_MONITOR_SHARDS", "5")
     file = tmp_path / "t.toml"
-    file.write_text("lost_seconds = 60\n")
+    file.write_text("ended_series_seconds = 60\n")
     status, out, _ = run("config", "check", str(file), "--json")
     assert status == 0
     settings = json.loads(out)["settings"]
     assert settings["shards"] == {"value": 5, "from": "environment TOPOWATCH_MONITOR_SHARDS"}
-    assert settings["lost_seconds"] == {"value": 60.0, "from": f"file {file}"}
+    assert settings["ended_series_seconds"] == {"value": 60.0, "from": f"file {file}"}
     assert settings["grpc"] == {"value": "127.0.0.1:7070", "from": "default"}
     status, out, _ = run("config", "check", str(file))
     assert status == 0
     assert "TOPOWATCH_MONITOR_SHARDS" in out
+
+
+def test_config_check_shows_the_thresholds_that_are_not_the_defaults(run: Run, tmp_path: Path):
+    file = tmp_path / "t.toml"
+    file.write_text("[detect.loss_rise]\nalarm = 30\nclip = 4\n")
+    status, out, _ = run("config", "check", str(file))
+    assert status == 0
+    assert "detect.loss_rise.alarm" in out
+    assert "detect.loss_rise.clip" not in out
+    settings = json.loads(run("config", "check", str(file), "--json")[1])["settings"]
+    assert settings["detect.loss_rise.alarm"] == {"value": 30.0, "from": f"file {file}"}
+    assert settings["detect.loss_rise.share"] == {"value": 0.05, "from": "default"}
+    listed = tmp_path / "listed.toml"
+    listed.write_text(run("config", "check", str(file), "--toml")[1])
+    assert config.load(file=listed).settings == config.load(file=file).settings
+    assert run("config", "check", "--toml", "--json")[0] == 2
 
 
 def test_config_check_and_serve_name_a_wrong_setting(run: Run, tmp_path: Path):
@@ -445,11 +482,11 @@ def test_replay_looks_as_far_as_the_daemon_was_told_to(run: Run, recording: Path
     assert answer["differences"] == {"snapshot and restore half way": []}
 
 
-def test_replay_of_several_runs_wants_to_know_which(run: Run, tmp_path: Path):
+def test_replay_can_verify_one_run_of_several(run: Run, tmp_path: Path):
     file = tmp_path / "two.twrun"
     plans = [RunPlan(run=name, group="g", samples=3) for name in ("a", "b")]
     write_recording(file, [record for plan in plans for record in records_of(plan)])
-    status, _, err = run("replay", str(file))
+    status, _, err = run("replay", str(file), "--verify")
     assert status == 2
     assert "a, b" in err
     status, out, _ = run("replay", str(file), "--run", "b", "--json")

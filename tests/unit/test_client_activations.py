@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,45 @@ def nothing_compiled() -> None:
 def test_moments_are_those_of_scipy() -> None:
     rng = np.random.default_rng(0)
     samples = [rng.normal(3, 2, 500), rng.exponential(size=70), np.maximum(rng.normal(size=900), 0), np.zeros(5)]
-    table = moments([torch.from_numpy(sample).float() for sample in samples]).numpy()
-    for sample, (mean, deviation, kurtosis, zeros) in zip(samples[:3], table[:3], strict=True):
+    table = moments([torch.from_numpy(sample).float() for sample in samples], [(math.nan, math.nan)] * 4).numpy()
+    for sample, (mean, deviation, kurtosis, zeros, saturated) in zip(samples[:3], table[:3], strict=True):
+        assert np.isnan(saturated)
         assert mean == pytest.approx(sample.mean(), rel=1e-4)
         assert deviation == pytest.approx(sample.std(), rel=1e-4)
         assert kurtosis == pytest.approx(stats.kurtosis(sample, fisher=False), rel=1e-3)
         assert zeros == pytest.approx((sample == 0).mean())
-    assert table[3].tolist() == [0, 0, 0, 1]
-    assert moments([]).shape == (0, 4)
+    assert table[3, :4].tolist() == [0, 0, 0, 1]
+    assert moments([], []).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("module", "low", "high", "scale"),
+    [(nn.Tanh(), -1, 1, 4), (nn.Sigmoid(), 0, 1, 4), (nn.Hardtanh(-3, 2), -3, 2, 4), (nn.Softsign(), -1, 1, 100)],
+)
+def test_saturation_is_the_share_of_outputs_at_the_bounds(
+    module: nn.Module, low: float, high: float, scale: float
+) -> None:
+    inputs = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)) * scale
+    activations = Activations(nn.Sequential(module, nn.Linear(50, 2)))
+    activations.arm()
+    with torch.no_grad():
+        activations._model(inputs)
+        outputs = module(inputs).double()
+    values, names = activations.take()
+    near = torch.minimum(outputs - low, high - outputs) < 0.01 * (high - low)
+    assert 0.01 < near.double().mean() < 0.9
+    found = statistics(values.numpy(), names)
+    assert found["0"].saturated_fraction == pytest.approx(float(near.double().mean()), abs=1e-3)
+    assert np.isnan(found["1"].saturated_fraction)
+
+
+def test_rectifiers_and_what_the_model_returns_do_not_count_as_saturated() -> None:
+    activations = Activations(nn.Sequential(nn.ReLU6(), nn.RNN(4, 4, nonlinearity="relu"), nn.Sigmoid()))
+    activations.arm()
+    with torch.no_grad():
+        for module in activations._model:
+            module(torch.full((3, 4), 100.0))
+    assert torch.isnan(activations.take()[0][:, 4]).all()
 
 
 def test_modules_that_compute_are_watched_by_name() -> None:
@@ -54,7 +86,7 @@ def test_modules_that_compute_are_watched_by_name() -> None:
         result = forward(torch.randint(10, (3, 5)))
     values, names = activations.take()
     assert names == ["0", "1", "2", "3.0"]
-    assert values.shape == (4, 4)
+    assert values.shape == (4, 5)
     assert activations.coverage == 1.0
     assert not any(module._forward_hooks for module in model.modules())
     layers = statistics(values.numpy(), names)
@@ -89,7 +121,7 @@ def test_many_modules_are_thinned_to_sixty_four() -> None:
     with torch.no_grad():
         model(torch.ones(1, 2))
     values, names = activations.take()
-    assert values.shape == (64, 4)
+    assert values.shape == (64, 5)
     assert names == [str(index * 200 // 64) for index in range(64)]
 
 

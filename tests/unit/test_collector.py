@@ -63,6 +63,7 @@ def full(run: str = "a") -> Any:
         path=path,
         overhead_ratio=0.003,
         dropped=4,
+        instability_score=0.25,
         path_class=path_class(2, p_value=1e-9, outlier=True),
         critical_lr_ratio=0.75,
         gradient_flow_consistency=-0.5,
@@ -107,6 +108,16 @@ def test_a_class_that_is_not_known_has_no_series(told: Any):
     """Where all is withheld every run has the label 0, which must not look like an answer."""
     found = series(collector_of(view(path_class={**told, "outlier": None})))
     assert not [name for name in found if name.startswith("topowatch_path_")]
+
+
+def test_an_instability_score_has_a_series_while_it_is_known():
+    found = series(collector_of(view("calm", instability_score=0.0), view("hot", instability_score=0.8)))
+    assert found["topowatch_instability_score"] == [
+        ({"group": "g", "run": "calm"}, 0.0),
+        ({"group": "g", "run": "hot"}, 0.8),
+    ]
+    for unknown in (None, math.nan):
+        assert "topowatch_instability_score" not in series(collector_of(view(instability_score=unknown)))
 
 
 def test_a_run_among_its_siblings_has_its_label_and_is_no_outlier():

@@ -80,6 +80,14 @@ def test_a_run_has_the_fields_that_others_depend_on(daemon: Daemon):
     assert {"metric", "value", "lower", "upper", "abstained", "reason"} <= run["forecast"].keys()
 
 
+def test_events_are_told_of_the_run_that_is_asked_for_alone(daemon: Daemon):
+    """A list of a thousand runs is asked for every few seconds."""
+    event = {"step": 3, "detector": "loss_rise", "on": True, "severity": "critical", "reason": "r", "superseded": False}
+    daemon.fleet.update([view(events=[event])])
+    assert daemon.get("/api/v1/runs/a").json()["events"] == [event]
+    assert "events" not in daemon.get("/api/v1/runs").json()["runs"][0]
+
+
 def test_numbers_that_json_cannot_say_become_null(daemon: Daemon):
     daemon.fleet.update([view(loss=math.nan, scalars={"loss": math.nan, "lr": math.inf, "x": 1.0})])
     run = daemon.get("/api/v1/runs/a").json()

@@ -62,16 +62,16 @@ def test_a_wrong_address_is_explained(text: object, words: str):
 
 def test_flags_beat_environment_beats_file_beats_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     file = tmp_path / "t.toml"
-    file.write_text('shards = 3\ngrpc = "127.0.0.1:1"\nlost_seconds = 5\n')
+    file.write_text('shards = 3\ngrpc = "127.0.0.1:1"\nsegment_bytes = 70000\n')
     monkeypatch.setenv("TOPOWATCH_MONITOR_GRPC", "127.0.0.1:2")
-    monkeypatch.setenv("TOPOWATCH_MONITOR_LOST_SECONDS", "6")
-    loaded = load({"lost_seconds": 7.0, "http": None}, file)
+    monkeypatch.setenv("TOPOWATCH_MONITOR_SEGMENT_BYTES", "80000")
+    loaded = load({"segment_bytes": 90000, "http": None}, file)
     settings = loaded.settings
-    assert (settings.shards, str(settings.grpc), settings.lost_seconds) == (3, "127.0.0.1:2", 7.0)
+    assert (settings.shards, str(settings.grpc), settings.segment_bytes) == (3, "127.0.0.1:2", 90000)
     assert str(settings.http) == "127.0.0.1:7071"
     assert loaded.origin["shards"] == f"file {file}"
     assert loaded.origin["grpc"] == "environment TOPOWATCH_MONITOR_GRPC"
-    assert loaded.origin["lost_seconds"] == "flag --lost-seconds"
+    assert loaded.origin["segment_bytes"] == "flag --segment-bytes"
     assert loaded.origin["http"] == "default"
 
 

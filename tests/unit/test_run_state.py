@@ -399,6 +399,36 @@ def test_a_lost_minimum_is_unstable_says_why_and_is_forgotten_on_a_rewind():
     assert run.view()["flags"] == []
 
 
+def test_the_events_of_a_run_tell_what_a_rewind_took_back():
+    run = run_of(*failing_run())
+    on = run.view()["events"]
+    [rise] = [event for event in on if event["detector"] == "loss_rise"]
+    [unstable] = [event for event in on if event["detector"] == "minimum_unstable"]
+    [flag] = [flag for flag in run.view()["flags"] if flag["detector"] == "loss_rise"]
+    assert (rise["step"], rise["on"], rise["superseded"]) == (flag["since_step"], True, False)
+    assert "above its lowest level" in rise["reason"]
+    assert 128 <= unstable["step"] <= rise["step"]
+    assert unstable["reason"] in {event["detector"].replace("_", " ") for event in on}
+    run.apply(*opened(2, 120))
+    assert run.view()["events"] == [{**event, "superseded": True} for event in on]
+    run.apply(*stored(sample(120, 2, loss=math.nan), 2))
+    assert [(event["step"], event["detector"]) for event in run.view()["events"][len(on) :]] == [
+        (120, "non_finite_loss"),
+        (120, "minimum_unstable"),
+    ]
+    assert run.events.on.keys() == {"non_finite_loss", "minimum_unstable"}
+
+
+def test_a_flag_of_the_ranks_is_an_event_too():
+    run = run_of(opened(1, 0), opened(2, 5))
+    for step in range(12):
+        run.apply(*stored(sample(5 + step), 1, at_second=100 + 10 * step))
+    [event] = run.view()["events"]
+    assert (event["detector"], event["on"]) == ("superseded_samples", True)
+    run.apply(*stored(sample(5, 2), 2, at_second=300))
+    assert [(event["step"], event["on"]) for event in run.view()["events"]] == [(event["step"], True), (5, False)]
+
+
 def test_a_warning_or_an_explosion_before_any_minimum_makes_no_minimum_unstable():
     exploding = [stored(sample(step, loss=2.3, update_ratio_max=0.9)) for step in range(20)]
     view = run_of(opened(), *exploding).view()

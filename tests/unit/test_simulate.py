@@ -105,7 +105,7 @@ def test_failing_runs_raise_their_detector_and_healthy_ones_none(kind: str, seed
     for item in items_of(plan):
         for series in item.sample.scalars:
             history.extend(series.name, list(series.steps), list(series.values))
-        active = detect_all(history, active, Thresholds())
+        active = detect_all(history, active, Thresholds()).reasons
         for name in active:
             raised.setdefault(name, item.sample.step)
         history.fresh_from = item.sample.step + 1

@@ -54,6 +54,19 @@ def of_run(records: Iterable[Record], key: Key) -> Iterator[Record]:
             yield record
 
 
+def by_run(records: Iterable[Record]) -> dict[Key, list[Record]]:
+    """Return what `of_run` yields of each run that `records` open, sorted by key."""
+    keyed = [(key_of(record), record) for record in records]
+    found: dict[Key, list[Record]] = {key: [] for key in keys_in(record for _, record in keyed)}
+    for key, record in keyed:
+        if key in found:
+            found[key].append(record)
+        elif key is None and record.kind == LogKind.DECISION:
+            for each in found.values():
+                each.append(record)
+    return found
+
+
 def keys_in(records: Iterable[Record]) -> list[Key]:
     """Return the runs that `records` open, sorted."""
     return sorted({key for record in records if record.kind == LogKind.RUN_OPENED and (key := key_of(record))})

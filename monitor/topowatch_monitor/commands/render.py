@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from topowatch_monitor.commands.render_events import events_section
 from topowatch_monitor.commands.slice_page import slice_page
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     parts += [Text("\nFlags", style="bold"), *[Padding(line, (0, 0, 0, 2)) for line in flag_lines(run)]]
     if not run["flags"]:
         parts.append(Text("  none", style="dim"))
+    parts += events_section(run.get("events", ()))  # a daemon of an earlier version does not say
     parts += _section("Path of the weights", _path(run["path"]))
     if run["representation"]:
         parts += _section("Path of the representation", _path(run["representation"]))

@@ -1,4 +1,4 @@
-"""`topowatch replay`: a run's state, computed again from a recording."""
+"""`topowatch replay`: what a daemon would say of recorded runs, under other thresholds too."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from rich.text import Text
 from topowatch_monitor import config
 from topowatch_monitor.commands.compare import Difference, differences
 from topowatch_monitor.commands.daemon import fetch_run
+from topowatch_monitor.commands.marks import assign, read_marks
 from topowatch_monitor.commands.output import CommandError, console, print_json
 from topowatch_monitor.commands.records import Key, choose, keys_in, of_run
 from topowatch_monitor.commands.render import run_page
+from topowatch_monitor.commands.render_scores import flags_table, scores_table
 from topowatch_monitor.export.fleet import verdict
 from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from topowatch_monitor.engine.run_state import RunSettings
     from topowatch_monitor.engine.view import RunView
@@ -33,11 +35,17 @@ OF_THE_GROUP = ("path_class",)  # depends on the siblings, which are not in the 
 
 def replay(
     *,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A recording, as `topowatch export RUN FILE` writes it.")
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Recordings, as `topowatch export RUN FILE` writes them.")
     ],
-    run: Annotated[str | None, typer.Option(metavar="RUN", help="Which run, where FILE holds several.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Which run, where there are several.")] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Its group, where that is needed.")] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Which runs went wrong and when: .csv, .json or .toml. Scores the detectors."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compute the state in other ways too and exit 1 if any differs.")
     ] = False,
@@ -47,26 +55,67 @@ def replay(
     config_file: Annotated[
         Path | None,
         typer.Option(
-            "--config", metavar="FILE", help="The daemon's TOML file, where its windows are not the defaults."
+            "--config", metavar="FILE", help="The daemon's TOML file, or one with other thresholds under [detect]."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Compute a run's state from a recording, without a daemon, and show it as `topowatch show` does.
+    """Compute what a daemon would say of recorded runs, without one: of one run its page, of several all flags.
 
-    --verify computes it a second time with a snapshot and a restore half way, and with --url compares it with what a
-    daemon says: discrete fields exactly, floats to 1e-6 of their size.
+    --config tries other windows and thresholds. --events holds the flags against what is known of the runs: a file with
+    the columns run, onset (the step at which it went wrong, or healthy) and, if you like, departure (the step at which
+    the loss was lost; else it is looked for in the losses) and group. Printed are, for each detector, precision,
+    recall, the lead from flag to departure, and false alarms per 10,000 healthy steps. What goes on before the onset is
+    a false alarm. In a run that was rolled back, a mark is of the first life that came to its step.
+
+    --verify computes a run a second time with a snapshot and a restore half way, and with --url compares it with what
+    a daemon says: discrete fields exactly, floats to 1e-6 of their size.
 
     For example:
 
       topowatch replay seed-3.twrun
 
       topowatch replay seed-3.twrun --verify --url http://127.0.0.1:7071
+
+      topowatch replay *.twrun --config other.toml --events events.csv
     """
     if url is not None and not verify:
         raise CommandError("--url is for --verify: add it, or use `topowatch show`", status=2)
+    if events is not None and (verify or run is not None or group is not None):
+        raise CommandError("--events scores all runs that it marks: leave --verify, --run and --group out", status=2)
     settings = _run_settings(config_file)
-    key, records = _read(file, run, group)
+    held = _held(files)
+    keys = [key for each in held.values() for key in each if group in {None, key[1]}]
+    if not keys:
+        raise CommandError(f"{_named(files)} holds no run" + ("" if group is None else f" of group {group!r}"))
+    if events is not None or (run is None and not verify and len(keys) > 1):
+        _show_many(held, keys, settings, events, as_json=as_json)
+    else:
+        key = choose(keys, run, group, _named(files)) if run is not None else _only(keys, files)
+        file = next(file for file, each in held.items() if key in each)
+        _show(key, list(of_run(_records(file), key)), settings, verify=verify, url=url, as_json=as_json)
+
+
+def _show_many(
+    files: Iterable[Path], keys: Sequence[Key], settings: RunSettings, events: Path | None, *, as_json: bool
+) -> None:
+    """Show the flags of many runs or, where a file marks what went wrong, how well they fit that."""
+    from topowatch_monitor.commands.replay_many import flags_json, replay_all, score_all, scores_json
+
+    marked = None if events is None else (assign(read_marks(events), keys, events), events)
+    terminal = console()
+    runs = replay_all(files, _records, settings, keys=keys, terminal=terminal, quiet=as_json)
+    if marked is None:
+        print_json(flags_json(runs)) if as_json else terminal.print(flags_table(runs))
+    else:
+        scores = score_all(runs, *marked)
+        print_json(scores_json(scores)) if as_json else terminal.print(scores_table(scores))
+
+
+def _show(
+    key: Key, records: Sequence[Record], settings: RunSettings, *, verify: bool, url: str | None, as_json: bool
+) -> None:
+    """Show one run, and what differs where it is computed in other ways."""
     view = _view_of(key, records, settings)
     checks: dict[str, list[Difference]] = {}
     if verify:
@@ -100,26 +149,38 @@ def _print(view: RunView, records: int, checks: dict[str, list[Difference]]) -> 
         terminal.print(table)
 
 
-def _read(file: Path, run: str | None, group: str | None) -> tuple[Key, list[Record]]:
-    """Return the run that was asked for, or the only one, and its records."""
+def _records(file: Path) -> list[Record]:
     from topowatch_monitor.store.recording import RecordingDamagedError, read_recording
 
     try:
-        records = list(read_recording(file))
+        return list(read_recording(file))
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}", status=2) from None
     except RecordingDamagedError as error:
         raise CommandError(str(error), status=2) from None
-    keys = keys_in(records)
-    if run is None and group is None and len(keys) == 1:
-        return keys[0], list(of_run(records, keys[0]))
-    if not keys:
-        raise CommandError(f"{file} holds no run")
-    if run is None:
+
+
+def _held(files: Sequence[Path]) -> dict[Path, list[Key]]:
+    """Return the runs that each file holds; raises CommandError for a run that two of them hold."""
+    held: dict[Path, list[Key]] = {}
+    for file in files:
+        keys = keys_in(_records(file))
+        for other, known in held.items():
+            for key in set(known).intersection(keys):
+                raise CommandError(f"{other} and {file} both hold run {key[2]!r} of group {key[1]!r}", status=2)
+        held[file] = keys
+    return held
+
+
+def _only(keys: Sequence[Key], files: Sequence[Path]) -> Key:
+    if len(keys) > 1:
         names = ", ".join(sorted({key[2] for key in keys}))
-        raise CommandError(f"{file} holds {len(keys)} runs: name one with --run ({names})", status=2)
-    key = choose(keys, run, group, str(file))
-    return key, list(of_run(records, key))
+        raise CommandError(f"{_named(files)} holds {len(keys)} runs: name one with --run ({names})", status=2)
+    return keys[0]
+
+
+def _named(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files))
 
 
 def _run_settings(file: Path | None) -> RunSettings:
@@ -132,7 +193,7 @@ def _run_settings(file: Path | None) -> RunSettings:
     except config.ConfigError as error:
         raise CommandError(str(error), status=2) from None
     path = PathSettings(window=told.path_window, h1_every=told.h1_every, h1_landmarks=told.h1_landmarks)
-    return RunSettings(path=path, history=told.history_window)
+    return RunSettings(path=path, history=told.history_window, thresholds=told.detect)
 
 
 def _view_of(key: Key, records: Sequence[Record], settings: RunSettings, restore_at: int | None = None) -> RunView:

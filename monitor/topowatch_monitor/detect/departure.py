@@ -40,9 +40,11 @@ def departure(losses: NDArray[np.float64]) -> int | None:
 
 
 def _means(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Return the mean of the last `width` values (of all, where there are fewer), at every place."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    """Return the mean of the last `width` values (of all, where there are fewer), at every place.
+
+    Each from its own values: sums that run on would never lose what one huge loss has left in them.
+    """
+    padded = np.concatenate([np.zeros(width - 1), values])
+    sums = np.lib.stride_tricks.sliding_window_view(padded, width).sum(axis=1)
+    means: NDArray[np.float64] = sums / np.minimum(np.arange(1, len(values) + 1), width)
     return means

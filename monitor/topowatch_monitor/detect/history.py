@@ -1,10 +1,12 @@
-"""What detectors look at: the scalars of one run, over its steps."""
+"""What detectors look at: the scalars of one run and statistics of its layers, over its steps."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from topowatch_monitor.detect.layers import LayerHistory
 from topowatch_monitor.detect.level import Curve, curve_of
+from topowatch_monitor.detect.probe_curve import ProbeCurve, probe_curve
 from topowatch_monitor.detect.series import Series
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ KNOWN_NAMES = frozenset(
     {
         "loss",
         "probe_loss",
+        "learning_rate",
+        "representation_rank",
         "update_ratio_max",
         "update_norm",
         "weight_norm",
@@ -24,6 +28,11 @@ KNOWN_NAMES = frozenset(
         "nonfinite_weights",
         "critical_lr_ratio",
         "basin_depth",
+        "pulse_gradient_norm",
+        "pulse_update_ratio",
+        "pulse_cosine",
+        "norm_drift",
+        "path_loop",
     }
 )
 
@@ -36,6 +45,7 @@ class History:
         names: the most names; further ones are left out, except those that detectors read.
 
     Attributes:
+        layers: statistics of the layers at the recent samples.
         fresh_from: first step that detectors have not looked at yet.
         chance_loss: probe loss of a model that knows nothing, in nats; None where it is not known.
         resumed: whether the run began at a checkpoint, so that its first values are not those of an untrained model.
@@ -46,6 +56,8 @@ class History:
         self._names = names
         self._series: dict[str, Series] = {}
         self._curve: Curve | None = None
+        self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
+        self.layers = LayerHistory()
         self.fresh_from = 0
         self.chance_loss: float | None = None
         self.resumed = False
@@ -69,6 +81,13 @@ class History:
         return self._curve
 
     @property
+    def probe_curve(self) -> ProbeCurve | None:
+        """Levels of `probe_loss`; computed once for all who ask between two changes of it."""
+        if self._probed is None:
+            self._probed = (probe_curve(self["probe_loss"]),)
+        return self._probed[0]
+
+    @property
     def latest(self) -> dict[str, float]:
         """The newest value of every name."""
         return {name: float(series.values[-1]) for name, series in self._series.items() if len(series)}
@@ -83,19 +102,22 @@ class History:
             series = self._series[name] = Series(self._capacity)
         series.extend(steps, values)
         self._curve = None
+        self._probed = None if name == "probe_loss" else self._probed
 
     def discard(self, start: int, stop: int | None = None, names: Container[str] | None = None) -> None:
-        """Forget values with start ≤ step (< stop), of these names or of all."""
+        """Forget values with start ≤ step (< stop), of these names or, with the layers, of all."""
         for name, series in self._series.items():
             if names is None or name in names:
                 series.discard(start, stop)
-        self._curve = None
+        if names is None:
+            self.layers.discard(start, stop)
+        self._curve = self._probed = None
         self.fresh_from = min(self.fresh_from, start)
 
     def forget(self, name: str) -> None:
         """Forget a scalar: what comes under its name from now on cannot be compared with what came before."""
         self._series.pop(name, None)
-        self._curve = None
+        self._curve = self._probed = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the history holds, as plain numbers and arrays."""
@@ -105,6 +127,7 @@ class History:
             "fresh_from": self.fresh_from,
             "chance_loss": self.chance_loss,
             "resumed": self.resumed,
+            "layers": self.layers.state_dict(),
             "series": {name: series.state_dict() for name, series in self._series.items()},
         }
 
@@ -115,5 +138,6 @@ class History:
         history.fresh_from = state["fresh_from"]
         history.chance_loss = state["chance_loss"]
         history.resumed = state["resumed"]
+        history.layers = LayerHistory.from_state(state["layers"])
         history._series = {name: Series.from_state(series) for name, series in state["series"].items()}
         return history

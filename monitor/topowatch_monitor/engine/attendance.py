@@ -82,7 +82,7 @@ class Attendance:
 
     def flag(self) -> tuple[int, str] | None:
         """First step and reason; None while no rank is missing."""
-        if self._generation is None:
+        if self._generation is None or not (self._missing or self._unheard):
             return None
         contributing, start = self._generation.ranks, self._generation.start
         heard = len(self._members(self._generation))

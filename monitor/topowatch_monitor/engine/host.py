@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.detect.threshold_tables import thresholds_from
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.groups import Groups, GroupSettings
@@ -29,6 +30,8 @@ from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from topowatch_monitor.engine.loop import EngineReport
 
 log = logging.getLogger("topowatch.engine")
@@ -50,11 +53,12 @@ class HostSettings:
     history_window: int
     atlas_seconds: float
     homology_timeout_seconds: float
+    thresholds: Mapping[str, Mapping[str, float]]  # by detector and name
 
     def run_settings(self) -> RunSettings:
-        """How much of each run is looked at."""
+        """How much of each run is looked at, and when detectors fire."""
         path = PathSettings(window=self.path_window, h1_every=self.h1_every, h1_landmarks=self.h1_landmarks)
-        return RunSettings(path=path, history=self.history_window)
+        return RunSettings(path=path, history=self.history_window, thresholds=thresholds_from(self.thresholds))
 
     def group_settings(self) -> GroupSettings:
         """How often groups are looked at, and how long a refit may take."""

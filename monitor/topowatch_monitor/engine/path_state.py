@@ -13,7 +13,12 @@ from topowatch_monitor.engine.path_shape import UNKNOWN_SHAPE, PathShape, shape_
 from topowatch_monitor.topology import IncrementalMST, total_persistence
 from topowatch_monitor.topology.dimension import MIN_POINTS
 from topowatch_monitor.topology.mst import norm_fits
-from topowatch_monitor.topology.persistence import check_landmarks, h1_of_distances, maxmin_by_rows
+from topowatch_monitor.topology.persistence import (
+    check_landmarks,
+    h1_of_distances,
+    largest_ratio,
+    maxmin_by_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +110,7 @@ class PathState:
         self._lengths = array("d")
         self._since_h1 = 0
         self._h1: float | None = None
+        self._loop: tuple[int, float] | None = None
         self._resolution: float | None = None
         self._since_shape = self._settings.shape_head_start
         self._shape = UNKNOWN_SHAPE
@@ -131,8 +137,13 @@ class PathState:
         """Lifetimes of H₀ of the window, ascending."""
         return self._tree.lengths
 
-    def view(self) -> PathView:
-        """What the path tells now."""
+    @property
+    def loop(self) -> tuple[int, float] | None:
+        """Step of the newest H₁ diagram of the window, and the largest death over birth in it, 1 without a bar."""
+        return self._loop
+
+    def view(self, elsewhere: int = 0) -> PathView:
+        """What the path tells now; `elsewhere` points were ignored before they came here."""
         lifetimes = self._tree.lengths
         return {
             "length": self.length,
@@ -147,7 +158,7 @@ class PathState:
             "betti_drift_wasserstein": self._shape.betti_drift_wasserstein,
             "points": len(self._steps),
             "resolution": self._resolution,
-            "ignored": self.ignored,
+            "ignored": self.ignored + elsewhere,
             "unbridged": self.unbridged,
         }
 
@@ -192,6 +203,7 @@ class PathState:
             "lengths": np.array(self._lengths, dtype=np.float64),
             "since_h1": self._since_h1,
             "h1": self._h1,
+            "loop": None if self._loop is None else list(self._loop),
             "resolution": self._resolution,
             "since_shape": self._since_shape,
             "shape": self._shape.state_dict(),
@@ -209,6 +221,7 @@ class PathState:
         path._lengths = array("d", state["lengths"].tolist())
         path._since_h1 = state["since_h1"]
         path._h1 = state["h1"]
+        path._loop = None if state["loop"] is None else (state["loop"][0], state["loop"][1])
         path._resolution = state["resolution"]
         path._since_shape = state["since_shape"]
         path._shape = PathShape.from_state(state["shape"])
@@ -278,7 +291,7 @@ class PathState:
         self._tree.keep(kept)
         del self._steps[low:high]
         # Diagram and shape were of a window that is gone: the next sample brings new ones.
-        self._h1 = self._resolution = None
+        self._h1 = self._resolution = self._loop = None
         self._since_h1 = self._settings.h1_every
         self._shape = UNKNOWN_SHAPE
         self._since_shape = self._settings.shape_every
@@ -302,14 +315,16 @@ class PathState:
         self._steps = []
         self._length_steps, self._lengths = array("q"), array("d")
         self._since_h1 = 0
-        self._h1 = self._resolution = None
+        self._h1 = self._resolution = self._loop = None
         self._since_shape = self._settings.shape_head_start
         self._shape = UNKNOWN_SHAPE
 
     def _compute_h1(self) -> None:
         self._since_h1 = 0
         _, self._resolution, distances = maxmin_by_rows(self._tree.distance_rows(), self._settings.h1_landmarks)
-        self._h1 = total_persistence(h1_of_distances(distances))
+        diagram = h1_of_distances(distances)
+        self._h1 = total_persistence(diagram)
+        self._loop = self._steps[-1], largest_ratio(diagram)
 
     def _compute_shape(self) -> None:
         self._since_shape = 0

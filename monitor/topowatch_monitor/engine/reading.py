@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from topowatch_monitor.detect.layers import FIELDS
 from topowatch_protos.framing import LogKind
 from topowatch_protos.schema import SCHEMA
 from topowatch_protos.v1 import log_pb2, sample_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.timestamp_pb2 import Timestamp
     from numpy.typing import NDArray
 
@@ -56,6 +59,8 @@ class Reading:
         representation: sketch of the predictions on the probes.
         probe_losses: loss on each probe; None where none were sent.
         probe_loss: their mean.
+        layers: names of layers, and what is known of them (layers × FIELDS); None where none were sent.
+        frames: features of the representation on the probes, n × d; None where none were sent, or not all are finite.
         gradient: sketch of the gradient; None where none was sent.
         critical_step: multiple of the last update at which the loss stands above where that began, positive.
         plane: a slice of the loss.
@@ -69,6 +74,8 @@ class Reading:
     representation: NDArray[np.float32] | None
     probe_losses: NDArray[np.float32] | None
     probe_loss: float | None
+    layers: tuple[list[str], NDArray[np.float32]] | None
+    frames: NDArray[np.float16] | None
     gradient: NDArray[np.float32] | None
     critical_step: float | None
     plane: Plane | None
@@ -138,6 +145,8 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
         probe_losses=losses,
         probe_loss=None if losses is None else _mean(losses),
+        layers=_read_layers(sample.layers) if sample.layers else None,
+        frames=_read_frames(sample.frames) if sample.HasField("frames") else None,
         gradient=_read_sketch(sample.gradient) if sample.HasField("gradient") else None,
         critical_step=_read_critical(sample.curvature) if sample.HasField("curvature") else None,
         plane=_read_plane(sample.loss_slice, sample.step) if sample.HasField("loss_slice") else None,
@@ -172,6 +181,18 @@ def _read_losses(losses: bytes) -> NDArray[np.float32] | None:
     if len(losses) % 4:
         raise ValueError(f"probe losses of {len(losses)} bytes are no row of float32")
     return np.frombuffer(losses, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _read_layers(layers: Sequence[sample_pb2.LayerStatistics]) -> tuple[list[str], NDArray[np.float32]]:
+    values = np.array([[getattr(layer, field) for field in FIELDS] for layer in layers], dtype=np.float32)
+    return [layer.name for layer in layers], values
+
+
+def _read_frames(frames: sample_pb2.Frames) -> NDArray[np.float16] | None:
+    if len(frames.values) != 2 * frames.rows * frames.columns:
+        raise ValueError(f"{len(frames.values)} bytes are not {frames.rows} × {frames.columns} numbers of float16")
+    values = np.frombuffer(frames.values, dtype="<f2").astype(np.float16, copy=False)
+    return values.reshape(frames.rows, frames.columns) if np.isfinite(values).all() and len(values) else None
 
 
 def _read_critical(curvature: sample_pb2.Curvature) -> float | None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.detect import ANALYSIS_FAILED, History, Thresholds
+from topowatch_monitor.detect.effective_rank import effective_rank
 from topowatch_monitor.engine.assembly import PARTIAL, Part
+from topowatch_monitor.engine.events import Events
 from topowatch_monitor.engine.failures import Failures
 from topowatch_monitor.engine.judgement import Judgement
 from topowatch_monitor.engine.lineage import generation_of
@@ -18,7 +20,7 @@ from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
-from topowatch_monitor.engine.terrain import FLOW, RATIO, Terrain
+from topowatch_monitor.engine.terrain import Terrain
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from topowatch_monitor.engine.lineage import Generation, Span
-    from topowatch_monitor.engine.path_state import PathView
-    from topowatch_monitor.engine.view import RunView
+    from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
 
 log = logging.getLogger("topowatch.engine")
@@ -78,6 +79,7 @@ class RunState:
         self._history = History(self._settings.history)
         self._terrain = Terrain()
         self._judgement = Judgement(self._settings.thresholds)
+        self._events = Events()
         self._step: int | None = None
         self._ended = False
         self._results: dict[str, float] | None = None
@@ -117,6 +119,21 @@ class RunState:
     def history(self) -> History:
         """The scalars of the run."""
         return self._history
+
+    @property
+    def events(self) -> Events:
+        """When flags went on and off."""
+        return self._events
+
+    @property
+    def step(self) -> int | None:
+        """The latest step of the leader; after a rewind, the one before the step that it went back to."""
+        return self._step
+
+    @property
+    def judgement(self) -> Judgement:
+        """What the detectors say."""
+        return self._judgement
 
     def apply(self, kind: int, payload: bytes) -> bool:
         """Take in a log record of this run; one that cannot be decoded is counted as rejected.
@@ -177,15 +194,14 @@ class RunState:
             "overhead_ratio": overhead,
             "interval": interval,
             "coverage": coverage,
-            "path": self._path_view(),
+            "path": self._path.view(elsewhere=self._ranks.refused),
             "representation": self.representation.view() if self.representation.points else None,
             "loss_path": self._probed.losses.view(),
-            "critical_lr_ratio": latest.get(RATIO),
-            "gradient_flow_consistency": latest.get(FLOW),
-            "landscape": self._terrain.landscape(),
-            "flags": self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()}),
+            **self._terrain.view(latest),
+            "flags": self._flags(),
+            "events": self._events.view(),
             "minimum_unstable": self._judgement.minimum_unstable,
-            "instability_score": None,
+            "instability_score": self._judgement.score,
             "path_class": no_class(NOT_CLASSIFIED),
             "forecast": no_forecast(NOT_FORECAST),
         }
@@ -201,6 +217,7 @@ class RunState:
             "history": self._history.state_dict(),
             "terrain": self._terrain.state_dict(),
             "judgement": self._judgement.state_dict(),
+            "events": self._events.state_dict(),
             "failures": self._failures.state_dict(),
             "step": self._step,
             "counts": [self._samples, self._dropped, self._rejected],
@@ -222,6 +239,7 @@ class RunState:
         run._history = History.from_state(state["history"])
         run._terrain = Terrain.from_state(state["terrain"])
         run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
+        run._events = Events.from_state(state["events"])
         run._failures = Failures.from_state(state["failures"])
         run._step = state["step"]
         run._samples, run._dropped, run._rejected = state["counts"]
@@ -245,8 +263,10 @@ class RunState:
 
     def _fail(self, message: Message, error: Exception) -> None:
         """Note that a message could not be taken in. Of many, those numbered by a power of two are logged."""
-        step = step_of(message)
-        self._failures.add((self._step or 0) if step is None else step, error)
+        told = step_of(message)
+        step = (self._step or 0) if told is None else told
+        self._failures.add(step, error)
+        self._note(step)
         count = self._failures.count
         if count.bit_count() == 1:
             log.error("failure %d of the analysis of run %s", count, "/".join(self._key), exc_info=error)
@@ -292,6 +312,8 @@ class RunState:
                 self._step = start - 1 if start > 0 else None
             self._judgement.rewind(self._history, start)
             self._failures.discard(start)
+            self._events.supersede(start)
+            self._note(start)
 
     def _describe(self, descriptor: run_pb2.RunDescriptor) -> None:
         """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew.
@@ -302,6 +324,7 @@ class RunState:
         probe = descriptor.probe
         if self._probed.show(probe.digest):
             self._history.forget("probe_loss")
+            self._history.forget("representation_rank")
         if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
             self._history.chance_loss = math.log(probe.outputs)
 
@@ -344,18 +367,25 @@ class RunState:
             whole = Part(reading.weights, {})
         if whole is not None:
             if whole.weights is not None:
+                before = self._path.loop
                 self._path.add(reading.step, whole.weights)
+                if self._path.loop is not None and self._path.loop != before:
+                    self._history.extend("path_loop", [self._path.loop[0]], [self._path.loop[1]])
             for name, value in whole.scalars.items():
                 self._history.extend(name, [reading.step], [value])
         if leads:
             self._lead(incarnation, span, reading, PARTIAL if sharded else (), received_at)
         elif whole is not None:
             self._judgement.judge(self._history, reading.step)
+        self._note(reading.step)
 
     def _lead(
         self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
     ) -> None:
-        """Take what the leader says of the run as a whole, without the scalars that are `partial`."""
+        """Take what the leader says of the run as a whole, without the scalars that are `partial`.
+
+        Where some are, the statistics of layers are of its own part as well, and say nothing of the whole.
+        """
         on_path = reading.step in span
         if on_path and reading.representation is not None:
             self._probed.predicted(reading.step, reading.representation)
@@ -365,6 +395,10 @@ class RunState:
                 self._history.extend(name, steps[inside], values[inside])
         if not on_path:
             return
+        if not partial and reading.layers is not None:
+            self._history.layers.add(reading.step, *reading.layers)
+        if reading.frames is not None:
+            self._history.extend("representation_rank", [reading.step], [effective_rank(reading.frames)])
         if reading.probe_losses is not None and reading.probe_loss is not None:
             self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
@@ -377,7 +411,8 @@ class RunState:
 
     # Views
 
-    def _path_view(self) -> PathView:
-        view = self._path.view()
-        view["ignored"] += self._ranks.refused
-        return view
+    def _flags(self) -> list[Flag]:
+        return self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()})
+
+    def _note(self, step: int) -> None:
+        self._events.note(step, self._flags(), self._judgement.minimum_unstable)

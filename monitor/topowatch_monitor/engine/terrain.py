@@ -5,7 +5,7 @@ What comes at many steps goes into the run's history, where detectors find it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from topowatch_monitor.engine.gradient_flow import GradientFlow
 from topowatch_monitor.engine.landscape import Landscape
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.reading import Reading
 
 RATIO, FLOW, DEPTH = "critical_lr_ratio", "gradient_flow_consistency", "basin_depth"
+
+
+class TerrainView(TypedDict):
+    """What a run's view tells of it; None where nothing is known.
+
+    Attributes:
+        critical_lr_ratio: learning rate over the critical one, at the newest search for it.
+        gradient_flow_consistency: cosine between the path and the gradients, lately.
+        landscape: the newest slice of the loss.
+    """
+
+    critical_lr_ratio: float | None
+    gradient_flow_consistency: float | None
+    landscape: LandscapeView | None
 
 
 class Terrain:
@@ -46,9 +60,13 @@ class Terrain:
         self._landscape.discard(start, stop)
         self._flow.discard(start, stop)
 
-    def landscape(self) -> LandscapeView | None:
-        """The newest slice."""
-        return self._landscape.view()
+    def view(self, latest: Mapping[str, float]) -> TerrainView:
+        """What is known; `latest` are the newest values in the history."""
+        return {
+            "critical_lr_ratio": latest.get(RATIO),
+            "gradient_flow_consistency": latest.get(FLOW),
+            "landscape": self._landscape.view(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is known, as plain values and arrays."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 from topowatch_monitor.detect.catalogue import STALLED_RUN
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
+from topowatch_monitor.engine.terrain import TerrainView
 
 if TYPE_CHECKING:
-    from topowatch_monitor.engine.landscape import LandscapeView
+    from topowatch_monitor.engine.events import EventView
     from topowatch_monitor.engine.loss_path import LossPathView
     from topowatch_monitor.engine.path_state import PathView
 
@@ -71,7 +72,7 @@ class RanksView(TypedDict):
     missing: list[int]
 
 
-class RunView(TypedDict):
+class RunView(TerrainView):
     """Everything that is told of a run; None where nothing is known. Times are Unix seconds, floats may be NaN.
 
     Attributes:
@@ -87,10 +88,8 @@ class RunView(TypedDict):
         scalars: newest value by name.
         path: the path of the weights; `representation` that of the predictions on the probes, `loss_path` that of the
             probes' losses.
-        critical_lr_ratio: learning rate over the critical one, at the newest search for it.
-        gradient_flow_consistency: cosine between the path and the gradients, lately.
-        landscape: the newest slice of the loss.
         longest_pause: seconds between samples, at most, lately.
+        events: when flags went on and off, the newest last; not of the flag that `at` adds.
     """
 
     tenant: str
@@ -119,10 +118,8 @@ class RunView(TypedDict):
     path: PathView
     representation: PathView | None
     loss_path: LossPathView | None
-    critical_lr_ratio: float | None
-    gradient_flow_consistency: float | None
-    landscape: LandscapeView | None
     flags: list[Flag]
+    events: list[EventView]
     minimum_unstable: bool
     instability_score: float | None
     path_class: ClassView

@@ -167,10 +167,12 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.GRADIENT_FLOW_CONSISTENCY, run["gradient_flow_consistency"]),
         (registry.LANDSCAPE_TOTAL_PERSISTENCE, (run["landscape"] or {}).get("total_persistence")),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
+        (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):
         if value is not None and not (metric is not registry.RUN_LOSS and math.isnan(value)):
             yield metric, {}, float(value)
-    for detector in sorted({flag["detector"] for flag in run["flags"]}):
+    # Critical ones first: where there is no room for all, those that say that a minimum is being lost stay.
+    for _, detector in sorted({(flag["severity"], flag["detector"]) for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
 
 

@@ -302,6 +302,7 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "gradient_flow_consistency": None,
         "landscape": None,
         "flags": [],
+        "events": [],
         "minimum_unstable": False,
         "instability_score": None,
         "path_class": no_class(why),

@@ -111,6 +111,13 @@ LANDSCAPE_TOTAL_PERSISTENCE = Metric(
 MINIMUM_UNSTABLE = Metric(
     "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
 )
+INSTABILITY_SCORE = Metric(
+    "topowatch_instability_score",
+    "gauge",
+    RUN,
+    "Share of moments like this one that ended in a departure from the minimum within the horizon, 0 to 1; no series"
+    " while nothing can be said.",
+)
 DETECTOR_ACTIVE = Metric(
     "topowatch_detector_active", "gauge", (*RUN, "detector"), "1 while the detector is active; no series otherwise."
 )
@@ -218,6 +225,7 @@ METRICS: Final = (
     GRADIENT_FLOW_CONSISTENCY,
     LANDSCAPE_TOTAL_PERSISTENCE,
     MINIMUM_UNSTABLE,
+    INSTABILITY_SCORE,
     DETECTOR_ACTIVE,
     GROUP_CLASSES,
     GROUP_ABSTAINED,

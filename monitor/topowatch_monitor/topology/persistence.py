@@ -136,6 +136,13 @@ def total_persistence(diagram: ArrayLike, power: float = 1.0) -> float:
     return float(np.sum((finite[:, 1] - finite[:, 0]) ** power))
 
 
+def largest_ratio(diagram: ArrayLike) -> float:
+    """Largest death over birth of the bars, bars × (birth, death, …), which no scale changes; 1 without any."""
+    bars = np.asarray(diagram, dtype=np.float64)
+    positive = bars[(bars[:, 0] > 0) & np.isfinite(bars[:, 1])] if bars.size else bars
+    return float((positive[:, 1] / positive[:, 0]).max()) if positive.size else 1.0
+
+
 def sublevel_persistence(grid: ArrayLike) -> NDArray[np.float64]:
     """Persistence of the sublevel sets of a function on a grid, by giotto-tda's cubical complex.
 

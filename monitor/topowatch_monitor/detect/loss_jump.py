@@ -1,0 +1,49 @@
+"""The loss has jumped, from one step to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from topowatch_monitor.detect.graded import Measure
+from topowatch_monitor.detect.level import noise_of
+
+if TYPE_CHECKING:
+    from topowatch_monitor.detect.history import History
+
+
+@dataclass(frozen=True)
+class LossJumpThresholds:
+    """When a rise counts as a jump.
+
+    Attributes:
+        recent: newest values, two neighbours among which have to stand that high: no single batch decides, and what
+            comes back at once is seen.
+        window: values before these, whose median is the usual loss; their noise and the highest of them count as well.
+        minimum: values of the past that must be known.
+        noise: standard deviations of single values above the usual loss.
+        share: of the way down from where the loss began, above the usual loss.
+        release: share of the alarm below which it lets go.
+    """
+
+    recent: int = 8
+    window: int = 64
+    minimum: int = 16
+    noise: float = 8.0
+    share: float = 0.2
+    release: float = 0.5
+
+
+def measure(history: History, thresholds: LossJumpThresholds) -> Measure | None:
+    """Return how high the newest losses stand above the usual; None where too little is known."""
+    curve = history.curve
+    past = curve.values[-thresholds.window - thresholds.recent : -thresholds.recent]
+    if len(past) < thresholds.minimum or curve.initial is None:
+        return None
+    newest = curve.values[-thresholds.recent :]
+    usual, highest, both = float(np.median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
+    noise, descent = thresholds.noise * noise_of(past), thresholds.share * (curve.initial - usual)
+    unit = max(noise, descent, highest - usual, float(np.finfo(np.float64).tiny))
+    return Measure(max(0.0, both - usual) / unit, f"the loss jumped from about {usual:.3g} to {both:.3g}")

@@ -1,0 +1,220 @@
+"""Detectors that measure by what a run has been through: they fire beyond it, and restarts and warm-ups stay within."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from topowatch_monitor.detect import (
+    History,
+    Thresholds,
+    gradient_growth,
+    loss_jump,
+    norm_drift,
+    orbiting,
+    untested_rate,
+    update_growth,
+    violent_start,
+)
+from topowatch_monitor.detect.tested import LAG, WIDTH, at_comparable_rates, beyond_tested
+
+POSITIVE = arrays(np.float64, st.integers(0, 400), elements=st.floats(1e-6, 1e6))
+
+
+def history(**curves):
+    found = History()
+    for name, values in curves.items():
+        found.extend(name, np.arange(len(values)), values)
+    return found
+
+
+def level(module, **curves):
+    name = module.__name__.rpartition(".")[2]
+    measured = module.measure(history(**curves), getattr(Thresholds(), name))
+    return None if measured is None else measured.level
+
+
+def noisy(values, seed=0, spread=0.2):
+    return values * np.exp(spread * np.random.default_rng(seed).standard_normal(len(values)))
+
+
+# The range that was tested
+
+
+def slowly(values, window, minimum, width, lag):
+    """Say the same as `beyond_tested`, one window at a time."""
+    newest, past = values[-width:], values[: len(values) - lag][-(window - lag) :]
+    if len(newest) < width or len(past) < max(minimum, width):
+        return None
+    highest = max(sorted(past[start : start + width])[width // 2] for start in range(len(past) - width + 1))
+    return math.log(sorted(newest)[width // 2] / highest)
+
+
+@given(POSITIVE, st.integers(40, 300), st.integers(1, 60), st.integers(1, 9), st.integers(1, 30))
+def test_it_is_the_newest_median_over_the_highest_of_the_past(values, window, minimum, width, lag):
+    found = beyond_tested(values, window=window, minimum=minimum, width=width, lag=lag)
+    assert found == pytest.approx(slowly(values, window, minimum, width, lag))
+
+
+@given(POSITIVE, st.floats(1e-3, 1e3))
+def test_no_unit_changes_it(values, unit):
+    found, scaled = (beyond_tested(each, window=256, minimum=48) for each in (values, values * unit))
+    assert found == pytest.approx(scaled, abs=1e-9) if found is not None else scaled is None
+
+
+@given(POSITIVE.filter(len), st.sampled_from([math.nan, math.inf]))
+def test_one_odd_value_makes_it_neither_infinite_nor_unknown(values, odd):
+    spoiled = np.append(values, odd)
+    found = beyond_tested(spoiled, window=256, minimum=8)
+    assert found is None or math.isfinite(found)
+
+
+def test_values_that_are_mostly_not_finite_are_beyond_everything():
+    assert beyond_tested(np.append(np.ones(100), [np.nan] * WIDTH), window=256, minimum=48) == math.inf
+
+
+def test_only_steps_at_comparable_rates_are_compared():
+    rates = np.repeat([1.0, 0.1, 1.0], 50)
+    values = at_comparable_rates(history(learning_rate=rates, norm_drift=np.arange(150.0)), "norm_drift")
+    assert values.tolist() == [*range(50), *range(100, 150)]
+
+
+def test_values_without_a_rate_of_their_step_are_left_out_where_there_are_rates():
+    found = History()
+    found.extend("learning_rate", [0, 2, 4], [1.0, 1.0, 2.0])
+    found.extend("norm_drift", [0, 1, 2, 4, 5], [10.0, 11.0, 12.0, 14.0, 15.0])
+    assert at_comparable_rates(found, "norm_drift").tolist() == [14.0]
+    assert at_comparable_rates(found, "norm_drift", relative=True).tolist() == [7.0]
+    assert at_comparable_rates(history(norm_drift=[1.0, 2.0]), "norm_drift").tolist() == [1.0, 2.0]
+
+
+# The learning rate
+
+
+def schedules():
+    steps = np.arange(2000)
+    cosine = 0.55 + 0.45 * np.cos(np.pi * steps / 2000)
+    return {
+        "constant": np.ones(2000),
+        "cosine": cosine,
+        "restarts": 0.55 + 0.45 * np.cos(np.pi * (steps % 500) / 500),
+        "one cycle": np.concatenate([np.linspace(0.04, 1, 600), np.linspace(1, 1e-4, 1400)]),
+        "inverse root": np.minimum((steps + 1) / 400, (400 / (steps + 1)) ** 0.5),
+        **{f"warm-up of {length}": np.minimum((steps + 1) / length, 1) for length in (10, 50, 100, 150, 500, 1900)},
+    }
+
+
+@pytest.mark.parametrize("name", schedules())
+def test_no_usual_schedule_is_untested(name):
+    rates = schedules()[name]
+    assert max(level(untested_rate, learning_rate=rates[:end]) or 0.0 for end in range(4, 2001, 4)) < 1
+
+
+@pytest.mark.parametrize("growth", [1.005, 1.01, 1.02, 1.1])
+def test_a_rate_that_grows_is_untested_before_it_has_doubled(growth):
+    rates = np.append(np.ones(400), growth ** np.arange(1, 500))
+    first = next(end for end in range(400, 900) if (level(untested_rate, learning_rate=rates[:end]) or 0.0) >= 1)
+    assert rates[first - 1] < 2
+
+
+# Updates, gradients, batch norm
+
+
+def test_updates_that_follow_the_rate_are_usual():
+    rates = schedules()["restarts"]
+    updates = noisy(rates * np.linspace(1, 0.2, 2000))
+    assert (
+        max(
+            level(update_growth, learning_rate=rates[:end], pulse_update_ratio=updates[:end]) or 0.0
+            for end in range(100, 2001, 20)
+        )
+        < 1
+    )
+
+
+@pytest.mark.parametrize("name", ["pulse_update_ratio", "pulse_gradient_norm"])
+def test_growth_at_a_constant_rate_is_seen_before_it_is_fourfold(name):
+    module = update_growth if name == "pulse_update_ratio" else gradient_growth
+    growth = np.append(np.ones(300), 1.02 ** np.arange(100))
+    curves = {"learning_rate": np.ones(400), name: noisy(growth)}
+    first = next(
+        end for end in range(300, 400) if (level(module, **{key: all_[:end] for key, all_ in curves.items()}) or 0) >= 1
+    )
+    assert growth[first - 1] < 4
+
+
+def test_growth_that_has_lasted_longer_than_the_window_is_tested():
+    gradients = np.append(np.ones(300), 3 * np.ones(LAG + WIDTH + 10))
+    assert level(gradient_growth, learning_rate=np.ones(len(gradients)), pulse_gradient_norm=gradients) == 0
+
+
+def test_gradients_that_are_not_finite_are_far_beyond_the_alarm():
+    gradients = np.append(np.ones(300), np.full(8, np.inf))
+    assert level(gradient_growth, learning_rate=np.ones(308), pulse_gradient_norm=gradients) == math.inf
+
+
+def test_drift_of_batch_norm_counts_from_a_tenth_on():
+    quiet = np.append(np.full(60, 1e-4), np.full(3, 5e-2))
+    running = np.append(np.full(60, 0.05), np.full(3, 0.5))
+    rates = np.ones(63)
+    assert (
+        level(norm_drift, learning_rate=rates, norm_drift=quiet)
+        < 1
+        <= level(norm_drift, learning_rate=rates, norm_drift=running)
+    )
+
+
+# Losses
+
+
+def test_a_start_that_rewrites_the_weights_is_violent_and_a_usual_one_is_not():
+    assert level(violent_start, pulse_update_ratio=[1.0, 0.5, 0.3]) >= 1
+    assert level(violent_start, pulse_update_ratio=[0.03, 0.07, 0.06]) < 1
+    assert level(violent_start, pulse_update_ratio=[0.9, 0.01, 0.01]) < 1
+
+
+def test_a_loss_far_above_the_first_one_is_a_violent_start():
+    assert level(violent_start, loss=[4.2, 7.0, 8.3]) >= 1
+    assert level(violent_start, loss=[4.2, 9.0, 4.1]) < 1
+
+
+def test_only_the_start_is_violent():
+    assert level(violent_start, pulse_update_ratio=np.ones(40)) is None
+    resumed = history(pulse_update_ratio=[1.0, 1.0, 1.0])
+    resumed.resumed = True
+    assert violent_start.measure(resumed, Thresholds().violent_start) is None
+
+
+def falling(steps=400, seed=0):
+    return noisy(0.2 + 2 * np.exp(-np.arange(steps) / 100), seed, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_jump_is_seen_with_its_second_value(seed):
+    curve = np.append(falling(seed=seed), [1.5, 1.4])
+    assert level(loss_jump, loss=curve) >= 1
+    assert level(loss_jump, loss=curve[:-1]) < 1
+
+
+def test_a_jump_that_comes_back_is_let_go():
+    assert level(loss_jump, loss=np.concatenate([falling(), [1.5, 1.4, 1.3], np.full(8, 0.25)])) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_comes_down_does_not_jump(seed):
+    curve = falling(1500, seed)
+    assert max(level(loss_jump, loss=curve[:end]) or 0.0 for end in range(8, 1501, 4)) < 1
+
+
+# The path
+
+
+def test_a_loop_has_to_stay():
+    assert level(orbiting, path_loop=[1.0, 3.0]) == 0
+    assert level(orbiting, path_loop=[1.0, 3.0, 3.0]) >= 1
+    assert level(orbiting, path_loop=[2.5]) is None
