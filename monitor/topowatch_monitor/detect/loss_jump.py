@@ -24,6 +24,8 @@ class LossJumpThresholds:
         window: values before these, whose median is the usual loss; their noise and the highest of them count as well.
         minimum: values of the past that must be known.
         noise: standard deviations of single values above the usual loss.
+        highest: times what the highest of the past stands above the usual loss: where some batches are much harder than
+            others, two of these come together now and then.
         share: of the way down from where the loss began, above the usual loss.
         release: share of the alarm below which it lets go.
     """
@@ -31,8 +33,9 @@ class LossJumpThresholds:
     recent: int = 8
     window: int = 64
     minimum: int = 16
-    noise: float = 8.0
-    share: float = 0.2
+    noise: float = 10.0
+    highest: float = 1.5
+    share: float = 0.3
     release: float = 0.5
 
 
@@ -45,5 +48,5 @@ def measure(history: History, thresholds: LossJumpThresholds) -> Measure | None:
     newest = curve.values[-thresholds.recent :]
     usual, highest, both = float(np.median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
     noise, descent = thresholds.noise * noise_of(past), thresholds.share * (curve.initial - usual)
-    unit = max(noise, descent, highest - usual, float(np.finfo(np.float64).tiny))
+    unit = max(noise, descent, thresholds.highest * (highest - usual), float(np.finfo(np.float64).tiny))
     return Measure(max(0.0, both - usual) / unit, f"the loss jumped from about {usual:.3g} to {both:.3g}")

@@ -29,7 +29,7 @@ class NormDriftThresholds:
         release: share of the alarm below which it lets go.
     """
 
-    factor: float = 2.0
+    factor: float = 3.3
     floor: float = 0.1
     window: int = 32
     minimum: int = 16

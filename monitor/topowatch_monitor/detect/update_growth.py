@@ -25,7 +25,7 @@ class UpdateGrowthThresholds:
         release: share of the alarm below which it lets go.
     """
 
-    factor: float = 1.6
+    factor: float = 2.5
     window: int = 256
     minimum: int = 32
     release: float = 0.25

@@ -18,6 +18,8 @@ from replication.minima.suite import generate, is_fitted_on, jobs
 from topowatch_monitor.detect import DETECTORS
 from topowatch_monitor.detect.instability import MOST, WEIGHTS
 
+_QUIET = 0.05  # evidence that is none
+_BINS = 10
 _MARGIN = 1.25  # of the largest level of a healthy step, in nats beyond what was tested
 
 
@@ -39,9 +41,18 @@ def fit_score(runs: list[Judged]) -> tuple[dict[str, float], list[float], list[f
     # A level that is higher may not count for less: those that would are of no use beside the others.
     weights = np.maximum(model.coef_[0], 0.0)
     sums = moments @ weights
-    isotonic = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(sums, labels)
-    named = {name: round(float(weight), 3) for name, weight in zip(WEIGHTS, weights, strict=True)}
-    return named, isotonic.X_thresholds_.round(3).tolist(), isotonic.y_thresholds_.round(3).tolist()
+    named = {name: round(float(weight), 2) for name, weight in zip(WEIGHTS, weights, strict=True)}
+    return named, *_knots(sums, labels)
+
+
+def _knots(sums: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return mean evidence and, made monotone, the share that departed, in bins of as many moments each."""
+    quiet = sums < _QUIET
+    order = np.argsort(sums[~quiet], kind="stable")
+    bins = [np.flatnonzero(quiet), *np.array_split(np.flatnonzero(~quiet)[order], _BINS)]
+    centres, shares, counts = zip(*((sums[each].mean(), labels[each].mean(), len(each)) for each in bins), strict=True)
+    monotone = IsotonicRegression().fit_transform(centres, shares, sample_weight=counts)
+    return np.round(centres, 2).tolist(), np.round(monotone, 3).tolist()
 
 
 def moments_of(runs: list[Judged]) -> tuple[np.ndarray, np.ndarray]:
