@@ -118,7 +118,7 @@ def test_no_warning_makes_a_minimum_unstable() -> None:
     run = run_with([])
     run.history.extend("loss", range(200), np.geomspace(2, 0.01, 200))
     warnings = [each.name for each in DETECTORS if each.severity == "warning"]
-    state = {"flags": {name: [1, "on"] for name in warnings}, "minimum_unstable": False}
+    state = {"flags": {name: [1, "on"] for name in warnings}, "minimum_unstable": False, "levels": {}}
     judgement = Judgement.from_state(state, Thresholds())
     judgement.rewind(run.history, 100)
     assert len(warnings) >= 19

@@ -122,7 +122,7 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     return Lowest(level, int(steps[end - 1]), noise, min(wander, MOST * noise))
 
 
-def was_low(curve: Curve, chance_loss: float | None, share: float = 0.5, floor: float = 0.5) -> bool:
+def was_low(curve: Curve, chance_loss: float | None, share: float = 0.75, floor: float = 0.5) -> bool:
     """Whether the run has ever been at low loss, so that there is a minimum to lose.
 
     Low is at most `share` of where it began (or of chance, where that is known), or at most `floor` nats.
