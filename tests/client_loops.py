@@ -64,6 +64,10 @@ def items_at(spool: str) -> list[sample_pb2.Item]:
     return [sample_pb2.Item.FromString(entry.envelope.item) for entry in entries_at(spool)]
 
 
+def samples_at(spool: str) -> list[sample_pb2.Sample]:
+    return [item.sample for item in items_at(spool) if item.HasField("sample")]
+
+
 def samples(watch: Watch) -> list[sample_pb2.Sample]:
     return [item.sample for item in items(watch) if item.HasField("sample")]
 

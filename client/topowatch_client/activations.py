@@ -90,7 +90,7 @@ class Activations:
         started = time.perf_counter()
         if not self._modules:
             self._modules = _thinned(list(_leaves(self._model)))
-        if training and _compiles():
+        if training and compiles():
             self.coverage, self.problem = 0.0, "torch.compile is in use, which leaves out hooks"
             return False
         for index, (_, module) in enumerate(self._modules):
@@ -232,7 +232,7 @@ def _thinned(leaves: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]
     return [unique[index * len(unique) // wanted] for index in range(wanted)]
 
 
-def _compiles() -> bool:
-    """Return whether this process has compiled anything with torch.compile."""
+def compiles() -> bool:
+    """Say whether this process has compiled anything with torch.compile."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return dynamo is not None and bool(dynamo.counters.get("stats"))

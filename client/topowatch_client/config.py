@@ -50,6 +50,7 @@ class Config:
     pulse_interval: int | None = (
         None  # the same between beats of the pulse; None: chosen, 1 where steps are long enough
     )
+    critical_interval: int | None = None  # the same between searches for the critical step; None: chosen
     max_overhead: float = 0.005  # share of the job's time that watching may cost, by wall and processor clock
     tls_ca: Path | None = None  # any of the three turns TLS on
     tls_cert: Path | None = None
@@ -76,6 +77,10 @@ class Config:
             (
                 "pulse_interval",
                 None if self.pulse_interval is None or self.pulse_interval >= 1 else "must be at least 1 step",
+            ),
+            (
+                "critical_interval",
+                None if self.critical_interval is None or self.critical_interval >= 1 else "must be at least 1 step",
             ),
             ("max_overhead", None if 0 < self.max_overhead <= 1 else "must lie between 0 and 1"),
             ("spool_max_bytes", None if self.spool_max_bytes >= 1 << 16 else "must be at least 65536 bytes"),
@@ -171,6 +176,7 @@ _TYPES: dict[str, type] = {
     "interval": int,
     "probe_interval": int,
     "pulse_interval": int,
+    "critical_interval": int,
     "max_overhead": float,
     "tls_ca": Path,
     "tls_cert": Path,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from topowatch_client import quarantine, spool
+from topowatch_client import quarantine, spool, wishes
 from topowatch_client.shipper import Limits, Progress, Refused, Shipper
 from topowatch_client.spool_reader import SpoolReader
 from topowatch_client.transport import Access, is_too_large
@@ -63,6 +63,7 @@ class Courier:
         self.shipper = Shipper(self._reader, self.progress, self.limits, random.Random())  # noqa: S311 -- jitter
         self._lives_until = 0.0
         self._noted: dict[str, object] = {}
+        self._wished: list[wishes.SliceWish] = []
         self._note_failed = False
         self._news = asyncio.Event()
         noted = (spool.read_meta(directory) or {}).get("boot")
@@ -172,14 +173,19 @@ class Courier:
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> None:
         try:
             async for response in call:
-                before = (self.progress.next_seq, self.progress.rejected, self.progress.message)
+                before = self._state()
                 self.shipper.on_ack(response.ack, time.monotonic())
-                if before != (self.progress.next_seq, self.progress.rejected, self.progress.message):
+                if before != self._state():
                     self._reader.remove_acked(self.progress.next_seq)  # first: a note may need the room that this makes
                     self._try_note()
                 self._news.set()
         finally:
             self._news.set()
+
+    def _state(self) -> tuple[object, ...]:
+        """What the note says of the writer."""
+        ids = [request.id for request in self.progress.wished]
+        return self.progress.next_seq, self.progress.rejected, self.progress.message, ids
 
     def _broken(self, access: Access, error: BaseException) -> float:
         too_large = isinstance(error, grpc.RpcError) and is_too_large(error)
@@ -228,6 +234,10 @@ class Courier:
             fresh.write_text(json.dumps(state), encoding="utf-8")
             os.replace(fresh, self.directory / spool.CURSOR)  # noqa: PTH105 -- says that it replaces
             self._noted = state
+        wished = [wishes.SliceWish(request.id, request.side) for request in self.progress.wished]
+        if wished != self._wished and self.directory.exists():
+            wishes.write(self.directory, wished)
+            self._wished = wished
 
     def _write_refused(self, refused: Refused) -> None:
         seqs = [entry.seq for entry in refused.entries]
@@ -250,7 +260,7 @@ class Courier:
             path.unlink(missing_ok=True)
 
 
-_SPOOL_FILES = (spool.CURSOR, spool.LOCK, spool.ENDED, spool.RESERVE, spool.META)
+_SPOOL_FILES = (spool.CURSOR, spool.LOCK, spool.ENDED, spool.RESERVE, spool.META, spool.WISHES)
 
 
 def _cause(error: BaseException, receiver: asyncio.Task[None] | None) -> BaseException:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIRST_INTERVAL = 16
 _FIRST_PROBES = 256
+_FIRST_SEARCHES = 16  # probe passes
 _LONGEST = 1 << 20
 _LOOK_BACK = 8  # costs that a choice rests on
 _STEPS_BACK = 64  # steps that tell what a step takes
@@ -30,6 +31,9 @@ _HEADROOM = 0.8  # of the cap: the rest is for what no clock of ours sees, such 
 _LEAST = 0.25  # of that, kept for looking where hooks and the forwarder use up the rest
 _PROBE_SHARE = 0.5  # of what is left for looking, where probes run
 _PULSE_SHARE = 0.15  # of the cap, for the pulse
+_EXCURSION_SHARE = 0.15  # of what is left for looking, for losses at weights that the model does not have
+_GRADIENT_SHARE = 0.05  # the same for sketches of the gradient
+_SEARCH_PASSES = 10  # what a search for the critical step is taken to cost before the first
 _RATIO_DECAY = 0.96  # a sample: halves in 17, as costs come in bursts (a probe pass with every fourth sample or rarer)
 _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well below the cap
 
@@ -80,13 +84,15 @@ class Budget:
     interval: int | None = None  # fixed steps between samples, rounded up to a power of two
     probe_interval: int | None = None  # the same between probe passes; None: four samples where `interval` is fixed
     pulse_interval: int | None = None  # the same between beats of the pulse
+    critical_interval: int | None = None  # the same between searches for the critical step
     probes: bool = False
+    excursions: bool = False  # searches for the critical step, loss slices, sketches of the gradient
 
 
 class Governor:
-    """Chooses the intervals between samples, updates (samples with a look one step before) and probe passes.
+    """Chooses the intervals between samples, updates (samples with a look one step before), probe passes and more.
 
-    The last two are multiples of the first.
+    The others are multiples of the first. Searches for the critical step are rarer than probe passes.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -97,10 +103,14 @@ class Governor:
         self.probe_interval = max(power_of_two_above(wanted), self.interval)
         self._probes_fixed = budget.probe_interval is not None or budget.interval is not None
         self.pulse_interval = power_of_two_above(budget.pulse_interval or 1)
+        self.critical_interval = power_of_two_above(budget.critical_interval or _FIRST_SEARCHES * self.probe_interval)
+        self.point_interval = self.gradient_interval = self.interval
         self._looks: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._samples: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._probes: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._beats: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._searches: deque[Spent] = deque(maxlen=_LOOK_BACK)
+        self._points: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._steps: deque[Spent] = deque(maxlen=_STEPS_BACK)
         self._plain: deque[Spent] = deque(maxlen=_STEPS_BACK)  # our share of steps without a look
         self._news: list[tuple[Spent, Spent, bool]] = []  # steps that are not yet accounted for: it costs less at once
@@ -150,6 +160,18 @@ class Governor:
         """Whether the pulse is felt at the end of `step`."""
         return step % self.pulse_interval == 0
 
+    def searches_at(self, step: int) -> bool:
+        """Whether the critical step is to be searched for at the end of `step`; always at a sample."""
+        return self._budget.excursions and step > 0 and step % self.critical_interval == 0
+
+    def points_at(self, step: int) -> bool:
+        """Whether a point of a loss slice, where one is wanted, may be taken at the end of `step`."""
+        return self._budget.excursions and step % self.point_interval == 0
+
+    def gradients_at(self, step: int) -> bool:
+        """Whether the gradient is to be sketched at the end of `step`, where the update is known."""
+        return self._budget.excursions and step % self.gradient_interval == 0
+
     def on_step(self, whole: Spent, own: Spent, *, plain: bool = True) -> None:
         """Take in one step.
 
@@ -189,6 +211,16 @@ class Governor:
         """Take in the cost of one beat of the pulse."""
         self._beats.append(spent)
 
+    def on_search(self, spent: Spent) -> None:
+        """Take in the cost of one search for the critical step and choose anew."""
+        self._searches.append(spent)
+        self._choose()
+
+    def on_point(self, spent: Spent) -> None:
+        """Take in the cost of one point of a loss slice and choose anew."""
+        self._points.append(spent)
+        self._choose()
+
     def take_ratio(self) -> float:
         """Return our time over all time lately: each call keeps most of what the calls before saw."""
         self._fold()
@@ -217,23 +249,49 @@ class Governor:
             return
         step = Spent(*(max(_median(times), 1e-9) for times in zip(*self._steps, strict=True)))
         noise = max(_upper([wall for wall, _ in self._steps]) / step.wall - 1, _WITHIN_NOISE)
-        allowed = self._allowed(step)
+        whole = allowed = self._allowed(step)
         if self._samples and self._budget.interval is None:
             sample = _typical(self._samples)
             slows = sample.share_of(step)
             both = sample.plus(_typical(self._looks) if self._looks else sample).share_of(step)
-            part = 1 - _PROBE_SHARE if self._budget.probes else 1.0
+            part = 1 - _PROBE_SHARE if self._budget.probes else 1 - self._reserved
             self.interval = _settle(self.interval, both / (allowed * part), slows, noise)
             # One sample in 64 and the step before each would be three slower steps in a hundred.
             self.update_interval = self.interval if slows <= _UNSEEN else max(self.interval, _RARE)
             allowed = max(allowed - both / self.interval, allowed * _PROBE_SHARE)
+        allowed -= whole * self._reserved
         if self._probes and not self._probes_fixed:
             share = _typical(self._probes).share_of(step)
             self.probe_interval = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
         self.probe_interval = max(self.probe_interval, self.interval)
+        if self._budget.excursions:
+            self._choose_excursions(step, whole, noise)
         if self._beats and self._budget.pulse_interval is None:
             share = _typical(self._beats).share_of(step)
             self.pulse_interval = _settle(self.pulse_interval, share / (self._budget.cap * _PULSE_SHARE), 0.0, noise)
+
+    @property
+    def _reserved(self) -> float:
+        """The share of what is left for looking that goes to excursions."""
+        return _EXCURSION_SHARE + _GRADIENT_SHARE if self._budget.excursions else 0.0
+
+    def _choose_excursions(self, step: Spent, whole: float, noise: float) -> None:
+        """Choose the intervals of what is dear and rare; while a slice is taken nothing is searched for."""
+        search, point = _usual(self._searches, self._probes, _SEARCH_PASSES), _usual(self._points, self._probes, 1)
+        if search is not None and self._budget.critical_interval is None:
+            share = search.share_of(step)
+            needed = share / (whole * _EXCURSION_SHARE)
+            self.critical_interval = _settle(self.critical_interval, needed, share, noise, seldom=_RARE)
+            self.critical_interval = max(self.critical_interval, 2 * self.probe_interval)
+        self.critical_interval = max(self.critical_interval, self.interval)
+        if point is not None:
+            share = point.share_of(step)
+            self.point_interval = _settle(self.point_interval, share / (whole * _EXCURSION_SHARE), share, noise)
+        alike = self._looks or self._samples
+        if alike and self._budget.interval is None:
+            share = _typical(alike).share_of(step)
+            self.gradient_interval = _settle(self.gradient_interval, share / (whole * _GRADIENT_SHARE), share, noise)
+        self.gradient_interval = max(self.gradient_interval, self.update_interval)
 
     def _allowed(self, step: Spent) -> float:
         """Return the share of a step that all looking together may take."""
@@ -259,6 +317,13 @@ def _typical(costs: deque[Spent]) -> Spent:
     if len(costs) == 1:
         return costs[0].times(1 / _COLD)
     return Spent(*(_median(times) for times in zip(*costs, strict=True)))
+
+
+def _usual(costs: deque[Spent], alike: deque[Spent], times: int) -> Spent | None:
+    """Return the median of `costs`; before the first, `times` what is `alike`, if that is known."""
+    if costs:
+        return Spent(*(_median(each) for each in zip(*costs, strict=True)))
+    return _typical(alike).times(times) if alike else None
 
 
 def _shortest(share: float, noise: float, seldom: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -11,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
 
@@ -73,6 +74,31 @@ def from_signal_handler(error: BaseException) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the job's handlers wait while the block runs, in the main thread: one may save the model as it is then."""
+    caught: dict[int, None] = {}  # in the order in which they came
+    with contextlib.ExitStack() as stack:
+        stack.callback(_deliver, caught)
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler):
+                stack.callback(signal.signal, number, handler)
+                signal.signal(number, lambda number, _frame: caught.setdefault(number))
+        yield
+
+
+def _deliver(caught: dict[int, None]) -> None:
+    """Call the handlers of signals that have waited, all of them even if one raises."""
+    if caught:
+        number = next(iter(caught))
+        del caught[number]
+        try:
+            signal.raise_signal(number)
+        finally:
+            _deliver(caught)
 
 
 def _code(handler: object) -> CodeType | None:

@@ -99,6 +99,24 @@ class ProbeResult:
     layers: Mapping[str, LayerStatistics] = field(default_factory=dict)  # activations by module name
 
 
+class CriticalStep(NamedTuple):
+    """What a search along the last update found."""
+
+    multiple: float  # of that update, at which the loss stands above where the update began
+    learning_rate: float
+
+
+class LossSlice(NamedTuple):
+    """A plane through the weights, or why there is none."""
+
+    request: str  # that it answers
+    step: int  # of its centre
+    side: int = 0
+    extent: float = 0.0
+    values: Array | None = None  # float32, side²
+    problem: str = ""
+
+
 @dataclass
 class SampleParts:
     """What one sample carries; None where there is nothing."""
@@ -106,6 +124,9 @@ class SampleParts:
     step: int
     weights: Array | None = None
     update: Array | None = None
+    gradient: Array | None = None
+    critical: CriticalStep | None = None
+    loss_slice: LossSlice | None = None
     series: Sequence[Series] = field(default_factory=tuple)
     probe: ProbeResult | None = None
     layers: Mapping[str, LayerStatistics] = field(
@@ -166,6 +187,12 @@ def encode_sample(parts: SampleParts) -> bytes:
         sample.weights.values = _little(parts.weights, "<f4")
     if parts.update is not None:
         sample.update.values = _little(parts.update, "<f4")
+    if parts.gradient is not None:
+        sample.gradient.values = _little(parts.gradient, "<f4")
+    if parts.critical is not None:
+        sample.curvature.critical_step, sample.curvature.learning_rate = parts.critical
+    if parts.loss_slice is not None:
+        _put_slice(sample.loss_slice, parts.loss_slice)
     seen = parts.probe.layers if parts.probe is not None else {}
     for name in dict.fromkeys([*parts.layers, *seen]):
         layer = parts.layers.get(name, LayerStatistics()).joined(seen.get(name))
@@ -197,6 +224,13 @@ def _put_probe(sample: sample_pb2.Sample, probe: ProbeResult) -> None:
                 values=_little(probe.frames, "<f2"),
             )
         )
+
+
+def _put_slice(message: sample_pb2.LossSlice, found: LossSlice) -> None:
+    message.request, message.step, message.problem = found.request, found.step, found.problem
+    if found.values is not None:
+        message.rows = message.columns = found.side
+        message.extent, message.values = found.extent, _little(found.values, "<f4")
 
 
 def _little(array: Array, dtype: str) -> bytes:

@@ -13,6 +13,7 @@ import torch
 
 from topowatch_client import messages, meter, steps
 from topowatch_client.activations import Activations
+from topowatch_client.excursions import Excursions
 from topowatch_client.governor import Spent, power_of_two_above
 from topowatch_client.guard import from_signal_handler
 from topowatch_client.identity import next_incarnation
@@ -76,6 +77,8 @@ class Observer:
         self._together: int | None = None  # steps between probe passes that every rank takes part in
         prompt = config.pulse_interval is not None
         self._news = News(weights.shards.model, optimizers, governor, prompt=prompt)
+        alone = facts.world_size == 1
+        self.excursions = Excursions(weights, optimizers, governor, spool.directory, lambda: self._probe, alone=alone)
         self._uncounted: str | None = None  # the warning that nobody said where we start
         self._told: tuple[float | None, str | None] = (None, None)  # activation coverage and warning, once released
         self._unprobed: str | None = None  # the warning that a sharded model is not probed
@@ -198,7 +201,7 @@ class Observer:
 
     def _is_busy_at(self, step: int) -> bool:
         looks = self.governor.samples_at(step) or self.governor.prepares_at(step) or self._probes_together_at(step)
-        return looks or self._taken is not None or not self._begun or self._news.due()
+        return looks or self._taken is not None or not self._begun or self._news.due() or self.excursions.due(step)
 
     @torch.no_grad()
     def _work(self, step: int) -> None:
@@ -206,6 +209,8 @@ class Observer:
         together = self._probes_together_at(step)
         result = self._probe_pass() if together else None  # before all else: other ranks wait in it
         self._emit()
+        if self.excursions.due(step):
+            self._late = self._late.plus(self.excursions.at(step))
         first = not self._begun and self._taken is None
         if first or together or self.governor.samples_at(step):
             if not self.collective and (first or self.governor.probes_at(step)):
@@ -234,6 +239,7 @@ class Observer:
         self._weights.release()
         self._before = self._taken = self._probe = self._activations = None
         self._news.release()
+        self.excursions.release()
         self._optimizers = []
 
     def charge_forwarder(self, cpu_seconds: float | None) -> None:
@@ -290,6 +296,7 @@ class Observer:
         self._wanted_incarnation = incarnation
         self._before = None
         self._sampled_step = -1
+        self.excursions.drop("the job began again at another step")
 
     def _begin(self) -> None:
         """Write the descriptor of this incarnation before its first item."""
@@ -319,8 +326,11 @@ class Observer:
         gradients = earlier is not None or self.governor.update_interval == self.governor.interval
         # A rank may hold none of a sharded model; the others' sums wait for its zeros.
         whole = look if look.parts or self._weights.shards.sharded else None
+        found = self.excursions.findings(step, look.parts if earlier is not None else ()) if self._leads else None
         self._emit(wait=True)
-        taken = take(step, self._news.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe)
+        taken = take(
+            step, self._news.take(), whole, before=earlier, gradients=gradients, seen=seen, probe=probe, findings=found
+        )
         self._taken = taken
         spans = {"look": before.span if before is not None else None, "probe": self._probe_span, "sample": span.stop()}
         taken.spans = {kind: each for kind, each in spans.items() if each is not None}

@@ -200,6 +200,13 @@ class Losses:
         self._values.append(value)
         self.weights.append(positions)
 
+    def mean(self) -> torch.Tensor:
+        """Return the mean over all positions, float32 without dimensions; there is at least one call."""
+        means = torch.stack([value.mean() for value in self._values]).float()
+        shares = torch.tensor(self.weights, dtype=torch.float32, device="cpu") / sum(self.weights)
+        mean: torch.Tensor = means @ to_device(shares, means.device)
+        return mean
+
     def result(self) -> dict[str, torch.Tensor]:
         """Return float32 `losses`, one a position, or `means`, one a call; nothing where there are none."""
         if not self._values:

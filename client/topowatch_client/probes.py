@@ -118,6 +118,34 @@ class Probe:
             self.facts = ProbeFacts(chosen.count, chosen.classes, self._settings.output, self._digest)
         return result
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether passes make a loss; known from the first on."""
+        given = self._settings.loss is not None and self._targets is not None
+        return self.facts is not None and (given or self._usual_loss is not None)
+
+    @contextlib.contextmanager
+    def losses(self) -> Iterator[Callable[[], torch.Tensor]]:
+        """Yield what passes the probe set and returns the mean loss, float32 without dimensions, on its device.
+
+        The model is as it was once the block ends, but for what the block itself changes. Not before the first pass.
+        """
+        with self._untouched.evaluating():
+            yield self._mean_loss
+
+    def _mean_loss(self) -> torch.Tensor:
+        chosen = self._plan
+        if chosen is None or not self.has_loss:
+            raise ProbeError("the probe set makes no loss")
+        losses = Losses()
+        for part in chosen.parts():
+            with self._at_head(chosen, part):
+                result = self._forward(self._part(self._inputs, part))
+            kept = torch.from_numpy(chosen.kept(part))
+            rows = self._kept_rows(chosen, part, result, kept)
+            self._take_losses(chosen, part, result, (rows, kept), losses)
+        return losses.mean()
+
     def _pass(self, chosen: Plan, *, frames: bool) -> Found:
         features = Features(self.layer, self._module)
         tally = Tally(self._settings.output, chosen.count, self._sketch, checked=self.facts is None)
@@ -150,23 +178,38 @@ class Probe:
 
     def _take(self, chosen: Plan, part: slice, result: Any, seen: _Seen) -> None:
         """Take in what one call returned."""
-        rows = rows_of(tensor_of(result, self._settings.output))
         kept = torch.from_numpy(chosen.kept(part))
-        narrow = self._head is not None
-        whole = len(kept) if narrow else (part.stop - part.start) * chosen.positions
-        if rows.shape != (whole, chosen.classes):
-            raise ProbeError(f"outputs were {whole} × {chosen.classes} at first and are {tuple(rows.shape)} now")
-        rows = rows if narrow else rows[to_device(kept, rows.device)]
+        rows = self._kept_rows(chosen, part, result, kept)
         seen.tally.add(rows)
-        if self._usual_loss is not None and self._usual_targets is not None:
-            targets = to_device(self._usual_targets[part].flatten(0, 1), rows.device)
-            seen.losses.add(self._usual_loss(rows, targets), len(kept))
-        elif self._settings.loss is not None and self._targets is not None:
-            value = self._given_loss(chosen, part, result, whole, narrow=narrow)
-            if value is not None:
-                seen.losses.add(value if narrow or not value.dim() else value[to_device(kept, value.device)], len(kept))
+        self._take_losses(chosen, part, result, (rows, kept), seen.losses)
         if seen.features is not None:
             seen.features.take(part.stop - part.start, chosen.positions, kept)
+
+    def _rows_of_call(self, chosen: Plan, part: slice) -> int:
+        """Return how many output rows a call makes."""
+        return chosen.offsets[part].size if self._head is not None else (part.stop - part.start) * chosen.positions
+
+    def _kept_rows(self, chosen: Plan, part: slice, result: Any, kept: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of a call that are looked at, (positions × classes)."""
+        rows = rows_of(tensor_of(result, self._settings.output))
+        whole = self._rows_of_call(chosen, part)
+        if rows.shape != (whole, chosen.classes):
+            raise ProbeError(f"outputs were {whole} × {chosen.classes} at first and are {tuple(rows.shape)} now")
+        return rows if self._head is not None else rows[to_device(kept, rows.device)]
+
+    def _take_losses(
+        self, chosen: Plan, part: slice, result: Any, looked_at: tuple[torch.Tensor, torch.Tensor], losses: Losses
+    ) -> None:
+        """Take in the losses of one call, whose rows that are looked at, and their indices, are given."""
+        rows, kept = looked_at
+        narrow = self._head is not None
+        if self._usual_loss is not None and self._usual_targets is not None:
+            targets = to_device(self._usual_targets[part].flatten(0, 1), rows.device)
+            losses.add(self._usual_loss(rows, targets), len(kept))
+        elif self._settings.loss is not None and self._targets is not None:
+            value = self._given_loss(chosen, part, result, self._rows_of_call(chosen, part), narrow=narrow)
+            if value is not None:
+                losses.add(value if narrow or not value.dim() else value[to_device(kept, value.device)], len(kept))
 
     def _given_loss(self, chosen: Plan, part: slice, result: Any, rows: int, *, narrow: bool) -> torch.Tensor | None:
         targets = self._part(self._targets, part)

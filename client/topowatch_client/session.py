@@ -126,7 +126,9 @@ def _build(
         interval=config.interval,
         probe_interval=config.probe_interval,
         pulse_interval=config.pulse_interval,
+        critical_interval=config.critical_interval,
         probes=prober is not None,
+        excursions=not shards.sharded,
     )
     governor = Governor(budget)
     if config.interval is not None and governor.interval != config.interval:

@@ -93,6 +93,7 @@ class Progress:
     rejected: int = 0
     message: str = ""
     connected: bool = False
+    wished: tuple[ingest_pb2.SliceRequest, ...] = ()  # of the job, by the last answer that took a batch
     refused: list[Refused] = field(default_factory=list)  # not yet written down
 
 
@@ -214,6 +215,7 @@ class Shipper:
             self.progress.rejected += len(entries)
         self.progress.acked += len(batch.entries) - len(rejected)
         self.progress.connected = True
+        self.progress.wished = tuple(ack.slice_requests)
         self._backoff.reset()
         self._finish(batch)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 META, LOCK, CURSOR, ENDED, RESERVE = "meta.json", "writer.lock", "cursor.json", "ended", "reserve"
+WISHES = "wishes.json"  # of the daemon, for the job; the forwarder's
 REJECTED_LOG = "rejected.log"  # what the daemon refused and why; the forwarder's
 FORWARDER_LOCK = "forwarder.lock"  # in the spool directory itself
 _UNFINISHED = ".new-"  # a directory that does not yet hold all that belongs in it

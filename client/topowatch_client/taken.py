@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from topowatch_client import activations, layers, pulse, weights
+from topowatch_client.excursions import Findings
 from topowatch_client.messages import SampleParts
 from topowatch_client.scalars import Series
 
 if TYPE_CHECKING:
-    from topowatch_client.messages import Array, LayerStatistics, ProbeResult
+    from topowatch_client.messages import Array, LayerStatistics, LossSlice, ProbeResult
     from topowatch_client.meter import Span
     from topowatch_client.news import Taken as News
     from topowatch_client.probe_result import Found, Reading
@@ -38,6 +39,7 @@ class Taken:
     modules: list[str] | None  # whose activations the numbers hold; None: nobody looked
     reading: Reading | None  # of a probe pass
     beats: list[int]  # steps of a pulse
+    findings: Findings
     spans: dict[str, Span] = field(default_factory=dict)  # what it took: "look" on the step before, "probe", "sample"
 
     def arrived(self, *, wait: bool) -> bool:
@@ -75,16 +77,25 @@ class Taken:
         own = weights.summary(numbers, self.matrices, shard=shard)
         if probe is not None and probe.mean_loss is not None:
             own["probe_loss"] = probe.mean_loss
+        if self.findings.points is not None:
+            own["loss_slice_points"] = float(self.findings.points)
         series = self.scalars.series(numbers["scalars"].tolist() if "scalars" in numbers else [])
         series += pulse.series(self.beats, numbers["pulse"]) if self.beats else []
         return SampleParts(
             step=self.step,
             weights=whole,
             update=weights.finite(numbers.get("update")) if whole is not None else None,
+            gradient=weights.finite(numbers.get("gradient")),
+            critical=self.findings.critical,
+            loss_slice=self._slice(numbers),
             series=[*series, *(Series(name, [self.step], [value]) for name, value in own.items())],
             probe=probe,
             layers=self._layers(numbers, probe),
         )
+
+    def _slice(self, numbers: dict[str, Array]) -> LossSlice | None:
+        found = self.findings.loss_slice
+        return None if found is None else found._replace(values=numbers.get("slice"))
 
     def _layers(self, numbers: dict[str, Array], probe: ProbeResult | None) -> dict[str, LayerStatistics]:
         """Return what is known of the layers, where somebody looked at activations as well."""
@@ -106,6 +117,7 @@ def take(
     gradients: bool = True,
     seen: Seen | None = None,
     probe: Found | None = None,
+    findings: Findings | None = None,
 ) -> Taken:
     """Gather what a sample needs in one tensor and start its way to the host.
 
@@ -114,11 +126,13 @@ def take(
         news: Numbers of single steps.
         look: The weights now; None for a sample of scalars alone.
         before: Rows of the look one step before, parts × sketch dimension.
-        gradients: Whether to read the gradients.
+        gradients: Whether to read the norms of the gradients.
         seen: Statistics of activations.
         probe: What a probe pass found.
+        findings: What was seen away from the weights.
     """
     scalars, (beats, pulsed) = news
+    findings = findings or Findings()
     pieces: list[tuple[str, torch.Tensor]] = []
     parts = look.parts if look is not None else []
     if look is not None:
@@ -131,6 +145,10 @@ def take(
     if probe is not None:
         device = pieces[0][1].device if pieces else probe.tensors["sketch"].device
         pieces += [(_PROBE + name, values.to(device)) for name, values in probe.tensors.items()]
+    if findings.gradient is not None:
+        pieces.append(("gradient", findings.gradient))
+    if findings.losses is not None:
+        pieces.append(("slice", findings.losses.to(pieces[0][1].device if pieces else findings.losses.device)))
     if pulsed is not None:
         pieces.append(("pulse", pulsed.reshape(-1).to(pieces[0][1].device if pieces else pulsed.device)))
     if scalars.on_device:
@@ -148,6 +166,7 @@ def take(
         seen[1] if seen is not None and look is not None else None,
         probe.reading if probe is not None else None,
         beats,
+        findings,
     )
 
 

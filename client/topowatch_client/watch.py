@@ -194,6 +194,7 @@ class Watch:
             "rejected": outcome.get("rejected", 0),
             "forwarder": outcome.get("message", ""),
             "failures": self._failed,
+            "not_measured": observer.excursions.problem if observer else None,
             "warning": "; ".join(text for text in warnings if text) or None,
             "error": self._error or (observer.probe_error if observer else None),
         }

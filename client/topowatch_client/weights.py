@@ -64,6 +64,15 @@ class Weights:
             rows |= dict(zip(chosen, self._rows([parts[index] for index in chosen]).to(target), strict=True))
         return Look(parts, torch.stack([rows[index] for index in range(len(parts))]))
 
+    def gradient(self, parts: Sequence[Part]) -> torch.Tensor | None:
+        """Sketch the gradient of all parts that are trained; None unless each has a dense one, all on one device."""
+        trained = [part for part in parts if not part.frozen]
+        found = [part._replace(values=part.gradient) for part in trained if part.gradient is not None]
+        dense = all(part.values.layout is torch.strided for part in found)
+        if not found or len(found) < len(trained) or not dense or len({part.values.device for part in found}) > 1:
+            return None
+        return self._sketch.matrix(found).sum(0)
+
     def _rows(self, parts: Sequence[Part]) -> torch.Tensor:
         """Return the sketches of parts on one device."""
         if not any(map(_FROZEN, parts)):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.config import Address, Settings
     from topowatch_monitor.engine.loop import EngineReport
     from topowatch_monitor.engine.supervisor import Engine
+    from topowatch_monitor.export.fleet import FleetRun
 
 log = logging.getLogger("topowatch")
 
@@ -151,6 +152,12 @@ class Daemon:
         """Why the daemon does not take samples, in words; empty while it does."""
         return [] if self.ingest.ready else [self.ingest.reason]
 
+    def ask_for_slice(self, run: FleetRun, side: int) -> str:
+        """Have a run's job take a slice of its loss; return the id that it will come with."""
+        landscape = run["landscape"]
+        answered = landscape["request"] if landscape is not None else ""
+        return self.ingest.wishes.ask((run["tenant"], run["group"], run["run"]), side, answered)
+
     async def run(self, grpc_at: Address, http_at: Address) -> None:
         """Serve until SIGTERM or SIGINT, then stop taking samples, store what is under way and save the engine's state.
 
@@ -159,7 +166,9 @@ class Daemon:
         """
         listener = listen(http_at)
         version = importlib.metadata.version("topowatch")
-        app = create_app(self.fleet, stats=self.stats, not_ready=self.not_ready, version=version)
+        app = create_app(
+            self.fleet, stats=self.stats, not_ready=self.not_ready, version=version, ask=self.ask_for_slice
+        )
         http = _Http(
             uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
         )

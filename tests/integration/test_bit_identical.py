@@ -1,11 +1,13 @@
-"""Losses of 200 steps are the same to the last bit whether a training is watched, with probe passes, or not.
+"""Losses of 200 steps are the same to the last bit whether a training is watched or not.
 
-Distributed trainings have files of their own.
+Watched means: with probe passes, searches for the critical step, and a loss slice. Distributed trainings have files of
+their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -14,13 +16,13 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import topowatch_client
+from client_loops import samples_at
 from tiny_gpt import TinyGPT
-from topowatch_client import probe_plan
+from topowatch_client import probe_plan, wishes
 from topowatch_client.activations import Activations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 STEPS = 200
 VOCABULARY, LENGTH = 61, 24
@@ -102,9 +104,11 @@ def attach(model: nn.Module, optimizer: torch.optim.Optimizer, inner: nn.Module,
         model,
         optimizer,
         probe=(inputs, targets),
-        config={"mode": "offline", "spool_dir": spool, "interval": 4, "probe_interval": 8},
+        config={"mode": "offline", "spool_dir": spool, "interval": 4, "probe_interval": 8, "critical_interval": 16},
     )
     assert watch.status["error"] is None
+    wishes.write(Path(watch.status["spool"]), [wishes.SliceWish("asked", side=5)])
+    watch._observer.governor.points_at = lambda step: step % 2 == 0  # a budget would spread it over more than 200 steps
     return watch
 
 
@@ -147,6 +151,9 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
         status = watch.status
         assert (status["error"], status["failures"]) == (None, 0)
         assert status["samples"] >= STEPS // 4
+        found = samples_at(status["spool"])
+        assert sum(each.HasField("curvature") for each in found) > 3
+        assert [each.loss_slice.rows for each in found if each.HasField("loss_slice")] == [5]
     compiled = {kind: dict(counts) for kind, counts in counters.items() if kind in {"stats", "frames"}}
     return Trained(losses, compiled, seen)
 

@@ -432,7 +432,7 @@ def test_what_activations_miss_is_said_and_still_told_of_once_the_run_has_ended(
     watch_of: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hooks are not put on where torch.compile is in use, which would leave them out."""
-    monkeypatch.setattr("topowatch_client.activations._compiles", lambda: True)
+    monkeypatch.setattr("topowatch_client.activations.compiles", lambda: True)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = watch_of(model, optimizer, config={"interval": 1, "probe_interval": 1})

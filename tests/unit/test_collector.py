@@ -58,8 +58,17 @@ def full(run: str = "a") -> Any:
         "points": 9,
         "resolution": 0.1,
     }
-    known = path_class(2, p_value=1e-9, outlier=True)
-    return view(run, path=path, overhead_ratio=0.003, dropped=4, path_class=known, instability_score=0.25)
+    return view(
+        run,
+        path=path,
+        overhead_ratio=0.003,
+        dropped=4,
+        instability_score=0.25,
+        path_class=path_class(2, p_value=1e-9, outlier=True),
+        critical_lr_ratio=0.75,
+        gradient_flow_consistency=-0.5,
+        landscape={"total_persistence": 1.25},
+    )
 
 
 def test_a_run_has_every_metric_that_is_known():
@@ -78,6 +87,9 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_path_class"] == [(labels, 2.0)]
     assert found["topowatch_path_class_p_value"] == [(labels, 1e-9)]
     assert found["topowatch_path_outlier"] == [(labels, 1.0)]
+    assert found["topowatch_critical_lr_ratio"] == [(labels, 0.75)]
+    assert found["topowatch_gradient_flow_consistency"] == [(labels, -0.5)]
+    assert found["topowatch_landscape_total_persistence"] == [(labels, 1.25)]
     assert found["topowatch_minimum_unstable"] == [(labels, 0.0)]
     assert found["topowatch_run_info"] == [({**labels, "state": "live", "verdict": "warning"}, 1.0)]
 

@@ -29,15 +29,27 @@ class Daemon:
     def __init__(self) -> None:
         self.fleet = Fleet(at)
         self.reasons: list[str] = []
+        self.asked: list[tuple[str, str, int]] = []
         self._app = create_app(
-            self.fleet, stats=DaemonStats, not_ready=lambda: self.reasons, now=lambda: NOW, version="1.2.3"
+            self.fleet,
+            stats=DaemonStats,
+            not_ready=lambda: self.reasons,
+            now=lambda: NOW,
+            version="1.2.3",
+            ask=self.ask,
         )
 
-    def get(self, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> httpx.Response:
+    def ask(self, run: Any, side: int) -> str:
+        self.asked.append((run["group"], run["run"], side))
+        return "the id"
+
+    def get(
+        self, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: str | None = None
+    ) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
-                return await client.request(method, path, headers=headers)
+                return await client.request(method, path, headers=headers, content=body)
 
         return asyncio.run(ask())
 
@@ -223,3 +235,38 @@ def test_an_internal_error_shows_no_traceback(daemon: Daemon):
 
 def test_text_that_is_no_unicode_does_not_break_json():
     assert b"?" in dumps({"name": "\ud800"})
+
+
+def ask(daemon: Daemon, body: str = '{"side": 5}', kind: str = "application/json", path: str = "a/slice") -> Any:
+    return daemon.get(f"/api/v1/runs/{path}", "POST", {"Content-Type": kind}, body)
+
+
+def test_a_slice_is_asked_for_of_a_run_at_work(daemon: Daemon):
+    daemon.fleet.update([view("a", "g1"), view("a", "g2"), view("over", state="ended")])
+    assert ask(daemon).status_code == 409
+    answer = ask(daemon, path="a/slice?group=g2")
+    assert (answer.status_code, answer.json()) == (202, {"request": "the id", "side": 5})
+    assert ask(daemon, path="nobody/slice").status_code == 404
+    ended = ask(daemon, path="over/slice")
+    assert (ended.status_code, "only a job at work" in ended.json()["error"]) == (409, True)
+    assert daemon.asked == [("g2", "a", 5)]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        ('{"side": 5}', "text/plain", 415),
+        ("{", "application/json", 400),
+        ("[]", "application/json", 400),
+        ('{"side": 4}', "application/json", 400),
+        ('{"side": 67}', "application/json", 400),
+        ('{"side": true}', "application/json", 400),
+        ("{}", "application/json", 400),
+    ],
+)
+def test_what_is_no_request_for_a_slice_is_refused_with_a_reason(daemon: Daemon, body: str, kind: str, status: int):
+    daemon.fleet.update([view()])
+    answer = ask(daemon, body, kind)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+    assert not daemon.asked

@@ -36,7 +36,22 @@ def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, An
     return _fetch(url, path, tenant, missing, asked="tenant")
 
 
-def _fetch(url: str, path: str, which: str | None, missing: str | None = None, asked: str = "group") -> dict[str, Any]:
+def ask_for_slice(url: str, run: str, side: int, group: str | None = None) -> str:
+    """Ask for a slice of a run's loss; return the id that it will come with. Raises CommandError."""
+    path = f"/api/v1/runs/{quote(run, safe='')}/slice"
+    request: str = _fetch(url, path, group, body={"side": side})["request"]
+    return request
+
+
+def _fetch(
+    url: str,
+    path: str,
+    which: str | None,
+    missing: str | None = None,
+    *,
+    asked: str = "group",
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     base = url.rstrip("/")
     no_address = f"--url {url!r} is not an address such as {DEFAULT_URL}"
     try:
@@ -48,9 +63,11 @@ def _fetch(url: str, path: str, which: str | None, missing: str | None = None, a
         raise CommandError(no_address, status=2)
     local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     try:
-        answer = httpx.get(
+        answer = httpx.request(
+            "GET" if body is None else "POST",
             base + path,
             params={} if which is None else {asked: which},
+            json=body,
             timeout=TIMEOUT_SECONDS,
             trust_env=not local,  # a proxy cannot reach this host's own loopback
         )
@@ -61,11 +78,12 @@ def _fetch(url: str, path: str, which: str | None, missing: str | None = None, a
         raise CommandError(_unreachable(base, error), status=2) from None
     except ValueError:
         raise CommandError(f"what answers at {base} is no topowatch daemon: name one with --url", status=2) from None
-    if answer.status_code != httpx.codes.OK or not isinstance(content, dict):
+    if not answer.is_success or not isinstance(content, dict):
         detail = content.get("error") if isinstance(content, dict) else None
         if missing is not None and detail is not None and answer.status_code == httpx.codes.NOT_FOUND:
             raise CommandError(missing)
-        hint = f"; name its {asked} with --{asked}" if answer.status_code == httpx.codes.CONFLICT else ""
+        several = answer.status_code == httpx.codes.CONFLICT and isinstance(content, dict) and f"{asked}s" in content
+        hint = f"; name its {asked} with --{asked}" if several else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content
 

@@ -10,6 +10,7 @@ import typer
 from topowatch_monitor.commands.daemon import DEFAULT_URL, fetch_run, fetch_runs
 from topowatch_monitor.commands.output import console, print_json
 from topowatch_monitor.commands.render import run_page, runs_table
+from topowatch_monitor.commands.slices import USUAL_SIDE, take_slice
 
 Url = Annotated[str, typer.Option("--url", metavar="URL", help="HTTP address of the daemon.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -48,18 +49,29 @@ def show(
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="Its group, where several groups have a run of that name.")
     ] = None,
+    *,
+    take: Annotated[
+        bool, typer.Option("--slice", help="First have the job take a slice of its loss; it may take long.")
+    ] = False,
+    side: Annotated[int, typer.Option(metavar="N", help="Points along each side of the slice, odd.")] = USUAL_SIDE,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Show one run: its state, flags with their reasons, path, scalars, and what watching it costs.
+
+    With --slice, a random plane through the weights is sampled, filter-normalised (Li et al. 2018): one forward pass a
+    point, within the job's overhead cap, so that it takes some thousand steps. A slice that was begun is taken to its
+    end whether this command waits for it or not.
 
     For example:
 
       topowatch show seed-3
 
       topowatch show seed-3 --group my-sweep --json
+
+      topowatch show seed-3 --slice
     """
-    answer = fetch_run(url, run, group)
+    answer = take_slice(url, run, side, group) if take else fetch_run(url, run, group)
     if as_json:
         print_json(answer)
     else:

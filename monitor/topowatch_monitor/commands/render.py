@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from topowatch_monitor.commands.render_events import events_section
+from topowatch_monitor.commands.slice_page import slice_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,6 +158,8 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
         parts += _section("Path of the representation", _path(run["representation"]))
     if run.get("loss_path"):
         parts += _section("Path of the probe losses", _loss_path(run["loss_path"]))
+    if run.get("landscape"):
+        parts.append(slice_page(run["landscape"]))
     scalars: dict[str, str | Text] = {"loss": _loss(run), "probe loss": number(run["probe_loss"])}
     others = run["scalars"].keys() - {"loss", "probe_loss"}
     scalars |= {name: number(run["scalars"][name]) for name in sorted(others)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from topowatch_monitor.detect import (
     activation_kurtosis,
     all_zero,
+    critical_learning_rate,
     dead_relu,
     exploding_tensor,
     exploding_update,
@@ -24,6 +25,7 @@ from topowatch_monitor.detect import (
     poor_initialisation,
     rank_collapse,
     saturated_activation,
+    shallow_basin,
     unchanged_tensor,
     untested_rate,
     update_growth,
@@ -34,6 +36,7 @@ from topowatch_monitor.detect import (
 )
 from topowatch_monitor.detect.activation_kurtosis import ActivationKurtosisThresholds
 from topowatch_monitor.detect.all_zero import AllZeroThresholds
+from topowatch_monitor.detect.critical_learning_rate import CriticalLearningRateThresholds
 from topowatch_monitor.detect.dead_relu import DeadReluThresholds
 from topowatch_monitor.detect.exploding_tensor import ExplodingTensorThresholds
 from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
@@ -52,6 +55,7 @@ from topowatch_monitor.detect.overtraining import OvertrainingThresholds
 from topowatch_monitor.detect.poor_initialisation import PoorInitialisationThresholds
 from topowatch_monitor.detect.rank_collapse import RankCollapseThresholds
 from topowatch_monitor.detect.saturated_activation import SaturatedActivationThresholds
+from topowatch_monitor.detect.shallow_basin import ShallowBasinThresholds
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.detect.superseded_samples import SupersededSamplesThresholds
 from topowatch_monitor.detect.unchanged_tensor import UnchangedTensorThresholds
@@ -86,6 +90,8 @@ class Thresholds:
     loss_rise: LossRiseThresholds = field(default_factory=LossRiseThresholds)
     orbiting: OrbitingThresholds = field(default_factory=OrbitingThresholds)
     loss_not_decreasing: LossNotDecreasingThresholds = field(default_factory=LossNotDecreasingThresholds)
+    critical_learning_rate: CriticalLearningRateThresholds = field(default_factory=CriticalLearningRateThresholds)
+    shallow_basin: ShallowBasinThresholds = field(default_factory=ShallowBasinThresholds)
     superseded_samples: SupersededSamplesThresholds = field(default_factory=SupersededSamplesThresholds)
     vanishing_gradient: VanishingGradientThresholds = field(default_factory=VanishingGradientThresholds)
     exploding_tensor: ExplodingTensorThresholds = field(default_factory=ExplodingTensorThresholds)
@@ -251,6 +257,18 @@ DETECTORS = (
     ),
     Detector(
         "variance_growth", "warning", "The loss swings ever wider and slower around its level.", variance_growth.detect
+    ),
+    Detector(
+        "critical_learning_rate",
+        "warning",
+        "The learning rate stays farther above the critical one than the run is used to.",
+        critical_learning_rate.detect,
+    ),
+    Detector(
+        "shallow_basin",
+        "warning",
+        "The newest slice of the loss shows a basin that is shallow beside what the loss has come down by.",
+        shallow_basin.detect,
     ),
     ANALYSIS_FAILED,
     SUPERSEDED_SAMPLES,

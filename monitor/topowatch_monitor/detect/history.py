@@ -26,6 +26,8 @@ KNOWN_NAMES = frozenset(
         "weight_norm",
         "gradient_norm",
         "nonfinite_weights",
+        "critical_lr_ratio",
+        "basin_depth",
         "pulse_gradient_norm",
         "pulse_update_ratio",
         "pulse_cosine",

@@ -142,8 +142,8 @@ class PathState:
         """Step of the newest H₁ diagram of the window, and the largest death over birth in it, 1 without a bar."""
         return self._loop
 
-    def view(self) -> PathView:
-        """What the path tells now."""
+    def view(self, elsewhere: int = 0) -> PathView:
+        """What the path tells now; `elsewhere` points were ignored before they came here."""
         lifetimes = self._tree.lengths
         return {
             "length": self.length,
@@ -158,7 +158,7 @@ class PathState:
             "betti_drift_wasserstein": self._shape.betti_drift_wasserstein,
             "points": len(self._steps),
             "resolution": self._resolution,
-            "ignored": self.ignored,
+            "ignored": self.ignored + elsewhere,
             "unbridged": self.unbridged,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -29,6 +29,24 @@ _KINDS: dict[int, type[Message]] = {
 }
 
 
+class Plane(NamedTuple):
+    """A slice of the loss, or why there is none.
+
+    Attributes:
+        request: id of the request that it answers.
+        step: at whose end the weights were its centre.
+        values: losses, rows × columns; 0 × 0 where there are none.
+        extent: half the side, in filter norms.
+        problem: why there are none, in words.
+    """
+
+    request: str
+    step: int
+    values: NDArray[np.float32]
+    extent: float
+    problem: str
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a sample says, as arrays.
@@ -43,6 +61,9 @@ class Reading:
         probe_loss: their mean.
         layers: names of layers, and what is known of them (layers × FIELDS); None where none were sent.
         frames: features of the representation on the probes, n × d; None where none were sent, or not all are finite.
+        gradient: sketch of the gradient; None where none was sent.
+        critical_step: multiple of the last update at which the loss stands above where that began, positive.
+        plane: a slice of the loss.
         status: the client's overhead_ratio, interval and coverage; None where it gave none.
     """
 
@@ -55,6 +76,9 @@ class Reading:
     probe_loss: float | None
     layers: tuple[list[str], NDArray[np.float32]] | None
     frames: NDArray[np.float16] | None
+    gradient: NDArray[np.float32] | None
+    critical_step: float | None
+    plane: Plane | None
     status: tuple[float, int, float] | None
 
 
@@ -123,6 +147,9 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         probe_loss=None if losses is None else _mean(losses),
         layers=_read_layers(sample.layers) if sample.layers else None,
         frames=_read_frames(sample.frames) if sample.HasField("frames") else None,
+        gradient=_read_sketch(sample.gradient) if sample.HasField("gradient") else None,
+        critical_step=_read_critical(sample.curvature) if sample.HasField("curvature") else None,
+        plane=_read_plane(sample.loss_slice, sample.step) if sample.HasField("loss_slice") else None,
         status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
     )
 
@@ -166,6 +193,23 @@ def _read_frames(frames: sample_pb2.Frames) -> NDArray[np.float16] | None:
         raise ValueError(f"{len(frames.values)} bytes are not {frames.rows} × {frames.columns} numbers of float16")
     values = np.frombuffer(frames.values, dtype="<f2").astype(np.float16, copy=False)
     return values.reshape(frames.rows, frames.columns) if np.isfinite(values).all() and len(values) else None
+
+
+def _read_critical(curvature: sample_pb2.Curvature) -> float | None:
+    """None where it is no positive number, as where only the curvature is known."""
+    return curvature.critical_step if 0 < curvature.critical_step < np.inf else None
+
+
+def _read_plane(sent: sample_pb2.LossSlice, last: int) -> Plane:
+    shape = sent.rows, sent.columns
+    if len(sent.values) != 4 * sent.rows * sent.columns:
+        raise ValueError(f"a loss slice of {len(sent.values)} bytes is not {sent.rows} × {sent.columns} float32")
+    if sent.values and not (sent.rows % 2 and sent.columns % 2):
+        raise ValueError(f"a loss slice of {sent.rows} × {sent.columns} has no centre")
+    if not 0 <= sent.step <= last:
+        raise ValueError(f"a loss slice of step {sent.step} in a sample of step {last}")
+    values = np.frombuffer(sent.values, dtype="<f4").reshape(shape).astype(np.float32, copy=False)
+    return Plane(sent.request, sent.step, values, sent.extent, sent.problem)
 
 
 def _mean(losses: NDArray[np.float32]) -> float:

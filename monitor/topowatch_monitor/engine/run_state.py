@@ -20,6 +20,7 @@ from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
+from topowatch_monitor.engine.terrain import Terrain
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.view import no_class, no_forecast
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from topowatch_monitor.engine.lineage import Generation, Span
-    from topowatch_monitor.engine.path_state import PathView
     from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
 
@@ -77,6 +77,7 @@ class RunState:
         self._path = PathState(self._settings.path)
         self._probed = Probed(self._settings.path, self._settings.trace_points)
         self._history = History(self._settings.history)
+        self._terrain = Terrain()
         self._judgement = Judgement(self._settings.thresholds)
         self._events = Events()
         self._step: int | None = None
@@ -193,9 +194,10 @@ class RunState:
             "overhead_ratio": overhead,
             "interval": interval,
             "coverage": coverage,
-            "path": self._path_view(),
+            "path": self._path.view(elsewhere=self._ranks.refused),
             "representation": self.representation.view() if self.representation.points else None,
             "loss_path": self._probed.losses.view(),
+            **self._terrain.view(latest),
             "flags": self._flags(),
             "events": self._events.view(),
             "minimum_unstable": self._judgement.minimum_unstable,
@@ -213,6 +215,7 @@ class RunState:
             "path": self._path.state_dict(),
             "probed": self._probed.state_dict(),
             "history": self._history.state_dict(),
+            "terrain": self._terrain.state_dict(),
             "judgement": self._judgement.state_dict(),
             "events": self._events.state_dict(),
             "failures": self._failures.state_dict(),
@@ -234,6 +237,7 @@ class RunState:
         run._path = PathState.from_state(state["path"])
         run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
         run._history = History.from_state(state["history"])
+        run._terrain = Terrain.from_state(state["terrain"])
         run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
         run._events = Events.from_state(state["events"])
         run._failures = Failures.from_state(state["failures"])
@@ -300,6 +304,7 @@ class RunState:
         if opening.superseded is not None:
             self._path.discard(*opening.superseded)
             self._probed.discard(*opening.superseded)
+            self._terrain.discard(*opening.superseded)
             self._history.discard(*opening.superseded)
         if opening.newest:
             self._ended, self._results, self._times.sampled_at = False, None, None
@@ -397,6 +402,7 @@ class RunState:
         if reading.probe_losses is not None and reading.probe_loss is not None:
             self._probed.losses.add(reading.step, reading.probe_losses)
             self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
+        self._terrain.take(reading, self._history)
         if incarnation == self._ranks.newest(self._ranks.leader):
             self._status = reading.status or self._status
             self._times.sampled(reading.time if reading.time is not None else received_at)
@@ -410,8 +416,3 @@ class RunState:
 
     def _note(self, step: int) -> None:
         self._events.note(step, self._flags(), self._judgement.minimum_unstable)
-
-    def _path_view(self) -> PathView:
-        view = self._path.view()
-        view["ignored"] += self._ranks.refused
-        return view

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from topowatch_monitor.detect.catalogue import STALLED_RUN
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds, detect, is_lost
+from topowatch_monitor.engine.terrain import TerrainView
 
 if TYPE_CHECKING:
     from topowatch_monitor.engine.events import EventView
@@ -71,7 +72,7 @@ class RanksView(TypedDict):
     missing: list[int]
 
 
-class RunView(TypedDict):
+class RunView(TerrainView):
     """Everything that is told of a run; None where nothing is known. Times are Unix seconds, floats may be NaN.
 
     Attributes:

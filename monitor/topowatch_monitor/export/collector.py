@@ -163,6 +163,9 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.PATH_CLASS, path_class["label"] if sure else None),
         (registry.PATH_CLASS_P_VALUE, path_class["p_value"] if sure else None),
         (registry.PATH_OUTLIER, path_class["outlier"] if sure else None),
+        (registry.CRITICAL_LR_RATIO, run["critical_lr_ratio"]),
+        (registry.GRADIENT_FLOW_CONSISTENCY, run["gradient_flow_consistency"]),
+        (registry.LANDSCAPE_TOTAL_PERSISTENCE, (run["landscape"] or {}).get("total_persistence")),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
         (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):

@@ -19,6 +19,7 @@ from topowatch_monitor.export.fleet import (
     GroupNotFoundError,
     RunNotFoundError,
 )
+from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
 from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def create_app(
     not_ready: Callable[[], Sequence[str]],
     now: Callable[[], float] = time.time,
     version: str = "",
+    ask: Callable[[FleetRun, int], str] | None = None,
 ) -> Starlette:
     """Build the ASGI application.
 
@@ -59,6 +61,8 @@ def create_app(
         not_ready: why the daemon is not ready, one sentence a reason; empty when it is.
         now: Unix time.
         version: of the daemon.
+        ask: passes a wish for a loss slice on to a run's job, with the points along a side, and returns its id; called
+            in the event loop. None where there is no way to jobs.
     """
     collector = FleetCollector(fleet, stats, now, version)
 
@@ -88,6 +92,21 @@ def create_app(
             return json_response({"error": detail, "groups": error.groups}, 409)
         except RunNotFoundError as error:
             return json_response({"error": f"{error}; /api/v1/runs lists those that this daemon knows"}, 404)
+
+    async def slice_of(request: Request) -> Response:
+        # No form of another site can send this type, so no page that a browser shows can ask in its owner's name.
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            return json_response({"error": "send JSON, as Content-Type: application/json"}, 415)
+        try:
+            side = wanted(await request.json())
+            run = run_at_work(fleet, request.path_params["run"], now(), request.query_params.get("group"))
+        except RefusedError as error:
+            return json_response({"error": str(error)}, error.status)
+        except ValueError:
+            return json_response({"error": "the body is no JSON"}, 400)
+        if ask is None:
+            return json_response({"error": "this daemon has no way to jobs"}, 503)
+        return json_response({"request": ask(run, side), "side": side}, 202)
 
     def members(request: Request) -> tuple[str, list[FleetRun]]:
         group = request.path_params["group"]
@@ -129,6 +148,7 @@ def create_app(
             Route("/-/ready", ready),
             Route("/api/v1/runs", runs),
             Route("/api/v1/runs/{run}", run),
+            Route("/api/v1/runs/{run}/slice", slice_of, methods=["POST"]),
             Route("/api/v1/groups/{group}/classes", classes),
             Route("/api/v1/groups/{group}/forecast", forecast),
         ],

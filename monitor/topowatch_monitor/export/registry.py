@@ -90,6 +90,24 @@ PATH_OUTLIER = Metric(
     RUN,
     "1 while the run's path is outside its siblings' classes, else 0; no series while nothing can be said.",
 )
+CRITICAL_LR_RATIO = Metric(
+    "topowatch_critical_lr_ratio",
+    "gauge",
+    RUN,
+    "Learning rate over the critical one, along the last update of the newest search; to hover at 1 is normal.",
+)
+GRADIENT_FLOW_CONSISTENCY = Metric(
+    "topowatch_gradient_flow_consistency",
+    "gauge",
+    RUN,
+    "Cosine between the displacement of the weights and the gradients against it, over the latest samples with both.",
+)
+LANDSCAPE_TOTAL_PERSISTENCE = Metric(
+    "topowatch_landscape_total_persistence",
+    "gauge",
+    RUN,
+    "Sum of the finite bars of the sublevel sets of the newest slice of the loss, in the loss's own unit.",
+)
 MINIMUM_UNSTABLE = Metric(
     "topowatch_minimum_unstable", "gauge", RUN, "1 while a detector says that the run's minimum does not hold, else 0."
 )
@@ -203,6 +221,9 @@ METRICS: Final = (
     PATH_CLASS,
     PATH_CLASS_P_VALUE,
     PATH_OUTLIER,
+    CRITICAL_LR_RATIO,
+    GRADIENT_FLOW_CONSISTENCY,
+    LANDSCAPE_TOTAL_PERSISTENCE,
     MINIMUM_UNSTABLE,
     INSTABILITY_SCORE,
     DETECTOR_ACTIVE,

@@ -14,6 +14,7 @@ from topowatch_monitor.ingest.admission import DEFAULT_TENANT, Admission, Admitt
 from topowatch_monitor.ingest.counters import Counters
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
 from topowatch_monitor.ingest.registry import to_timestamp
+from topowatch_monitor.ingest.wishes import Wishes
 from topowatch_monitor.store.commit import CommitClosedError, QueueFullError
 from topowatch_monitor.store.log import LogUnavailable
 from topowatch_protos.framing import LogKind
@@ -55,6 +56,7 @@ class Ingest:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters()
+        self.wishes = Wishes(monotonic)
         self.limits = limits
         self._admission = admission
         self._commit = commit
@@ -123,6 +125,8 @@ class Ingest:
             task = self._spawn(self._take(batch, stream, tenant))
             task.add_done_callback(lambda _: self._release(size))
             ack = await asyncio.shield(task)
+            if ack.status == pb.ACK_STATUS_STORED:
+                ack.slice_requests.extend(self.wishes.of((tenant, batch.key.group, batch.key.run)))
         self.counters.count_ack(ack, self._monotonic() - started)
         return ack
 

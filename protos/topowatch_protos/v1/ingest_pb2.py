@@ -16,33 +16,35 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from topowatch_protos.v1 import run_pb2 as topowatch__protos_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n topowatch_protos/v1/ingest.proto\x12\x0ctopowatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dtopowatch_protos/v1/run.proto\"%\n\x08\x45nvelope\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04item\x18\x02 \x01(\x0c\"\xc6\x01\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12!\n\x03key\x18\x02 \x01(\x0b\x32\x14.topowatch.v1.RunKey\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x13\n\x0bwriter_uuid\x18\x05 \x01(\t\x12/\n\ndescriptor\x18\x06 \x01(\x0b\x32\x1b.topowatch.v1.RunDescriptor\x12%\n\x05items\x18\x07 \x03(\x0b\x32\x16.topowatch.v1.Envelope\"W\n\tRejection\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.topowatch.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc1\x01\n\x03\x41\x63k\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.topowatch.v1.AckStatus\x12+\n\nrejections\x18\x03 \x03(\x0b\x32\x17.topowatch.v1.Rejection\x12\x12\n\nduplicates\x18\x04 \x01(\x04\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\":\n\x14StreamBatchesRequest\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.topowatch.v1.Batch\"7\n\x15StreamBatchesResponse\x12\x1e\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x11.topowatch.v1.Ack\"6\n\x10PushBatchRequest\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.topowatch.v1.Batch\"3\n\x11PushBatchResponse\x12\x1e\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x11.topowatch.v1.Ack*\xe8\x01\n\tAckStatus\x12\x1a\n\x16\x41\x43K_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43K_STATUS_STORED\x10\x01\x12\x1a\n\x16\x41\x43K_STATUS_UNKNOWN_RUN\x10\x02\x12\x1e\n\x1a\x41\x43K_STATUS_WRITER_CONFLICT\x10\x03\x12\x15\n\x11\x41\x43K_STATUS_FENCED\x10\x04\x12!\n\x1d\x41\x43K_STATUS_RESOURCE_EXHAUSTED\x10\x05\x12\x1a\n\x16\x41\x43K_STATUS_UNAVAILABLE\x10\x06\x12\x16\n\x12\x41\x43K_STATUS_INVALID\x10\x07*\xa4\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREJECTION_REASON_UNDECODABLE\x10\x01\x12!\n\x1dREJECTION_REASON_NEWER_SCHEMA\x10\x02\x12%\n!REJECTION_REASON_SKETCH_DIMENSION\x10\x03\x12\x1f\n\x1bREJECTION_REASON_NOT_FINITE\x10\x04\x12\"\n\x1eREJECTION_REASON_NEGATIVE_STEP\x10\x05\x12\x1e\n\x1aREJECTION_REASON_TOO_LARGE\x10\x06\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x07\x32\xbb\x01\n\rIngestService\x12\\\n\rStreamBatches\x12\".topowatch.v1.StreamBatchesRequest\x1a#.topowatch.v1.StreamBatchesResponse(\x01\x30\x01\x12L\n\tPushBatch\x12\x1e.topowatch.v1.PushBatchRequest\x1a\x1f.topowatch.v1.PushBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n topowatch_protos/v1/ingest.proto\x12\x0ctopowatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dtopowatch_protos/v1/run.proto\"%\n\x08\x45nvelope\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04item\x18\x02 \x01(\x0c\"\xc6\x01\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12!\n\x03key\x18\x02 \x01(\x0b\x32\x14.topowatch.v1.RunKey\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x13\n\x0bwriter_uuid\x18\x05 \x01(\t\x12/\n\ndescriptor\x18\x06 \x01(\x0b\x32\x1b.topowatch.v1.RunDescriptor\x12%\n\x05items\x18\x07 \x03(\x0b\x32\x16.topowatch.v1.Envelope\"W\n\tRejection\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.topowatch.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"(\n\x0cSliceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04side\x18\x02 \x01(\r\"\xf5\x01\n\x03\x41\x63k\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.topowatch.v1.AckStatus\x12+\n\nrejections\x18\x03 \x03(\x0b\x32\x17.topowatch.v1.Rejection\x12\x12\n\nduplicates\x18\x04 \x01(\x04\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x32\n\x0eslice_requests\x18\x07 \x03(\x0b\x32\x1a.topowatch.v1.SliceRequest\":\n\x14StreamBatchesRequest\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.topowatch.v1.Batch\"7\n\x15StreamBatchesResponse\x12\x1e\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x11.topowatch.v1.Ack\"6\n\x10PushBatchRequest\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.topowatch.v1.Batch\"3\n\x11PushBatchResponse\x12\x1e\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x11.topowatch.v1.Ack*\xe8\x01\n\tAckStatus\x12\x1a\n\x16\x41\x43K_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43K_STATUS_STORED\x10\x01\x12\x1a\n\x16\x41\x43K_STATUS_UNKNOWN_RUN\x10\x02\x12\x1e\n\x1a\x41\x43K_STATUS_WRITER_CONFLICT\x10\x03\x12\x15\n\x11\x41\x43K_STATUS_FENCED\x10\x04\x12!\n\x1d\x41\x43K_STATUS_RESOURCE_EXHAUSTED\x10\x05\x12\x1a\n\x16\x41\x43K_STATUS_UNAVAILABLE\x10\x06\x12\x16\n\x12\x41\x43K_STATUS_INVALID\x10\x07*\xa4\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREJECTION_REASON_UNDECODABLE\x10\x01\x12!\n\x1dREJECTION_REASON_NEWER_SCHEMA\x10\x02\x12%\n!REJECTION_REASON_SKETCH_DIMENSION\x10\x03\x12\x1f\n\x1bREJECTION_REASON_NOT_FINITE\x10\x04\x12\"\n\x1eREJECTION_REASON_NEGATIVE_STEP\x10\x05\x12\x1e\n\x1aREJECTION_REASON_TOO_LARGE\x10\x06\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x07\x32\xbb\x01\n\rIngestService\x12\\\n\rStreamBatches\x12\".topowatch.v1.StreamBatchesRequest\x1a#.topowatch.v1.StreamBatchesResponse(\x01\x30\x01\x12L\n\tPushBatch\x12\x1e.topowatch.v1.PushBatchRequest\x1a\x1f.topowatch.v1.PushBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'topowatch_protos.v1.ingest_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ACKSTATUS']._serialized_start=865
-  _globals['_ACKSTATUS']._serialized_end=1097
-  _globals['_REJECTIONREASON']._serialized_start=1100
-  _globals['_REJECTIONREASON']._serialized_end=1392
+  _globals['_ACKSTATUS']._serialized_start=959
+  _globals['_ACKSTATUS']._serialized_end=1191
+  _globals['_REJECTIONREASON']._serialized_start=1194
+  _globals['_REJECTIONREASON']._serialized_end=1486
   _globals['_ENVELOPE']._serialized_start=113
   _globals['_ENVELOPE']._serialized_end=150
   _globals['_BATCH']._serialized_start=153
   _globals['_BATCH']._serialized_end=351
   _globals['_REJECTION']._serialized_start=353
   _globals['_REJECTION']._serialized_end=440
-  _globals['_ACK']._serialized_start=443
-  _globals['_ACK']._serialized_end=636
-  _globals['_STREAMBATCHESREQUEST']._serialized_start=638
-  _globals['_STREAMBATCHESREQUEST']._serialized_end=696
-  _globals['_STREAMBATCHESRESPONSE']._serialized_start=698
-  _globals['_STREAMBATCHESRESPONSE']._serialized_end=753
-  _globals['_PUSHBATCHREQUEST']._serialized_start=755
-  _globals['_PUSHBATCHREQUEST']._serialized_end=809
-  _globals['_PUSHBATCHRESPONSE']._serialized_start=811
-  _globals['_PUSHBATCHRESPONSE']._serialized_end=862
-  _globals['_INGESTSERVICE']._serialized_start=1395
-  _globals['_INGESTSERVICE']._serialized_end=1582
+  _globals['_SLICEREQUEST']._serialized_start=442
+  _globals['_SLICEREQUEST']._serialized_end=482
+  _globals['_ACK']._serialized_start=485
+  _globals['_ACK']._serialized_end=730
+  _globals['_STREAMBATCHESREQUEST']._serialized_start=732
+  _globals['_STREAMBATCHESREQUEST']._serialized_end=790
+  _globals['_STREAMBATCHESRESPONSE']._serialized_start=792
+  _globals['_STREAMBATCHESRESPONSE']._serialized_end=847
+  _globals['_PUSHBATCHREQUEST']._serialized_start=849
+  _globals['_PUSHBATCHREQUEST']._serialized_end=903
+  _globals['_PUSHBATCHRESPONSE']._serialized_start=905
+  _globals['_PUSHBATCHRESPONSE']._serialized_end=956
+  _globals['_INGESTSERVICE']._serialized_start=1489
+  _globals['_INGESTSERVICE']._serialized_end=1676
 # @@protoc_insertion_point(module_scope)

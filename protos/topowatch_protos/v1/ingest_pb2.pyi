@@ -82,21 +82,31 @@ class Rejection(_message.Message):
     detail: str
     def __init__(self, seq: _Optional[int] = ..., reason: _Optional[_Union[RejectionReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class SliceRequest(_message.Message):
+    __slots__ = ("id", "side")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    side: int
+    def __init__(self, id: _Optional[str] = ..., side: _Optional[int] = ...) -> None: ...
+
 class Ack(_message.Message):
-    __slots__ = ("batch_id", "status", "rejections", "duplicates", "retry_after", "detail")
+    __slots__ = ("batch_id", "status", "rejections", "duplicates", "retry_after", "detail", "slice_requests")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATES_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SLICE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     batch_id: int
     status: AckStatus
     rejections: _containers.RepeatedCompositeFieldContainer[Rejection]
     duplicates: int
     retry_after: _duration_pb2.Duration
     detail: str
-    def __init__(self, batch_id: _Optional[int] = ..., status: _Optional[_Union[AckStatus, str]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., duplicates: _Optional[int] = ..., retry_after: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., detail: _Optional[str] = ...) -> None: ...
+    slice_requests: _containers.RepeatedCompositeFieldContainer[SliceRequest]
+    def __init__(self, batch_id: _Optional[int] = ..., status: _Optional[_Union[AckStatus, str]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., duplicates: _Optional[int] = ..., retry_after: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., detail: _Optional[str] = ..., slice_requests: _Optional[_Iterable[_Union[SliceRequest, _Mapping]]] = ...) -> None: ...
 
 class StreamBatchesRequest(_message.Message):
     __slots__ = ("batch",)

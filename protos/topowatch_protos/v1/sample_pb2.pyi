@@ -91,16 +91,22 @@ class Curvature(_message.Message):
     def __init__(self, secant: _Optional[float] = ..., critical_step: _Optional[float] = ..., learning_rate: _Optional[float] = ...) -> None: ...
 
 class LossSlice(_message.Message):
-    __slots__ = ("rows", "columns", "extent", "values")
+    __slots__ = ("rows", "columns", "extent", "values", "step", "request", "problem")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     EXTENT_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     rows: int
     columns: int
     extent: float
     values: bytes
-    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., extent: _Optional[float] = ..., values: _Optional[bytes] = ...) -> None: ...
+    step: int
+    request: str
+    problem: str
+    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., extent: _Optional[float] = ..., values: _Optional[bytes] = ..., step: _Optional[int] = ..., request: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ClientStatus(_message.Message):
     __slots__ = ("overhead_ratio", "interval", "spooled_bytes", "coverage")

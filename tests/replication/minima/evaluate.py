@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from topowatch_monitor.detect.scoring import RunFlags, Score, rate, score, share
 
 from bench.machine import machine
 from replication.minima import page
@@ -19,6 +18,7 @@ from replication.minima.baselines import BASELINES, GRID, Baseline, flags_of
 from replication.minima.failures import KINDS
 from replication.minima.judging import CRITICAL, TOPOLOGICAL, Judged, judge, reliability
 from replication.minima.suite import generate, is_fitted_on, jobs, read
+from topowatch_monitor.detect.scoring import RunFlags, Score, rate, score, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

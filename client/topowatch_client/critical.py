@@ -1,0 +1,78 @@
+"""The critical step: how far along the last update the loss stands above where the update began.
+
+A line search of at most 10 forward passes (after arXiv 2601.16979, with the last update as the direction). The learning
+rate over the critical one is the inverse of the multiple found here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from topowatch_client.displaced import moving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+PASSES = 10
+_DOUBLINGS = 6  # or halvings; what lies beyond is told as the last of them
+
+
+def critical_multiple(loss: Callable[[float], float]) -> float | None:
+    """Find the smallest multiple of an update at which the loss stands above that at the start of the update.
+
+    Brackets it by doubling, or halving, from 1, then bisects; a multiple below the bracket goes unseen.
+
+    Args:
+        loss: Loss at a multiple of the update; called at most `PASSES` times. What is not finite counts as above.
+
+    Returns:
+        The multiple, to within 0.3 % near 1 and 9 % near 2^±6; where the true one is farther, 2^±6. None where the
+        loss at the start is not finite.
+    """
+    start = loss(0.0)
+    if not math.isfinite(start):
+        return None
+
+    def above(multiple: float) -> bool:
+        return not loss(multiple) <= start
+
+    here, is_above, spent = 1.0, above(1.0), 2
+    while True:
+        other = here * (0.5 if is_above else 2.0)
+        spent += 1
+        if above(other) != is_above:
+            break
+        here = other
+        if spent == 2 + _DOUBLINGS:
+            return here
+    low, high = sorted((here, other))
+    for _ in range(PASSES - spent):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if above(middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+def search(
+    tensors: Sequence[torch.Tensor],
+    before: Sequence[torch.Tensor],
+    losses: Callable[[], AbstractContextManager[Callable[[], torch.Tensor]]],
+) -> float | None:
+    """Search along the last update of a model, whose weights are afterwards what they were; see `critical_multiple`.
+
+    Args:
+        tensors: The parameters.
+        before: Copies of them before the update.
+        losses: Gives a context in which the model's loss can be asked for.
+    """
+    with moving(tensors) as now, losses() as loss:
+
+        def at(multiple: float) -> float:
+            for tensor, start, end in zip(tensors, before, now, strict=True):
+                tensor.data.copy_(torch.lerp(start.float(), end.float(), multiple))
+            return float(loss())
+
+        return critical_multiple(at)

@@ -1,0 +1,188 @@
+"""The critical step along the last update: against parabolas, and against least squares, where it is known exactly."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import topowatch_client
+from client_loops import network, samples, train
+from topowatch_client import displaced
+from topowatch_client.critical import PASSES, critical_multiple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTINGS = {"mode": "offline", "interval": 4, "probe_interval": 8, "critical_interval": 16}
+
+
+@given(st.floats(1 / 64, 64), st.floats(-5, 5), st.floats(0.01, 100))
+def test_a_parabola_rises_above_its_start_at_twice_its_minimum(root: float, start: float, scale: float) -> None:
+    """Within the precision that is promised, in ten passes at most."""
+    calls: list[float] = []
+
+    def loss(multiple: float) -> float:
+        calls.append(multiple)
+        return start + scale * multiple * (multiple - root)
+
+    found = critical_multiple(loss)
+    assert found is not None
+    assert abs(math.log(found / root)) <= math.log(1.1)
+    assert len(calls) <= PASSES
+    if 1 / 2 < root < 2:
+        assert found == pytest.approx(root, rel=0.003)
+
+
+def test_what_never_rises_or_rises_at_once_is_told_as_the_last_that_was_tried() -> None:
+    assert critical_multiple(lambda multiple: -multiple) == 64
+    assert critical_multiple(lambda multiple: float(multiple > 0)) == 1 / 64
+
+
+def test_a_loss_that_is_not_finite_stands_above_and_without_a_start_there_is_no_answer() -> None:
+    found = critical_multiple(lambda multiple: math.nan if multiple > 3 else -multiple)
+    assert found == pytest.approx(3, rel=0.02)
+    assert critical_multiple(lambda _: math.nan) is None
+
+
+def least_squares(tmp_path: Path, rate: float, **settings: Any) -> tuple[Any, list[float]]:
+    """Descend on least squares, whole batch; return the handle and the exact multiples by step."""
+    torch.manual_seed(1)
+    inputs, targets = torch.randn(40, 6), torch.randn(40, 1)
+    model = nn.Linear(6, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    watch = topowatch_client.attach(
+        model,
+        optimizer,
+        probe=(inputs, targets),
+        output="values",
+        config={**SETTINGS, "spool_dir": tmp_path, **settings},
+    )
+    hessian = 2 * inputs.T @ inputs / len(inputs)
+    exact = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        assert model.weight.grad is not None
+        gradient = model.weight.grad.flatten().clone()
+        optimizer.step()
+        exact.append(float(2 * gradient @ gradient / (rate * gradient @ hessian @ gradient)))
+    return watch, exact
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
+def test_along_a_step_of_gradient_descent_it_is_twice_the_inverse_of_the_curvature(tmp_path: Path, rate: float) -> None:
+    """On least squares it is 2 gᵀg / (rate · gᵀHg)."""
+    watch, exact = least_squares(tmp_path, rate, critical_interval=8)
+    found = {each.step: each.curvature for each in samples(watch) if each.HasField("curvature")}
+    assert list(found) == list(range(8, 100, 8))
+    assert found[8].critical_step == pytest.approx(exact[8], rel=0.1)  # later ones drown in float32
+    assert found[8].learning_rate == pytest.approx(rate)
+
+
+def test_without_a_fixed_interval_searches_are_rarer_than_probe_passes(tmp_path: Path) -> None:
+    watch, _ = least_squares(tmp_path, 0.1, critical_interval=None)
+    governor = watch._observer.governor
+    assert governor.critical_interval >= 2 * governor.probe_interval
+
+
+class OwnLoss(nn.Module):
+    """Returns its loss where it is given labels, as the models of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.calls: list[bool] = []
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        self.calls.append(self.training)
+        logits = self.inner(inputs)
+        return {"logits": logits} if labels is None else {"loss": logits.square().mean(), "logits": logits}
+
+
+def test_without_a_probe_set_the_last_batch_does_for_a_model_that_returns_its_loss(tmp_path: Path) -> None:
+    model = OwnLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = topowatch_client.attach(model, optimizer, config={**SETTINGS, "spool_dir": tmp_path})
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6), labels=torch.zeros(8))["loss"].backward()
+        optimizer.step()
+    (found,) = [each for each in samples(watch) if each.HasField("curvature")]  # the first time is a trial
+    assert found.step == 32
+    assert 1 / 64 <= found.curvature.critical_step <= 64
+    assert 1 < model.calls.count(False) <= PASSES
+    assert watch.status["not_measured"] is None
+
+
+def test_without_any_loss_nothing_is_guessed_and_the_status_says_what_to_do(tmp_path: Path) -> None:
+    model = network()
+    watch = topowatch_client.attach(
+        model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), config={**SETTINGS, "spool_dir": tmp_path}
+    )
+    train(model, optimizer, 40)
+    assert not [each for each in samples(watch) if each.HasField("curvature")]
+    assert "pass probe=(inputs, targets)" in watch.status["not_measured"]
+    assert watch.status["error"] is None
+
+
+def test_a_model_that_is_too_large_to_copy_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displaced, "LARGEST_BYTES", 23)
+    watch, _ = least_squares(tmp_path, 0.1)
+    assert not [each for each in samples(watch) if each.HasField("curvature")]
+    assert "its trained parameters take" in watch.status["not_measured"]
+
+
+def test_weights_come_back_bit_by_bit_whatever_happens_meanwhile() -> None:
+    model = network()
+    tensors = displaced.trainable(model)
+    kept, versions = displaced.copies(tensors), [each._version for each in tensors]
+
+    def fail() -> None:
+        with displaced.moving(tensors):
+            for tensor in tensors:
+                tensor.data.mul_(1.1).add_(torch.randn(()))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert all(torch.equal(tensor, before) for tensor, before in zip(tensors, kept, strict=True))
+    assert [each._version for each in tensors] == versions
+
+
+def test_a_signal_handler_never_sees_weights_that_were_moved() -> None:
+    """It runs once they are back, and may raise; other handlers are as they were."""
+    model = network()
+    tensors = displaced.trainable(model)
+    kept, seen = displaced.copies(tensors), []
+
+    def preempted(*_: object) -> None:
+        seen.append(displaced.copies(tensors))
+        raise InterruptedError
+
+    def move() -> None:
+        with displaced.moving(tensors):
+            for tensor in tensors:
+                tensor.data.zero_()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not seen
+
+    before = signal.signal(signal.SIGUSR1, preempted)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(InterruptedError):
+            move()
+        assert signal.getsignal(signal.SIGUSR1) is preempted
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(seen) == 1
+    assert all(torch.equal(now, then) for now, then in zip(seen[0], kept, strict=True))
