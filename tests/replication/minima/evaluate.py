@@ -18,6 +18,7 @@ from replication.minima.baselines import BASELINES, GRID, Baseline, flags_of
 from replication.minima.failures import KINDS
 from replication.minima.judging import CRITICAL, TOPOLOGICAL, Judged, judge, reliability
 from replication.minima.suite import generate, is_fitted_on, jobs, read
+from replication.minima.tasks import TASKS
 from topowatch_monitor.detect.scoring import RunFlags, Score, rate, score, share
 
 if TYPE_CHECKING:
@@ -50,11 +51,10 @@ def main() -> int:
         "without topological detectors": lambda job: flags_between(judged[job], set(CRITICAL) - TOPOLOGICAL),
         "topological detectors alone": lambda job: flags_between(judged[job], TOPOLOGICAL),
     }
-    allowed = figures_of(ours["topowatch"], fitted)["false_alarms"]
     tools = {name: figures_of(flags) for name, flags in ours.items()}
     for name, baseline in BASELINES.items():
         print(f"judging {name}", file=sys.stderr)
-        tools |= _of_baseline(name, baseline, (fitted, others), allowed, figures_of)
+        tools |= _of_baseline(name, baseline, (fitted, others), ours["topowatch"], figures_of)
     kinds = {
         kind: figures_of(ours["topowatch"], [job for job in others if job.kind == kind]) for kind in (*KINDS, "healthy")
     }
@@ -84,18 +84,26 @@ def flags_between(run: Judged, names: Iterable[str]) -> list[tuple[int, int | No
 
 
 def _of_baseline(
-    name: str, baseline: Baseline, halves: tuple[list[Job], list[Job]], allowed: int, figures_of: Figures
+    name: str, baseline: Baseline, halves: tuple[list[Job], list[Job]], ours: Flags, figures_of: Figures
 ) -> dict[str, dict[str, Any]]:
-    """Return the baseline's figures with the lowest threshold that keeps to the false alarms, and with its own."""
+    """Return the baseline's figures with a threshold for each network that keeps to our false alarms, and with its own.
+
+    That is an advantage: topowatch has the same thresholds for all.
+    """
     scores = {job: baseline.scores(read(job)) for half in halves for job in half}
-
-    def flags(threshold: float) -> Flags:
-        return lambda job: flags_of(scores[job], threshold)
-
-    threshold = next(each for each in GRID if figures_of(flags(each), halves[0])["false_alarms"] <= allowed)
-    found = {f"{name}, above {threshold:.3g}": figures_of(flags(threshold), halves[1])}
-    if baseline.usual is not None:
-        found[f"{name}, above {baseline.usual:.3g} as usual"] = figures_of(flags(baseline.usual), halves[1])
+    thresholds = {}
+    for task in TASKS:
+        fitted = [job for job in halves[0] if job.task == task]
+        allowed = figures_of(ours, fitted)["false_alarms"]
+        thresholds[task] = next(
+            each
+            for each in GRID
+            if figures_of(lambda job, each=each: flags_of(scores[job], each), fitted)["false_alarms"] <= allowed
+        )
+    shown = ", ".join(f"{each:.3g}" for each in thresholds.values())
+    found = {f"{name} (above {shown})": figures_of(lambda job: flags_of(scores[job], thresholds[job.task]), halves[1])}
+    if (usual := baseline.usual) is not None:
+        found[f"{name} (above {usual:.3g} as usual)"] = figures_of(lambda job: flags_of(scores[job], usual), halves[1])
     return found
 
 

@@ -33,9 +33,11 @@ before the onset, or in a healthy run, is a false alarm; flags within 50 steps a
 _TOOLS = """\
 ## Beside other detectors
 
-All others see every step at once, without any interval. Their thresholds are the lowest that keep them to the false
-alarms that topowatch has on the fitted half; "as usual" are those of their makers. The probe loss at every step would
-cost more than the training itself.
+All others see every step at once, without any interval, and have a threshold of their own for each of the three
+networks, the lowest that keeps them to the false alarms that topowatch, with one threshold for all, has there on the
+fitted half; "as usual" are those of their makers. The probe loss at every step would cost more than the training. The
+topological detector of the path (orbiting) says nothing here: a window of samples, one in 64 steps, is too slow to
+lead, and none of these runs goes round in loops.
 """
 _SCORE = """\
 ## The score
