@@ -150,7 +150,7 @@ class Excursions:
 
     def release(self) -> None:
         """Keep nothing of the job; nothing more can be looked at."""
-        self._batch.forget()
+        self._batch.release()
         self._before = self._underway = self._model = self._wish = None
         self._optimizers = []
 

@@ -61,6 +61,12 @@ class LastBatch:
             self._handle.remove()
         self._handle = self._call = None
 
+    def release(self) -> None:
+        """Keep nothing of the model."""
+        self.forget()
+        self._model = torch.nn.Module()
+        self._untouched = Untouched(self._model)
+
     def look(self, arguments: Any, named: Any, result: Any) -> None:
         """Take in a call, from its hook; nothing gets out that is not the job's own."""
         try:

@@ -135,7 +135,7 @@ def test_an_error_now_and_then_does_not_end_watching(
 
     def sometimes(self: FoldSketch, parameters: Any) -> torch.Tensor:
         calls[0] += 1
-        if calls[0] % 3 == 0:
+        if calls[0] % 5 == 0:
             raise RuntimeError("hiccup")
         return real(self, parameters)
 
