@@ -127,7 +127,7 @@ def test_a_sustained_rise_fires_and_not_before_its_onset(seed, rise, onset, with
     steps = onset + 600
     loss = descent(np.random.default_rng(seed), steps) + np.minimum(rise(after(onset, steps)), 3)
     changes, history = drive(loss, every=8)
-    [(step, reason)] = [(step, reason) for step, name, reason in changes if name == "loss_rise"]
+    step, reason = next((step, reason) for step, name, reason in changes if name == "loss_rise")
     assert onset <= changes[0][0] <= step <= onset + within
     assert "above its lowest level" in reason
     assert was_low(history.curve, history.chance_loss)
@@ -274,7 +274,7 @@ def test_a_run_without_any_scalar_raises_nothing():
 
 def test_the_catalogue_names_every_detector_once_and_has_thresholds_for_each():
     names = [detector.name for detector in DETECTORS]
-    assert len(set(names)) == len(names) == 29
+    assert len(set(names)) == len(names) == 31
     assert vars(Thresholds()).keys() == set(names) - {"analysis_failed"}
     assert all(detector.meaning.endswith(".") for detector in DETECTORS)
 

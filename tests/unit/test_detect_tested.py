@@ -178,9 +178,12 @@ def test_a_start_that_rewrites_the_weights_is_violent_and_a_usual_one_is_not():
     assert level(violent_start, pulse_update_ratio=[0.9, 0.01, 0.01]) < 1
 
 
-def test_a_loss_far_above_the_first_one_is_a_violent_start():
-    assert level(violent_start, loss=[4.2, 7.0, 8.3]) >= 1
-    assert level(violent_start, loss=[4.2, 9.0, 4.1]) < 1
+def test_a_loss_far_above_chance_is_a_violent_start():
+    for losses, violent in (([4.2, 7.0, 8.3], True), ([4.2, 9.0, 4.1], False)):
+        begun = history(loss=losses)
+        begun.chance_loss = 4.16
+        assert (violent_start.measure(begun, Thresholds().violent_start).level >= 1) == violent
+    assert level(violent_start, loss=[4.2, 7.0, 8.3]) is None
 
 
 def test_only_the_start_is_violent():

@@ -20,7 +20,8 @@ class ViolentStartThresholds:
     Attributes:
         ratio: size of an update by that of the weights. With warm-up the first updates are a thousandth, and up to a
             fourteenth without; what rewrites more undoes the initialisation.
-        rise: of the loss above the first one, by that: a model that knows nothing cannot do much worse than chance.
+        rise: of the loss above that of a model that knows nothing, where that is known, by that: only a model that was
+            thrown far off does much worse than chance.
         values: newest ones that must all be that large.
         steps: from the run's first on; later ones are judged by the run's own past.
         release: share of the alarm below which it lets go.
@@ -44,8 +45,8 @@ def measure(history: History, thresholds: ViolentStartThresholds) -> Measure | N
         smallest = float(np.min(updates.values[-thresholds.values :]))
         reason = f"the first updates change {smallest:.0%} of the weights in one step"
         found.append(Measure(smallest / thresholds.ratio, reason))
-    if len(losses) > thresholds.values and losses.values[0] > 0:
-        first, lowest = float(losses.values[0]), float(np.min(losses.values[-thresholds.values :]))
-        reason = f"the loss went from {first:.3g} to {lowest:.3g} and more at once"
-        found.append(Measure(max(0.0, lowest / first - 1) / thresholds.rise, reason))
+    if len(losses) >= thresholds.values and history.chance_loss:
+        lowest = float(np.min(losses.values[-thresholds.values :]))
+        reason = f"the loss is {lowest:.3g} and more, and {history.chance_loss:.3g} would be chance"
+        found.append(Measure(max(0.0, lowest / history.chance_loss - 1) / thresholds.rise, reason))
     return max(found, key=lambda each: each.level, default=None)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from topowatch_monitor.topology.basin import basin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +59,9 @@ class Landscape:
         if not plane.values.size:
             self._view = {**(self._view or _NONE), "request": plane.request, "problem": plane.problem}
             return self._view
+        # Imported here: it brings in scipy and more, for which commands that only print a view need not wait.
+        from topowatch_monitor.topology.basin import basin
+
         found = basin(plane.values)
         self._view = {
             "request": plane.request,
