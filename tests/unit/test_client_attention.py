@@ -95,6 +95,11 @@ def test_rows_that_are_masked_as_a_whole_do_not_count() -> None:
     rows[1], rows[2] = torch.nan, 0.0
     assert float(entropy(rows, lengths)) == pytest.approx(1.0)
     assert torch.isnan(entropy(torch.zeros(6, 4), lengths))
+    weights = torch.full((2, 4, 4), 0.25)
+    weights[0, 1] = torch.nan
+    found = entropy_shown([weights])
+    assert found is not None
+    assert float(found) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
