@@ -22,9 +22,16 @@ of its critical detectors come first.
 Detectors on layers name the worst layer and how many there are. They need what the client sends with probe passes or,
 without a probe set, with a training step now and then: norms of weights, updates and gradients by layer (256 layers at
 most, evenly thinned) and moments of the activations of 64 modules. They say nothing of sharded models, where a rank
-knows its own part alone. Those that judge by the run's own past (`activation_kurtosis`, `exploding_tensor`,
-`gradient_norm`, `rank_collapse`, `variance_growth`) are silent until there is one. Activations that are plain functions
-(`torch.tanh`, `torch.nn.functional.relu`) are no modules, and are not seen.
+knows its own part alone. Those that judge by the run's own past (`activation_kurtosis`, `attention_collapse`,
+`exploding_tensor`, `gradient_norm`, `rank_collapse`, `variance_growth`) are silent until there is one. Activations that
+are plain functions (`torch.tanh`, `torch.nn.functional.relu`) are no modules, and are not seen.
+
+Attention is seen of modules that return its weights beside their output: `nn.MultiheadAttention` called with
+`need_weights`, modules of Hugging Face Transformers with `attn_implementation="eager"`, and others of that kind, 64 at
+most. Fused attention (`scaled_dot_product_attention`, `nn.TransformerEncoderLayer`) makes no weights. Weights after
+dropout do not add up to 1 and do not count: those of a model with dropout on attention are seen in probe passes alone.
+Of weights that are averaged over heads (as `nn.MultiheadAttention` does unless told otherwise) a collapse shows only if
+all heads look at the same position.
 
 This page is generated from the code by `python tests/detectors_page.py`.
 """

@@ -51,6 +51,19 @@ def plain() -> nn.Module:
     )
 
 
+class Attentive(nn.Module):
+    """Attention that shows its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 2, batch_first=True)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        rows = inputs.reshape(len(inputs), 3, 2)
+        return self.head(self.attention(rows, rows, rows)[0].flatten(1))
+
+
 class Case(NamedTuple):
     """A way to train."""
 
@@ -66,6 +79,8 @@ CASES = {
     "plain": Case(),
     "restless": Case(Restless),
     "language": Case(lambda: TinyGPT(VOCABULARY, LENGTH)),
+    "attention": Case(Attentive),
+    "attention-bfloat16": Case(Attentive, autocast=True),
     "bfloat16": Case(autocast=True),
     "accumulated": Case(accumulated=3),
     "compiled-before": Case(compiled="before", backend="inductor"),

@@ -86,7 +86,7 @@ def test_modules_that_compute_are_watched_by_name() -> None:
         result = forward(torch.randint(10, (3, 5)))
     values, names = activations.take()
     assert names == ["0", "1", "2", "3.0"]
-    assert values.shape == (4, 5)
+    assert values.shape == (4, 6)
     assert activations.coverage == 1.0
     assert not any(module._forward_hooks for module in model.modules())
     layers = statistics(values.numpy(), names)
@@ -121,7 +121,7 @@ def test_many_modules_are_thinned_to_sixty_four() -> None:
     with torch.no_grad():
         model(torch.ones(1, 2))
     values, names = activations.take()
-    assert values.shape == (64, 5)
+    assert values.shape == (64, 6)
     assert names == [str(index * 200 // 64) for index in range(64)]
 
 

@@ -24,6 +24,7 @@ ON_LAYERS = (
     "unchanged_tensor",
     "all_zero",
     "activation_kurtosis",
+    "attention_collapse",
 )
 
 
@@ -41,11 +42,13 @@ def healthy(samples=40, seed=0):
         "activation_kurtosis": np.linspace(3, 40, samples)[:, None] * np.exp(0.3 * rng.standard_normal(shape)),
         "zero_fraction": np.linspace(0.5, 0.95, samples)[:, None] * np.array([0, 1, 0, 0, 0]),
         "saturated_fraction": np.linspace(0, 0.7, samples)[:, None] * np.ones(len(NAMES)),
+        "attention_entropy": np.linspace(0.95, 0.3, samples)[:, None] * rng.uniform(0.8, 1, shape),
     }
     values = np.stack([np.broadcast_to(table[field], shape) for field in FIELDS], axis=2).astype(np.float32)
     for field in ("weight_norm", "update_norm", "gradient_norm"):
         values[:, [1, 3], FIELDS.index(field)] = np.nan
     values[:, [0, 1, 2, 4], FIELDS.index("saturated_fraction")] = np.nan
+    values[:, [0, 1, 3, 4], FIELDS.index("attention_entropy")] = np.nan
     return values
 
 
@@ -82,6 +85,7 @@ PLANTED = {
     "unchanged_tensor": ("update_norm", "hidden", 0.0, 22),
     "all_zero": ("weight_norm", "hidden", 0.0, 22),
     "activation_kurtosis": ("activation_kurtosis", "hidden", 2000.0, 22),
+    "attention_collapse": ("attention_entropy", "hidden", 0.01, 22),
     "exploding_tensor": ("activation_deviation", "head", 1e5, 22),
     "weight_update_ratio": ("update_norm", "hidden", 2.0, 24),
 }
@@ -209,7 +213,21 @@ def test_samples_in_any_order_and_discards_leave_what_a_dict_would(samples, cut,
         np.testing.assert_array_equal(newest, table[-2:])
 
 
-def test_a_window_that_is_full_takes_two_megabytes_at_most_and_forgets_the_oldest():
+def test_attention_that_always_was_sharp_and_what_older_clients_send_is_no_collapse():
+    for entropy in (0.04, 0.0):
+        sharp = changed(healthy(), "attention_entropy", "hidden", slice(None), entropy)
+        assert drive(sharp, "attention_collapse") == []
+
+
+def test_attention_that_sharpens_slowly_has_collapsed_all_the_same():
+    values = healthy(400)
+    values[:, NAMES.index("hidden"), FIELDS.index("attention_entropy")] = np.geomspace(0.9, 1e-3, 400)
+    [(number, reason)] = drive(values, "attention_collapse")
+    assert number == pytest.approx(400 * np.log(0.9 / 0.05) / np.log(900), abs=4)
+    assert "'hidden'" in reason
+
+
+def test_a_window_that_is_full_takes_little_more_than_two_megabytes_and_forgets_the_oldest():
     history = LayerHistory()
     names = [f"layer {number}" for number in range(1500)]
     for step in range(200):
@@ -217,7 +235,7 @@ def test_a_window_that_is_full_takes_two_megabytes_at_most_and_forgets_the_oldes
     history.add(3, names, np.ones((1500, len(FIELDS)), np.float32))
     assert history.steps == list(range(136, 200))
     assert len(history.names) == 1000
-    assert sum(sys.getsizeof(row) + (0 if row.base is None else row.base.nbytes) for row in history._rows) < 2.1e6
+    assert sum(sys.getsizeof(row) + (0 if row.base is None else row.base.nbytes) for row in history._rows) < 2.4e6
 
 
 def test_a_rule_is_asked_anew_only_when_layers_have_changed():
@@ -263,8 +281,8 @@ def test_rules_bear_whatever_numbers_a_client_sends(data):
     history.chance_loss = data.draw(st.sampled_from([None, 0.7, 2.3, 1e9]))
     count = data.draw(st.integers(1, 20))
     for step in range(count):
-        values = data.draw(st.lists(odd, min_size=16, max_size=16))
-        history.layers.add(8 * step, ["a", "b"], np.array(values, np.float32).reshape(2, 8))
+        values = data.draw(st.lists(odd, min_size=2 * len(FIELDS), max_size=2 * len(FIELDS)))
+        history.layers.add(8 * step, ["a", "b"], np.array(values, np.float32).reshape(2, len(FIELDS)))
     for name in (*ON_LAYERS, "poor_initialisation"):
         for active in (False, True):
             DETECT[name](history, active, getattr(Thresholds(), name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from topowatch_monitor.detect import (
     activation_kurtosis,
     all_zero,
+    attention_collapse,
     critical_learning_rate,
     dead_relu,
     exploding_tensor,
@@ -36,6 +37,7 @@ from topowatch_monitor.detect import (
 )
 from topowatch_monitor.detect.activation_kurtosis import ActivationKurtosisThresholds
 from topowatch_monitor.detect.all_zero import AllZeroThresholds
+from topowatch_monitor.detect.attention_collapse import AttentionCollapseThresholds
 from topowatch_monitor.detect.critical_learning_rate import CriticalLearningRateThresholds
 from topowatch_monitor.detect.dead_relu import DeadReluThresholds
 from topowatch_monitor.detect.exploding_tensor import ExplodingTensorThresholds
@@ -104,6 +106,7 @@ class Thresholds:
     overfit: OverfitThresholds = field(default_factory=OverfitThresholds)
     overtraining: OvertrainingThresholds = field(default_factory=OvertrainingThresholds)
     activation_kurtosis: ActivationKurtosisThresholds = field(default_factory=ActivationKurtosisThresholds)
+    attention_collapse: AttentionCollapseThresholds = field(default_factory=AttentionCollapseThresholds)
     rank_collapse: RankCollapseThresholds = field(default_factory=RankCollapseThresholds)
     gradient_norm: GradientNormThresholds = field(default_factory=GradientNormThresholds)
     variance_growth: VarianceGrowthThresholds = field(default_factory=VarianceGrowthThresholds)
@@ -250,6 +253,12 @@ DETECTORS = (
         "warning",
         "A few outputs of a layer have suddenly become far larger than the rest.",
         activation_kurtosis.detect,
+    ),
+    Detector(
+        "attention_collapse",
+        "warning",
+        "Attention of a layer looks at one position only, and used not to.",
+        attention_collapse.detect,
     ),
     Detector("rank_collapse", "warning", "Representations have fallen into very few dimensions.", rank_collapse.detect),
     Detector(

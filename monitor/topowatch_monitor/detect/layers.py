@@ -26,11 +26,12 @@ FIELDS = (
     "activation_kurtosis",
     "zero_fraction",
     "saturated_fraction",
+    "attention_entropy",
 )
 
 
 class LayerHistory:
-    """Statistics of layers at the latest samples that brought any, ascending in step: at most 2 MB by default.
+    """Statistics of layers at the latest samples that brought any, ascending in step: at most 2.3 MB by default.
 
     Args:
         samples: the most samples kept.

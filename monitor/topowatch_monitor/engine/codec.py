@@ -11,7 +11,7 @@ import numpy as np
 
 # Every JSON object of the header has one of these as its only key, so that no key of a state can be taken for another.
 _ARRAY, _DICT = "array", "dict"
-FORMAT = 2
+FORMAT = 3
 
 
 class CodecError(ValueError):

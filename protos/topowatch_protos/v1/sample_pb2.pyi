@@ -37,7 +37,7 @@ class Sketch(_message.Message):
     def __init__(self, values: _Optional[bytes] = ..., boxes: _Optional[_Iterable[_Union[ShardBox, _Mapping]]] = ...) -> None: ...
 
 class LayerStatistics(_message.Message):
-    __slots__ = ("name", "weight_norm", "update_norm", "gradient_norm", "activation_mean", "activation_deviation", "activation_kurtosis", "zero_fraction", "saturated_fraction")
+    __slots__ = ("name", "weight_norm", "update_norm", "gradient_norm", "activation_mean", "activation_deviation", "activation_kurtosis", "zero_fraction", "saturated_fraction", "attention_entropy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
     UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class LayerStatistics(_message.Message):
     ACTIVATION_KURTOSIS_FIELD_NUMBER: _ClassVar[int]
     ZERO_FRACTION_FIELD_NUMBER: _ClassVar[int]
     SATURATED_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_ENTROPY_FIELD_NUMBER: _ClassVar[int]
     name: str
     weight_norm: float
     update_norm: float
@@ -56,7 +57,8 @@ class LayerStatistics(_message.Message):
     activation_kurtosis: float
     zero_fraction: float
     saturated_fraction: float
-    def __init__(self, name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., activation_mean: _Optional[float] = ..., activation_deviation: _Optional[float] = ..., activation_kurtosis: _Optional[float] = ..., zero_fraction: _Optional[float] = ..., saturated_fraction: _Optional[float] = ...) -> None: ...
+    attention_entropy: float
+    def __init__(self, name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., activation_mean: _Optional[float] = ..., activation_deviation: _Optional[float] = ..., activation_kurtosis: _Optional[float] = ..., zero_fraction: _Optional[float] = ..., saturated_fraction: _Optional[float] = ..., attention_entropy: _Optional[float] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("sketch", "argmax", "confidence")
