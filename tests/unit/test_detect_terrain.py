@@ -45,6 +45,16 @@ def test_a_ratio_that_climbs_over_its_past_and_stays_fires_and_lets_go_when_it_i
         assert not any(on[90:])
 
 
+def test_searches_that_ended_without_an_answer_count_for_nothing() -> None:
+    """Between others, or in place of them."""
+    rng = np.random.default_rng(0)
+    level = np.concatenate([np.full(60, 0.2), np.full(20, 3.0)]) * np.exp(0.3 * rng.standard_normal(80))
+    among = np.stack([level, np.full(80, 64.0), np.full(80, 1 / 64)], axis=1).ravel()
+    assert flags(among)[::3] == flags(level)
+    assert any(flags(level))
+    assert not any(flags(np.concatenate([np.full(40, 0.2), np.full(40, 64.0)])))
+
+
 def test_a_rise_below_one_is_silent() -> None:
     assert not any(flags(np.concatenate([np.full(40, 0.05), np.full(20, 0.8)])))
 
