@@ -128,8 +128,8 @@ def test_thresholds_reach_the_shards_and_other_ones_judge_all_runs_anew(
     sender.close()
     told = eventually(lambda: (found := daemon.run("run"))["step"] == 119 and found, within=90)
     assert [flag["detector"] for flag in told["flags"]] == ["loss_not_decreasing"]
-    [event] = told["events"]
-    assert (event["detector"], event["step"]) == ("loss_not_decreasing", told["flags"][0]["since_step"])
+    [event] = [event for event in told["events"] if event["detector"] == "loss_not_decreasing"]
+    assert event["step"] == told["flags"][0]["since_step"]
     assert topowatch("export", "run", recording, "--data-dir", str(daemon.data_dir)).returncode == 0
     verify = ("replay", recording, "--verify", "--url", f"http://{daemon.http}")
     done = topowatch(*verify, "--config", str(config))
@@ -141,7 +141,8 @@ def test_thresholds_reach_the_shards_and_other_ones_judge_all_runs_anew(
     config.write_text("")
     daemon.start()
     told = eventually(lambda: (found := daemon.run("run"))["step"] == 119 and found, within=90)
-    assert (told["flags"], told["events"]) == ([], [])
+    assert told["flags"] == []
+    assert "loss_not_decreasing" not in {event["detector"] for event in told["events"]}
 
 
 def test_a_recorded_run_is_replayed_to_the_same_state(inline_daemon: Daemon, tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_run_without_any_scalar_raises_nothing():
 
 def test_the_catalogue_names_every_detector_once_and_has_thresholds_for_each():
     names = [detector.name for detector in DETECTORS]
-    assert len(set(names)) == len(names) == 31
+    assert len(set(names)) == len(names) == 32
     assert vars(Thresholds()).keys() == set(names) - {"analysis_failed"}
     assert all(detector.meaning.endswith(".") for detector in DETECTORS)
 
