@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from watched_runs import Watched
 
+pytestmark = pytest.mark.slow  # twenty trainings
+
 
 @pytest.fixture(autouse=True)
 def one_thread_and_no_launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
