@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,3 +51,18 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     yield start
     for job in started:
         job.close()
+
+
+@pytest.fixture
+def one_thread_and_no_launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train here, in one thread from one seed, as a job that nothing has launched."""
+    import torch  # two seconds, which most tests can spare
+
+    for name in list(os.environ):
+        if name.startswith("TOPOWATCH_") or name in {"RANK", "WORLD_SIZE", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"}:
+            monkeypatch.delenv(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ from torch import nn
 from client_loops import entries_at
 from replication.data import load, split
 from topowatch_client import attach
+from topowatch_monitor.demo.trainer import network
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 from topowatch_protos.framing import LogKind
@@ -110,16 +111,5 @@ def mlp(activation: type[nn.Module] = nn.ReLU, depth: int = 2, width: int = 64) 
 
 
 def cnn(norm: bool = False) -> nn.Sequential:
-    norms = [nn.BatchNorm2d(16)] if norm else []
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        *norms,
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(512, 64),
-        nn.ReLU(),
-        nn.Linear(64, 10),
-    )
+    layers = list(network().children())
+    return nn.Sequential(layers[0], *([nn.BatchNorm2d(16)] if norm else []), *layers[1:])

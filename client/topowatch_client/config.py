@@ -47,9 +47,7 @@ class Config:
     interval: int | None = None  # optimiser steps between samples; None: chosen by the governor
     # The same for probe passes; None: chosen, or four samples where those are fixed, and none on a sharded model.
     probe_interval: int | None = None
-    pulse_interval: int | None = (
-        None  # the same between beats of the pulse; None: chosen, 1 where steps are long enough
-    )
+    pulse_interval: int | None = None  # the same between beats of the pulse; None: chosen
     critical_interval: int | None = None  # the same between searches for the critical step; None: chosen
     max_overhead: float = 0.005  # share of the job's time that watching may cost, by wall and processor clock
     tls_ca: Path | None = None  # any of the three turns TLS on

@@ -76,9 +76,7 @@ class LayerStatistics(NamedTuple):
     activation_kurtosis: float = math.nan  # 3 for a Gaussian, 0 where nothing varies
     zero_fraction: float = math.nan
     saturated_fraction: float = math.nan  # of bounded activations alone
-    attention_entropy: float = (
-        math.nan
-    )  # of attention weights: 1 where rows are uniform, 0 where all is on one position
+    attention_entropy: float = math.nan  # 1 where rows are uniform, 0 where all is on one position
 
     def joined(self, other: LayerStatistics | None) -> LayerStatistics:
         """Return what either of two knows of the same layer."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from topowatch_client.messages import Array
     from topowatch_client.sketch import Part
 
-# Norm of the sample's gradient; norm of its last update over that of the sample; cosine of its last two updates; how
-# far the running variances of batch norm stand from their recent mean, as a logarithm, in the layer where that is most.
-NAMES = ("pulse_gradient_norm", "pulse_update_ratio", "pulse_cosine", "norm_drift")
+# Norm of the sample's gradient; norm of its last update over that of the sample; how far the running variances of batch
+# norm stand from their recent mean, as a logarithm, in the layer where that is most.
+NAMES = ("pulse_gradient_norm", "pulse_update_ratio", "norm_drift")
 _PARTS = 8
 _ELEMENTS = 512  # neighbours in memory, of each part
 _DRIFT_EVERY = 4  # steps
@@ -30,12 +30,6 @@ _CHANNELS = 64  # of each layer
 _MEMORY = 16  # looks at batch norm in the recent mean
 _TINY = 1e-30
 Beats = tuple[list[int], torch.Tensor | None]  # steps and their numbers
-
-
-class _Update(NamedTuple):
-    step: int
-    update: torch.Tensor
-    moved: torch.Tensor  # its squared norm
 
 
 class _Place(NamedTuple):
@@ -63,7 +57,6 @@ class Pulse:
         self._views: list[torch.Tensor] = []
         self._addresses: tuple[int, ...] = ()
         self._known: tuple[int, torch.Tensor] | None = None  # the sample at the end of a step
-        self._last: _Update | None = None
         self._beats: list[tuple[int, torch.Tensor]] = []
         self._absent: torch.Tensor | None = None
 
@@ -77,7 +70,7 @@ class Pulse:
         if addresses != self._addresses:
             self._places, self._addresses = places, addresses
             self._views = [place.of(place.parameter.detach()) for place in places]
-            self._known = self._last = None
+            self._known = None
             self.remember(step)
 
     def release(self) -> None:
@@ -97,20 +90,17 @@ class Pulse:
         sample = self._sample()
         if self._absent is None or self._absent.device != sample.device:
             self._absent = sample.new_full((), ABSENT)
-        moved = across = earlier = None
+        moved = None
         if self._known is not None and self._known[0] == step - 1:
             update = sample - self._known[1]
             moved = torch.dot(update, update)
-            if self._last is not None and self._last.step == step - 1:
-                across, earlier = torch.dot(update, self._last.update), self._last.moved
-            self._last = _Update(step, update, moved)
         self._known = (step, sample)
         drift = self._drift() if step % _DRIFT_EVERY == 0 else None
-        numbers = (self._gradient_norm(), torch.dot(sample, sample), moved, earlier, across, drift)
+        numbers = (self._gradient_norm(), torch.dot(sample, sample), moved, drift)
         self._beats.append((step, torch.stack([self._absent if each is None else each for each in numbers])))
 
     def take(self) -> Beats:
-        """Hand out the beats' steps and numbers (beats × 6, see `series`) and forget them."""
+        """Hand out the beats' steps and numbers (beats × 4, see `series`) and forget them."""
         beats, self._beats = self._beats, []
         return [step for step, _ in beats], torch.stack([numbers for _, numbers in beats]) if beats else None
 
@@ -141,14 +131,12 @@ def series(steps: Sequence[int], numbers: Array) -> list[Series]:
 
     Args:
         steps: Of the beats.
-        numbers: Beats × (norm of the gradient, squared norms of the sample, of its update and of the one before,
-            product of these two, drift), on the host.
+        numbers: Beats × (norm of the gradient, squared norms of the sample and of its update, drift), on the host.
     """
-    gradients, weights, moved, earlier, across, drifts = numbers.reshape(-1, 6).astype(np.float64).T
+    gradients, weights, moved, drifts = numbers.reshape(-1, 4).astype(np.float64).T
     with np.errstate(all="ignore"):
         ratios = np.sqrt(moved / np.maximum(weights, _TINY))
-        cosines = across / np.sqrt(np.maximum(moved * earlier, _TINY))
-    columns = (gradients, gradients), (ratios, moved), (cosines, earlier), (drifts, drifts)
+    columns = (gradients, gradients), (ratios, moved), (drifts, drifts)
     found = []
     for name, (column, sign) in zip(NAMES, columns, strict=True):
         there = np.flatnonzero(sign != ABSENT)

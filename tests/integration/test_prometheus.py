@@ -29,7 +29,7 @@ def test_metrics_arrive_and_the_alert_of_a_spoiled_run_fires_while_a_healthy_one
 ) -> None:
     start_job(inline_daemon.grpc, "--run", "well", "--steps", "100000", "--pace", "0.02")
     start_job(inline_daemon.grpc, "--run", "spoiled", "--steps", "100000", "--pace", "0.02", "--explode-at", "60")
-    eventually(lambda: prometheus.value('topowatch_run_step{run="well"}') > 60, within=180)
+    eventually(lambda: prometheus.value('topowatch_run_step{run="well"}') > 60)
     assert prometheus.value('topowatch_path_length{run="well"}') > 0
     assert prometheus.value('topowatch_h0_total_persistence{run="well"}') > 0
     assert prometheus.value("topowatch_ingest_samples_total") > 60

@@ -29,6 +29,8 @@ def departure(losses: NDArray[np.float64]) -> int | None:
     finite = np.isfinite(losses)
     lost = len(losses) if finite.all() else int(np.argmin(finite))
     known = losses[:lost].astype(np.float64)
+    if not lost:
+        return 0 if len(losses) else None
     smoothed, settled = _means(known, SMOOTH), _means(known, SETTLED)
     for step in range(1, len(known)):
         before = known[max(0, step - SMOOTH + 1 - LEVEL) : max(1, step - SMOOTH + 1)]

@@ -30,7 +30,6 @@ KNOWN_NAMES = frozenset(
         "basin_depth",
         "pulse_gradient_norm",
         "pulse_update_ratio",
-        "pulse_cosine",
         "norm_drift",
         "path_loop",
     }

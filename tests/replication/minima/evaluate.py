@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     Flags = Callable[[Job], list[tuple[int, int | None]]]
     Figures = Callable[[Flags, Sequence[Job]], dict[str, Any]]
 
-RESULTS = Path(__file__).parents[1] / "results" / "minima.json"
 PROMPT = 5  # steps from onset to flag that an abrupt failure may take
 
 
@@ -70,7 +68,7 @@ def main() -> int:
         "detectors": detectors,
         "reliability": reliability([judged[job] for job in others]),
     }
-    RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    page.RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return page.main()
 
 
