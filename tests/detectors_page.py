@@ -41,7 +41,8 @@ def page() -> str:
     """Return the text of the page."""
     rows = [f"| `{each.name}` | {each.severity} | {each.meaning} |" for each in DETECTORS]
     table = ["| detector | severity | what it says |", "|---|---|---|", *rows]
-    return "\n".join([HEAD, *table, "", *(line for each in DETECTORS for line in _section(each.name))]).rstrip() + "\n"
+    names = [*(each.name for each in DETECTORS), "low_loss"]
+    return "\n".join([HEAD, *table, "", *(line for name in names for line in _section(name))]).rstrip() + "\n"
 
 
 def explanations(thresholds: Any) -> dict[str, str]:

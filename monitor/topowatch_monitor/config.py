@@ -278,7 +278,8 @@ def _nearest(key: str, show: Any = str) -> str:
 
 def _sentence(detail: Any, origin: Mapping[str, str]) -> str:
     name = ".".join(map(str, detail["loc"])) or "settings"
-    where = origin.get(name) or next((told for key, told in origin.items() if key.startswith(f"{name}.")), "flag")
+    below = [told for key, told in origin.items() if key.startswith(f"{name}.")]
+    where = origin.get(name) or next((told for told in below if told != "default"), (below or ["flag"])[0])
     if detail["type"] == "extra_forbidden":
         return f"unknown key {name!r} ({where}): {_nearest(name)}"
     message = detail["msg"].removeprefix("Value error, ")

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, create_model, model_validator
 from pydantic_core.core_schema import no_info_after_validator_function, no_info_before_validator_function
 
 from topowatch_monitor.detect import Thresholds
@@ -79,13 +79,26 @@ def _field(key: Key) -> tuple[Any, Any]:
     return Annotated[type(key.default), BeforeValidator(_refuse_truth)], told
 
 
+def _agree(name: str) -> Any:
+    """Check of the thresholds of one detector among each other."""
+
+    def agree(told: BaseModel) -> BaseModel:
+        thresholds_from({name: told.model_dump()})
+        return told
+
+    return model_validator(mode="after")(agree)
+
+
 def _model() -> type[BaseModel]:
     strict = ConfigDict(extra="forbid")
     fields_of: dict[str, dict[str, Any]] = {}
     for key in keys().values():
         _, detector, name = key.name.split(".")
         fields_of.setdefault(detector, {})[name] = _field(key)
-    models = {name: create_model(name, __config__=strict, **each) for name, each in fields_of.items()}
+    models = {
+        name: create_model(name, __config__=strict, __validators__={"agree": _agree(name)}, **each)
+        for name, each in fields_of.items()
+    }
     whole: dict[str, Any] = {name: (model, Field(default_factory=model)) for name, model in models.items()}
     return create_model(SECTION, __config__=strict, **whole)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import lfilter
 
 from topowatch_monitor.detect import DETECTORS, History, Thresholds, detect_all
-from topowatch_monitor.detect.level import was_low
+from topowatch_monitor.detect.level import LowLossThresholds, was_low
 
 SEEDS = range(12)
 
@@ -23,7 +23,7 @@ def drive(loss=None, every=16, **others):
             shown = steps if name == "loss" else steps[-1:]
             history.extend(name, shown, np.asarray(values)[shown])
         found = detect_all(history, on, Thresholds()).reasons
-        history.fresh_from = end
+        history.looked()
         changes += [(end - 1, name, reason) for name, reason in found.items() if name not in on]
         changes += [(end - 1, name, None) for name in on if name not in found]
         on = found
@@ -130,7 +130,7 @@ def test_a_sustained_rise_fires_and_not_before_its_onset(seed, rise, onset, with
     step, reason = next((step, reason) for step, name, reason in changes if name == "loss_rise")
     assert onset <= changes[0][0] <= step <= onset + within
     assert "above its lowest level" in reason
-    assert was_low(history.curve, history.chance_loss)
+    assert was_low(history.curve, history.chance_loss, LowLossThresholds())
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -151,7 +151,7 @@ def test_a_loss_that_stays_where_it_began_fires(seed, noise, by):
     changes, history = drive(stuck, chance=2.303)
     assert [name for _, name, _ in changes] == ["loss_not_decreasing"]
     assert 400 <= changes[0][0] <= by
-    assert not was_low(history.curve, history.chance_loss)
+    assert not was_low(history.curve, history.chance_loss, LowLossThresholds())
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -275,7 +275,7 @@ def test_a_run_without_any_scalar_raises_nothing():
 def test_the_catalogue_names_every_detector_once_and_has_thresholds_for_each():
     names = [detector.name for detector in DETECTORS]
     assert len(set(names)) == len(names) == 32
-    assert vars(Thresholds()).keys() == set(names) - {"analysis_failed"}
+    assert vars(Thresholds()).keys() == set(names) - {"analysis_failed"} | {"low_loss"}
     assert all(detector.meaning.endswith(".") for detector in DETECTORS)
 
 

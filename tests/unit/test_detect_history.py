@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 from hypothesis import given, settings
@@ -101,9 +102,33 @@ def test_loss_falls_back_to_the_probes_and_the_curve_follows_every_change():
     assert history.loss.values[0] == 2.0
 
 
+def test_what_came_since_detectors_last_looked_is_fresh_wherever_it_belongs():
+    history = History()
+    history.extend("loss", range(10), np.ones(10))
+    assert history.fresh("loss") == 10
+    history.looked()
+    assert history.fresh("loss") == history.fresh("probe_loss") == 0
+    history.extend("loss", [12, 13], [1.0, 1.0])
+    history.extend("loss", [11], [1.0])
+    assert history.fresh("loss") == 3
+    assert History.from_state(history.state_dict()).fresh("loss") == 3
+
+
+@given(st.lists(st.floats(-5, 5), min_size=100, max_size=600), st.integers(0, 600))
+def test_the_highest_of_what_has_become_a_mean_is_kept_and_after_a_rewind_that_of_the_means(values, start):
+    series = Series(capacity=64)
+    for step, value in enumerate(values):
+        series.extend([step], [value])
+    assert series.old_highest == max(values[: len(values) - len(series)])
+    before = len(series.old)
+    series.discard(start)
+    if len(series.old) < before:
+        assert series.old_highest == max(series.old.tolist(), default=-math.inf)
+
+
 def test_a_restored_history_goes_on_as_the_original():
     first = History(capacity=64)
-    first.chance_loss, first.resumed, first.fresh_from = 2.3, True, 7
+    first.chance_loss, first.resumed = 2.3, True
     values = np.random.default_rng(1).standard_normal(700)
     first.extend("loss", range(500), values[:500])
     second = History.from_state(first.state_dict())

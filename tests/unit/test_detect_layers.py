@@ -126,6 +126,29 @@ def test_updates_far_below_those_of_other_layers_fire_and_a_rate_that_goes_to_ze
     assert drive(cooled, "weight_update_ratio") == []
 
 
+def test_a_layer_that_always_masks_is_not_broken_by_another_that_was():
+    masked = changed(healthy(), "activation_mean", "tanh", slice(None), -np.inf)
+    assert [
+        number
+        for number, _ in drive(changed(masked, "activation_mean", "head", slice(20, 21), np.inf), "exploding_tensor")
+    ] == [20, 21]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "name"),
+    [
+        ("activation_mean", np.nan, "exploding_tensor"),
+        ("zero_fraction", 1.0, "all_zero"),
+        ("weight_norm", 0.0, "all_zero"),
+    ],
+)
+def test_what_stays_broken_is_told_for_longer_than_samples_are_kept(field, value, name):
+    changes = drive(changed(healthy(200), field, "head", slice(20, None), value), name)
+    assert len(changes) == 1
+    assert 20 <= changes[0][0] <= 22
+    assert "'head'" in changes[0][1]
+
+
 def test_frozen_layers_are_neither_vanished_nor_unchanged():
     frozen = changed(healthy(), "gradient_norm", "conv", slice(None), np.nan)
     frozen = changed(frozen, "update_norm", "conv", slice(None), 0.0)
@@ -137,6 +160,12 @@ def test_nothing_is_unchanged_while_the_learning_rate_is_zero():
     still = healthy()
     still[:10, :, FIELDS.index("update_norm")] *= 0
     assert drive(still, "unchanged_tensor") == []
+
+
+def test_an_unchanged_layer_stays_so_over_steps_at_which_nothing_changes():
+    values = changed(healthy(), "update_norm", "hidden", slice(5, None), 0.0)
+    values[20:24, :, FIELDS.index("update_norm")] = 0.0
+    assert [number for number, _ in drive(values, "unchanged_tensor")] == [7]
 
 
 def test_layers_that_begin_at_zero_by_design_raise_nothing():

@@ -44,7 +44,12 @@ def valid(name: str) -> st.SearchStrategy[float]:
     return st.floats(0, largest, exclude_min=True, allow_nan=False, allow_infinity=False)
 
 
-thresholds = st.fixed_dictionaries({}, optional={name: valid(name) for name in keys()})
+def agree(told: dict[str, float]) -> bool:
+    try:
+        thresholds_from(nested(told))
+    except ValueError:
+        return False
+    return True
 
 
 def nested(told: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -53,6 +58,9 @@ def nested(told: dict[str, float]) -> dict[str, dict[str, float]]:
         _, detector, threshold = name.split(".")
         found.setdefault(detector, {})[threshold] = value
     return found
+
+
+thresholds = st.fixed_dictionaries({}, optional={name: valid(name) for name in keys()}).filter(agree)
 
 
 def test_every_threshold_is_a_key_and_says_what_it_is_for():
@@ -124,6 +132,10 @@ def test_thresholds_come_key_by_key_from_environment_file_and_defaults(monkeypat
         ("[detect.exploding_update]\npersist = 0", "greater than or equal to 1, not 0"),
         ("[detect.loss_rise]\nalrm = 3", "'detect.loss_rise.alrm' (file {file}): did you mean detect.loss_rise.alarm"),
         ("[detect.los_rise]\nalarm = 3", "unknown key 'detect.los_rise' (file {file}): did you mean detect.loss_rise"),
+        (
+            "[detect.gradient_growth]\nwindow = 64",
+            "detect.gradient_growth (file {file}): window 64 is too short: it has to hold lag 48",
+        ),
         ("[detect]\nloss_rise = 3", "detect.loss_rise (file {file}): Input should be a valid dictionary"),
         ("detect = 3", "detect (file {file}): Input should be a valid dictionary"),
         ("lost_seconds = 3", "did you mean detect.stalled_run.lost_seconds?"),

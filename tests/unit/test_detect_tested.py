@@ -21,8 +21,10 @@ from topowatch_monitor.detect import (
     update_growth,
     violent_start,
 )
-from topowatch_monitor.detect.tested import LAG, WIDTH, at_comparable_rates, beyond_tested
+from topowatch_monitor.detect.instability import instability_score
+from topowatch_monitor.detect.tested import at_comparable_rates, beyond_tested
 
+LAG, WIDTH = Thresholds().gradient_growth.lag, Thresholds().gradient_growth.width
 POSITIVE = arrays(np.float64, st.integers(0, 400), elements=st.floats(1e-6, 1e6))
 
 
@@ -63,24 +65,29 @@ def test_it_is_the_newest_median_over_the_highest_of_the_past(values, window, mi
 
 @given(POSITIVE, st.floats(1e-3, 1e3))
 def test_no_unit_changes_it(values, unit):
-    found, scaled = (beyond_tested(each, window=256, minimum=48) for each in (values, values * unit))
+    found, scaled = (
+        beyond_tested(each, window=256, minimum=48, width=WIDTH, lag=LAG) for each in (values, values * unit)
+    )
     assert found == pytest.approx(scaled, abs=1e-9) if found is not None else scaled is None
 
 
 @given(POSITIVE.filter(len), st.sampled_from([math.nan, math.inf]))
 def test_one_odd_value_makes_it_neither_infinite_nor_unknown(values, odd):
     spoiled = np.append(values, odd)
-    found = beyond_tested(spoiled, window=256, minimum=8)
+    found = beyond_tested(spoiled, window=256, minimum=8, width=WIDTH, lag=LAG)
     assert found is None or math.isfinite(found)
 
 
 def test_values_that_are_mostly_not_finite_are_beyond_everything():
-    assert beyond_tested(np.append(np.ones(100), [np.nan] * WIDTH), window=256, minimum=48) == math.inf
+    assert (
+        beyond_tested(np.append(np.ones(100), [np.nan] * WIDTH), window=256, minimum=48, width=WIDTH, lag=LAG)
+        == math.inf
+    )
 
 
 def test_only_steps_at_comparable_rates_are_compared():
     rates = np.repeat([1.0, 0.1, 1.0], 50)
-    values = at_comparable_rates(history(learning_rate=rates, norm_drift=np.arange(150.0)), "norm_drift")
+    values = at_comparable_rates(history(learning_rate=rates, norm_drift=np.arange(150.0)), "norm_drift", 0.6)
     assert values.tolist() == [*range(50), *range(100, 150)]
 
 
@@ -88,9 +95,9 @@ def test_values_without_a_rate_of_their_step_are_left_out_where_there_are_rates(
     found = History()
     found.extend("learning_rate", [0, 2, 4], [1.0, 1.0, 2.0])
     found.extend("norm_drift", [0, 1, 2, 4, 5], [10.0, 11.0, 12.0, 14.0, 15.0])
-    assert at_comparable_rates(found, "norm_drift").tolist() == [14.0]
-    assert at_comparable_rates(found, "norm_drift", relative=True).tolist() == [7.0]
-    assert at_comparable_rates(history(norm_drift=[1.0, 2.0]), "norm_drift").tolist() == [1.0, 2.0]
+    assert at_comparable_rates(found, "norm_drift", 0.6).tolist() == [14.0]
+    assert at_comparable_rates(found, "norm_drift", 0.6, relative=True).tolist() == [7.0]
+    assert at_comparable_rates(history(norm_drift=[1.0, 2.0]), "norm_drift", 0.6).tolist() == [1.0, 2.0]
 
 
 # The learning rate
@@ -115,6 +122,22 @@ def test_no_usual_schedule_is_untested(name):
     assert max(level(untested_rate, learning_rate=rates[:end]) or 0.0 for end in range(4, 2001, 4)) < 1
 
 
+@pytest.mark.parametrize("period", [1000, 3000, 7000])
+@pytest.mark.parametrize("shape", ["cosine", "steps"])
+def test_a_rate_that_comes_back_after_however_long_is_not_untested(period, shape):
+    """What is older than the values that are kept one by one still counts with its highest."""
+    phase = np.arange(60_000) % period / period
+    rates = 1e-3 * (0.505 + 0.495 * np.cos(np.pi * phase) if shape == "cosine" else np.where(phase < 0.1, 1.0, 0.1))
+    run, highest = History(), 0.0
+    for end in range(100, len(rates) + 1, 100):
+        run.extend("learning_rate", np.arange(end - 100, end), rates[end - 100 : end])
+        measured = untested_rate.measure(run, Thresholds().untested_rate)
+        highest = max(highest, measured.level if measured is not None else 0.0)
+    assert highest < 0.1
+    run.extend("learning_rate", np.arange(60_000, 60_100), np.full(100, 1.6e-3))
+    assert untested_rate.measure(run, Thresholds().untested_rate).level >= 1
+
+
 @pytest.mark.parametrize("growth", [1.005, 1.01, 1.02, 1.1])
 def test_a_rate_that_grows_is_untested_before_it_has_doubled(growth):
     rates = np.append(np.ones(400), growth ** np.arange(1, 500))
@@ -135,6 +158,13 @@ def test_updates_that_follow_the_rate_are_usual():
         )
         < 1
     )
+
+
+def test_a_rate_that_has_come_down_to_zero_makes_no_update_large():
+    rates = np.append(np.linspace(1, 0, 500), np.zeros(300))
+    curves = {"learning_rate": rates, "pulse_update_ratio": noisy(rates)}
+    for end in range(100, 801):
+        assert (level(update_growth, **{name: values[:end] for name, values in curves.items()}) or 0.0) < 1
 
 
 @pytest.mark.parametrize("name", ["pulse_update_ratio", "pulse_gradient_norm"])
@@ -179,11 +209,19 @@ def test_a_start_that_rewrites_the_weights_is_violent_and_a_usual_one_is_not():
 
 
 def test_a_loss_far_above_chance_is_a_violent_start():
-    for losses, violent in (([4.2, 7.0, 8.3], True), ([4.2, 9.0, 4.1], False)):
+    for losses, violent in (([4.2, 7.0, 8.3], True), ([4.2, 9.0, 4.1], False), ([6.9, 7.0, 8.3], False)):
         begun = history(loss=losses)
         begun.chance_loss = 4.16
         assert (violent_start.measure(begun, Thresholds().violent_start).level >= 1) == violent
     assert level(violent_start, loss=[4.2, 7.0, 8.3]) is None
+
+
+def test_updates_that_are_not_finite_are_a_violent_start_and_leave_the_score_a_number():
+    for odd in (math.nan, math.inf):
+        measured = violent_start.measure(history(pulse_update_ratio=[0.01, odd]), Thresholds().violent_start)
+        assert measured.level == math.inf
+        assert "not finite" in measured.reason
+    assert 0 <= instability_score({"violent_start": math.inf, "untested_rate": math.inf}) <= 1
 
 
 def test_only_the_start_is_violent():

@@ -443,6 +443,19 @@ def test_a_loss_that_is_not_finite_always_counts_and_survives_in_the_view():
     assert view["flags"][0]["since_step"] == 1
 
 
+@pytest.mark.parametrize("every", [1, 4])
+def test_one_loss_that_is_not_finite_is_told_although_it_comes_with_the_item_after(every):
+    """A loss is logged after the sample of its step, so items bring those of the steps since the item before."""
+    run = run_of(opened())
+    for step in range(every, 160, every):
+        item = sample(step, predictions=False)
+        steps = list(range(step - every, step))
+        item.sample.scalars.add(name="loss", steps=steps, values=[math.nan if each == 80 else 1.0 for each in steps])
+        run.apply(*stored(item))
+        on = "non_finite_loss" in {flag["detector"] for flag in run.view()["flags"]}
+        assert on == (80 < step <= 100)
+
+
 def test_probe_losses_of_both_infinities_are_not_finite_and_overflow_nothing():
     view = run_of(opened(), stored(sample(0, probes=[math.inf, -math.inf]))).view()
     assert math.isnan(view["probe_loss"])

@@ -108,7 +108,7 @@ def test_failing_runs_raise_their_detector_and_healthy_ones_none(kind: str, seed
         active = detect_all(history, active, Thresholds()).reasons
         for name in active:
             raised.setdefault(name, item.sample.step)
-        history.fresh_from = item.sample.step + 1
+        history.looked()
     if kind in HEALTHY:
         assert raised == {}
     else:

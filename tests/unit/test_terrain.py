@@ -151,3 +151,12 @@ def test_ascent_is_the_opposite_and_noise_takes_it_away() -> None:
 def test_a_run_that_stands_still_has_no_consistency() -> None:
     flow, still = GradientFlow(), np.ones(4, dtype=np.float32)
     assert [flow.add(step, still, still) for step in range(3)] == [None] * 3
+
+
+def test_a_slice_that_comes_late_leaves_the_newer_one_alone() -> None:
+    bowl = np.add.outer(np.linspace(-1, 1, 5) ** 2, np.linspace(-1, 1, 5) ** 2)
+    run = run_of(opened(), stored(sliced(40, bowl, centre=39, request="new")))
+    before = run.view()["landscape"]
+    run.apply(*stored(sliced(20, 9 * bowl, centre=19, request="old")))
+    assert run.view()["landscape"] == before
+    assert run.history["basin_depth"].steps.tolist() == [40]

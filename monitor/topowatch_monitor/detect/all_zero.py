@@ -37,12 +37,12 @@ def detect(layers: LayerHistory, _active: bool, thresholds: AllZeroThresholds) -
     if not steps or steps[-1] < thresholds.skip_steps:
         return None
     weight, gradient = layers.measured("weight_norm", "gradient_norm")
-    taught = (gradient > 0).any(axis=0) | (weight > 0).any(axis=0)
+    taught = (gradient > 0).any(axis=0) | (layers.ever("weight_norm")[1] > 0)
     empty = lasting(weight == 0, thresholds.persist) & taught
     if empty.any():
         return f"weights of {blame(layers, empty, np.zeros(len(empty)))[1]} are all zero"
     zeros, norm = layers.measured("zero_fraction", "weight_norm")
-    silent = lasting((zeros == 1) & (norm > 0), thresholds.persist) & (zeros < 1).any(axis=0)
+    silent = lasting((zeros == 1) & (norm > 0), thresholds.persist) & (layers.ever("zero_fraction")[0] < 1)
     if not silent.any():
         return None
     return f"outputs of {blame(layers, silent, np.zeros(len(silent)))[1]} are all zero"

@@ -45,6 +45,7 @@ from topowatch_monitor.detect.exploding_update import ExplodingUpdateThresholds
 from topowatch_monitor.detect.graded import is_on
 from topowatch_monitor.detect.gradient_growth import GradientGrowthThresholds
 from topowatch_monitor.detect.gradient_norm import GradientNormThresholds
+from topowatch_monitor.detect.level import LowLossThresholds
 from topowatch_monitor.detect.loss_jump import LossJumpThresholds
 from topowatch_monitor.detect.loss_not_decreasing import LossNotDecreasingThresholds
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
@@ -79,7 +80,7 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of all detectors that have any; the field of each is its name."""
+    """Thresholds of all detectors that have any; the field of each is its name. Then what several of them mean."""
 
     non_finite_loss: NonFiniteLossThresholds = field(default_factory=NonFiniteLossThresholds)
     exploding_update: ExplodingUpdateThresholds = field(default_factory=ExplodingUpdateThresholds)
@@ -112,6 +113,7 @@ class Thresholds:
     variance_growth: VarianceGrowthThresholds = field(default_factory=VarianceGrowthThresholds)
     missing_rank: MissingRankThresholds = field(default_factory=MissingRankThresholds)
     stalled_run: StalledRunThresholds = field(default_factory=StalledRunThresholds)
+    low_loss: LowLossThresholds = field(default_factory=LowLossThresholds)
 
 
 @dataclass(frozen=True)

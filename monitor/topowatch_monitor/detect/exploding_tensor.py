@@ -45,7 +45,8 @@ def detect(layers: LayerHistory, active: bool, thresholds: ExplodingTensorThresh
     seen = np.isfinite(zeros)
     size = np.hypot(mean, deviation)
     sound = seen & np.isfinite(size) & ~np.isnan(mean) & ~np.isnan(deviation)
-    broken = (seen & ~sound)[-1] & (sound.any(axis=0) | active)
+    once_sound = ~np.isnan(layers.ever("activation_mean")[0]) & ~np.isnan(layers.ever("activation_deviation")[0])
+    broken = (seen & ~sound)[-1] & once_sound
     if broken.any():
         return f"outputs of {blame(layers, broken, np.zeros(len(broken)))[1]} are NaN or infinite"
     if len(size) < thresholds.minimum_samples + thresholds.persist:

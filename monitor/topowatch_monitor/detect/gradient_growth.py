@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from topowatch_monitor.detect.graded import Measure
-from topowatch_monitor.detect.tested import at_comparable_rates, beyond_tested
+from topowatch_monitor.detect.tested import at_comparable_rates, beyond_past, check_past
 
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
@@ -19,23 +19,31 @@ class GradientGrowthThresholds:
 
     Attributes:
         factor: times the largest of the recent past.
-        window: steps at comparable learning rates that the past reaches back.
+        window: values at comparable learning rates that the past reaches back.
         minimum: of these that must be known.
-        release: share of the alarm below which it lets go.
+        width: neighbouring values whose median is a level: one odd batch moves none.
+        lag: newest values that are too new to have proved harmless.
+        comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
+        release: share of the alarm, 0 to 1, below which it lets go.
     """
 
     factor: float = 2.0
     window: int = 256
     minimum: int = 32
+    width: int = 8
+    lag: int = 48
+    comparable: float = 0.6
     release: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_past(self)
 
 
 def measure(history: History, thresholds: GradientGrowthThresholds) -> Measure | None:
     """Return how far the norm of the gradient stands above all recent ones; None where too little is known."""
-    norms = at_comparable_rates(history, "pulse_gradient_norm")
-    beyond = beyond_tested(norms, window=thresholds.window, minimum=thresholds.minimum)
+    norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable)
+    beyond = beyond_past(norms, thresholds)
     if beyond is None:
         return None
-    times = math.exp(min(beyond, 50.0))
-    reason = f"gradients are {times:.2g} times the largest of the last {thresholds.window} steps"
+    reason = f"gradients are {math.exp(min(beyond, 50.0)):.2g} times the largest of late, at comparable learning rates"
     return Measure(max(0.0, beyond) / math.log(thresholds.factor), reason)

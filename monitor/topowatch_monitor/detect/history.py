@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from topowatch_monitor.detect.layers import LayerHistory
 from topowatch_monitor.detect.level import Curve, curve_of
 from topowatch_monitor.detect.probe_curve import ProbeCurve, probe_curve
@@ -28,6 +30,7 @@ KNOWN_NAMES = frozenset(
         "nonfinite_weights",
         "critical_lr_ratio",
         "basin_depth",
+        "gradient_flow_consistency",
         "pulse_gradient_norm",
         "pulse_update_ratio",
         "norm_drift",
@@ -45,7 +48,6 @@ class History:
 
     Attributes:
         layers: statistics of the layers at the recent samples.
-        fresh_from: first step that detectors have not looked at yet.
         chance_loss: probe loss of a model that knows nothing, in nats; None where it is not known.
         resumed: whether the run began at a checkpoint, so that its first values are not those of an untrained model.
     """
@@ -56,8 +58,8 @@ class History:
         self._series: dict[str, Series] = {}
         self._curve: Curve | None = None
         self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
+        self._fresh: dict[str, int] = {}  # the first step that came since detectors last looked
         self.layers = LayerHistory()
-        self.fresh_from = 0
         self.chance_loss: float | None = None
         self.resumed = False
 
@@ -100,8 +102,22 @@ class History:
                 return
             series = self._series[name] = Series(self._capacity)
         series.extend(steps, values)
+        if len(first := np.asarray(steps)[:1]):
+            self._fresh[name] = min(int(first[0]), self._fresh.get(name, int(first[0])))
         self._curve = None
         self._probed = None if name == "probe_loss" else self._probed
+
+    def fresh(self, name: str) -> int:
+        """Number of the newest values of a name among which are all that came since `looked` was last called.
+
+        A value may come with a later item than those of its step: the loss of a step is logged after its sample.
+        """
+        series = self[name]
+        return len(series) - int(np.searchsorted(series.steps, self._fresh[name])) if name in self._fresh else 0
+
+    def looked(self) -> None:
+        """Take note that detectors have seen all that there is."""
+        self._fresh.clear()
 
     def discard(self, start: int, stop: int | None = None, names: Container[str] | None = None) -> None:
         """Forget values with start ≤ step (< stop), of these names or, with the layers, of all."""
@@ -111,7 +127,6 @@ class History:
         if names is None:
             self.layers.discard(start, stop)
         self._curve = self._probed = None
-        self.fresh_from = min(self.fresh_from, start)
 
     def forget(self, name: str) -> None:
         """Forget a scalar: what comes under its name from now on cannot be compared with what came before."""
@@ -123,7 +138,7 @@ class History:
         return {
             "capacity": self._capacity,
             "names": self._names,
-            "fresh_from": self.fresh_from,
+            "fresh": dict(self._fresh),
             "chance_loss": self.chance_loss,
             "resumed": self.resumed,
             "layers": self.layers.state_dict(),
@@ -134,7 +149,7 @@ class History:
     def from_state(cls, state: Mapping[str, Any]) -> History:
         """The history that `state_dict` described."""
         history = cls(state["capacity"], state["names"])
-        history.fresh_from = state["fresh_from"]
+        history._fresh = dict(state["fresh"])
         history.chance_loss = state["chance_loss"]
         history.resumed = state["resumed"]
         history.layers = LayerHistory.from_state(state["layers"])

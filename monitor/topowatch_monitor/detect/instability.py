@@ -33,7 +33,7 @@ PROBABILITIES = (0.059, 0.126, 0.155, 0.16, 0.16, 0.273, 0.435, 0.524, 0.878, 0.
 
 def evidence(levels: Mapping[str, float]) -> float:
     """Return the weighted sum of levels, each at most 2."""
-    return float(sum(weight * min(levels.get(name, 0.0), MOST) for name, weight in WEIGHTS.items()))
+    return float(sum(weight * min(levels.get(name, 0.0), MOST) for name, weight in WEIGHTS.items() if weight))
 
 
 def instability_score(levels: Mapping[str, float]) -> float:

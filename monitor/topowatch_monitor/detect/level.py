@@ -122,12 +122,23 @@ def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Serie
     return Lowest(level, int(steps[end - 1]), noise, min(wander, MOST * noise))
 
 
-def was_low(curve: Curve, chance_loss: float | None, share: float = 0.75, floor: float = 0.5) -> bool:
-    """Whether the run has ever been at low loss, so that there is a minimum to lose.
+@dataclass(frozen=True)
+class LowLossThresholds:
+    """When a run counts as having a minimum to lose; without one no critical detector makes it `minimum_unstable`.
 
-    Low is at most `share` of where it began (or of chance, where that is known), or at most `floor` nats.
+    Attributes:
+        share: of where the loss began (or of chance, where that is known), 0 to 1, that it has to come down to: three
+            quarters are what a language model reaches soon, and are worth being told.
+        floor: loss that is low at any rate, in its own unit (nats): fine-tuned models begin there.
     """
+
+    share: float = 0.75
+    floor: float = 0.5
+
+
+def was_low(curve: Curve, chance_loss: float | None, thresholds: LowLossThresholds) -> bool:
+    """Whether the run has ever been at low loss, so that there is a minimum to lose."""
     if curve.lowest is None or curve.initial is None:
         return False
     began = max(curve.initial, chance_loss or curve.initial)
-    return curve.lowest.level <= max(share * began, floor)
+    return curve.lowest.level <= max(thresholds.share * began, thresholds.floor)

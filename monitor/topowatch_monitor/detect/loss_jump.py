@@ -27,7 +27,7 @@ class LossJumpThresholds:
         highest: times what the highest of the past stands above the usual loss: where some batches are much harder than
             others, two of these come together now and then.
         share: of the way down from where the loss began, above the usual loss.
-        release: share of the alarm below which it lets go.
+        release: share of the alarm, 0 to 1, below which it lets go.
     """
 
     recent: int = 8

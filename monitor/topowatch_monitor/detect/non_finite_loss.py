@@ -33,10 +33,8 @@ def detect(history: History, active: bool, thresholds: NonFiniteLossThresholds) 
         return f"{weights.values[-1]:.0f} weights are NaN or infinite at step {weights.steps[-1]}"
     for name in ("loss", "probe_loss"):
         series = history[name]
-        first = int(np.searchsorted(series.steps, history.fresh_from))
-        if active:
-            first = min(first, len(series) - thresholds.release_after)
-        recent = slice(max(0, first), None)
+        new = max(history.fresh(name), thresholds.release_after if active else 0)
+        recent = slice(max(0, len(series) - new), None)
         bad = np.flatnonzero(~np.isfinite(series.values[recent]))
         if len(bad):
             value, step = series.values[recent][bad[-1]], series.steps[recent][bad[-1]]

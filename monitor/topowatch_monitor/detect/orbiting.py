@@ -21,7 +21,7 @@ class OrbitingThresholds:
         ratio: death over birth of the most persistent H₁ bar of the recent window. Random walks and straight paths in
             many dimensions stay below 1.5; a ring of k evenly spaced points has √3 / (2 sin(π/k)), 2 at 11 points.
         diagrams: newest ones that all have to show it.
-        release: share of the alarm below which it lets go.
+        release: share of the alarm, 0 to 1, below which it lets go.
     """
 
     ratio: float = 2.0

@@ -39,6 +39,7 @@ class Series:
         self._bin_finite: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._bin_counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._stride = FIRST_STRIDE
+        self._highest = -np.inf
 
     def __len__(self) -> int:
         """Number of recent values."""
@@ -81,6 +82,11 @@ class Series:
         """Finite values in `old`."""
         return int(self._bin_finite.sum())
 
+    @property
+    def old_highest(self) -> float:
+        """The highest finite value among those in `old`; −∞ where there is none."""
+        return self._highest
+
     def extend(self, steps: ArrayLike, values: ArrayLike) -> None:
         """Add values; ones that arrive late are sorted in, a step that is there already keeps its value.
 
@@ -114,13 +120,17 @@ class Series:
         self._head_steps, self._head_values = self._head_steps[head], self._head_values[head]
         began = np.concatenate([self._head_steps[:1], self._bin_steps[:-1] + 1])[: len(self._bin_steps)]
         bins = (self._bin_steps < start) | (began >= end)
-        self._keep_bins(bins)
+        if not bins.all():
+            self._keep_bins(bins)
+            # Single values are gone: what is left of the highest is the highest mean.
+            self._highest = float(np.max(self.old[self._bin_finite > 0], initial=-np.inf))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the series holds, as plain numbers and arrays."""
         return {
             "capacity": self._capacity,
             "stride": self._stride,
+            "highest": self._highest,
             "steps": self.steps.copy(),
             "values": self.values.copy(),
             "head_steps": self._head_steps,
@@ -136,7 +146,7 @@ class Series:
         """The series that `state_dict` described."""
         series = cls(state["capacity"])
         series._append(state["steps"], state["values"])
-        series._stride = state["stride"]
+        series._stride, series._highest = state["stride"], state["highest"]
         series._head_steps, series._head_values = state["head_steps"], state["head_values"]
         series._bin_steps, series._bin_sums = state["bin_steps"], state["bin_sums"]
         series._bin_finite, series._bin_counts = state["bin_finite"], state["bin_counts"]
@@ -172,6 +182,7 @@ class Series:
         """Turn the `count` oldest recent values into means."""
         steps, values = self.steps[:count], self.values[:count]
         finite = np.isfinite(values)
+        self._highest = float(np.max(values, initial=self._highest, where=finite))
         starts = np.arange(0, max(1, count - count % FIRST_STRIDE), FIRST_STRIDE)
         ends = np.append(starts[1:], count) - 1
         self._bin_steps = np.concatenate([self._bin_steps, steps[ends]])

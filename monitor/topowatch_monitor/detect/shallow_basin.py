@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from topowatch_monitor.detect.level import was_low
-
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
 
@@ -18,11 +16,14 @@ class ShallowBasinThresholds:
     Attributes:
         share: of the descent of the loss so far, 0 to 1, that the basin's depth has to be under: what a random plane
             as wide as the weights themselves does not bring back, a minimum does not guard.
-        release: of the same, above which a newer slice lets go.
+        descended: share of where the loss began (or of chance, where that is known), 0 to 1, that it has to have come
+            down by before there is a minimum to speak of.
+        release: of the same as `share`, above which a newer slice lets go.
         lasts: steps for which a slice says something of the run; it is taken on demand only.
     """
 
     share: float = 0.05
+    descended: float = 0.25
     release: float = 0.1
     lasts: int = 10_000
 
@@ -32,9 +33,12 @@ def detect(history: History, active: bool, thresholds: ShallowBasinThresholds) -
     depths, curve = history["basin_depth"], history.curve
     if not len(depths) or curve.lowest is None or curve.initial is None or not len(curve.steps):
         return None
-    if not was_low(curve, history.chance_loss) or curve.steps[-1] - depths.steps[-1] > thresholds.lasts:
-        return None
     depth, descent = float(depths.values[-1]), curve.initial - curve.lowest.level
+    began = max(curve.initial, history.chance_loss or curve.initial)
+    if began - curve.lowest.level < thresholds.descended * began:
+        return None
+    if curve.steps[-1] - depths.steps[-1] > thresholds.lasts:
+        return None
     if depth >= (thresholds.release if active else thresholds.share) * descent:
         return None
     return f"the basin is {depth:.3g} deep, the loss has come down by {descent:.3g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,42 +11,72 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from topowatch_monitor.detect.history import History
-
-WIDTH = 8
-LAG = 48
-COMPARABLE = 0.6
+    from topowatch_monitor.detect.series import Series
 
 
-def at_comparable_rates(history: History, name: str, *, relative: bool = False) -> NDArray[np.float64]:
-    """Return the values of a series at the steps whose learning rate was at least 0.6 of the newest, oldest first.
+class _Past(Protocol):
+    """Thresholds that say what a past is; all count values."""
+
+    @property
+    def window(self) -> int: ...
+    @property
+    def minimum(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+
+
+def check_past(thresholds: _Past) -> None:
+    """Raise a ValueError where a past that is long enough can never be."""
+    least = thresholds.lag + max(thresholds.minimum, thresholds.width)
+    if thresholds.window < least:
+        raise ValueError(
+            f"window {thresholds.window} is too short: it has to hold lag {thresholds.lag} and the larger of"
+            f" minimum {thresholds.minimum} and width {thresholds.width}, so make it {least} at least"
+        )
+
+
+def at_comparable_rates(
+    history: History, name: str, comparable: float, *, relative: bool = False
+) -> NDArray[np.float64]:
+    """Return the values of a series at the steps whose learning rate was not far below the newest, oldest first.
 
     After a restart a run is again what it was before at such rates, and not what it was at the end of the cycle.
 
     Args:
         history: of the run; where it has no rates, all values are returned.
         name: of the series.
-        relative: per unit of learning rate, as updates grow with it.
+        comparable: share of the newest rate, at least.
+        relative: per unit of learning rate, as updates grow with it; steps at a rate of 0 tell nothing then.
     """
     series, rates = history[name], history["learning_rate"]
     if not len(rates) or not len(series):
         return series.values
+    values, used = _with_rates(series, rates)
+    if not len(used):
+        return values
+    if relative:
+        if not used[-1] > 0:
+            return values[:0]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            values = values / used
+    chosen: NDArray[np.float64] = values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
+    return chosen
+
+
+def _with_rates(series: Series, rates: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values at steps whose rate is known, and these rates."""
+    count = len(series)
+    if np.array_equal(rates.steps[-count:], series.steps):  # as usual, and far faster
+        return series.values, rates.values[-count:]
     there = np.searchsorted(rates.steps, series.steps)
     known = there < len(rates)
     known[known] &= rates.steps[there[known]] == series.steps[known]
-    values, used = series.values[known], rates.values[there[known]]
-    if not len(used):
-        return values
-    chosen = used >= COMPARABLE * used[-1]
-    found: NDArray[np.float64] = values[chosen]
-    if relative:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            found = found / used[chosen]
-    return found
+    return series.values[known], rates.values[there[known]]
 
 
-def beyond_tested(
-    values: NDArray[np.float64], *, window: int, minimum: int, width: int = WIDTH, lag: int = LAG
-) -> float | None:
+def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, width: int, lag: int) -> float | None:
     """Return how far the newest level stands above the highest one of the past, as a natural logarithm.
 
     A level is the median of `width` neighbouring values; the past are levels that ended `lag` to `window` values ago.
@@ -78,3 +108,8 @@ def beyond_tested(
     # Sorted by hand: it is asked at every item, and np.median takes as long as all the rest.
     levels = np.sort(np.lib.stride_tricks.sliding_window_view(past, width), axis=1)[:, width // 2]
     return math.log(level / float(levels.max()))
+
+
+def beyond_past(values: NDArray[np.float64], past: _Past) -> float | None:
+    """Return the same for a past that thresholds describe."""
+    return beyond_tested(values, window=past.window, minimum=past.minimum, width=past.width, lag=past.lag)

@@ -26,18 +26,15 @@ class UnchangedTensorThresholds:
 
 
 @on_layers
-def detect(layers: LayerHistory, active: bool, thresholds: UnchangedTensorThresholds) -> str | None:
+def detect(layers: LayerHistory, _active: bool, thresholds: UnchangedTensorThresholds) -> str | None:
     """Name the layers that stay as they are although they get a gradient; None while there are none.
 
     Frozen layers get none and do not count; nor does a step at which nothing changes, as at a learning rate of zero.
     Releases at the first change.
     """
-    update, gradient, weight = layers.measured("update_norm", "gradient_norm", "weight_norm", last=thresholds.persist)
-    still = (update == 0) & (gradient > 0) & (weight > 0)
-    elsewhere = (update > 0).any(axis=1, keepdims=True)
-    found = lasting(still & elsewhere, 1 if active else thresholds.persist)
-    if active:
-        found &= lasting(still | ~elsewhere, thresholds.persist)
+    update, gradient, weight = layers.measured("update_norm", "gradient_norm", "weight_norm")
+    moving = (update > 0).any(axis=1)
+    found = lasting(((update == 0) & (gradient > 0) & (weight > 0))[moving], thresholds.persist)
     if not found.any():
         return None
     _, named = blame(layers, found, np.where(np.isnan(gradient[-1]), 0.0, gradient[-1]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from topowatch_monitor.detect.graded import Measure
-from topowatch_monitor.detect.tested import at_comparable_rates, beyond_tested
+from topowatch_monitor.detect.tested import at_comparable_rates, beyond_past, check_past
 
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
@@ -19,23 +19,34 @@ class UpdateGrowthThresholds:
 
     Attributes:
         factor: times the largest of the recent past: the size of an update by its weights and by the learning rate.
-        window: steps at comparable learning rates that the past reaches back: gradients shrink over a training, and
+        window: values at comparable learning rates that the past reaches back: gradients shrink over a training, and
             what was usual at its start would hide everything.
         minimum: of these that must be known.
-        release: share of the alarm below which it lets go.
+        width: neighbouring values whose median is a level: one odd batch moves none.
+        lag: newest values that are too new to have proved harmless.
+        comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
+        release: share of the alarm, 0 to 1, below which it lets go.
     """
 
     factor: float = 2.5
     window: int = 256
     minimum: int = 32
+    width: int = 8
+    lag: int = 48
+    comparable: float = 0.6
     release: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_past(self)
 
 
 def measure(history: History, thresholds: UpdateGrowthThresholds) -> Measure | None:
     """Return how far updates stand above all recent ones; None where too little is known."""
-    sizes = at_comparable_rates(history, "pulse_update_ratio", relative=True)
-    beyond = beyond_tested(sizes, window=thresholds.window, minimum=thresholds.minimum)
+    sizes = at_comparable_rates(history, "pulse_update_ratio", thresholds.comparable, relative=True)
+    beyond = beyond_past(sizes, thresholds)
     if beyond is None:
         return None
-    reason = f"updates are {math.exp(min(beyond, 50.0)):.2g} times the largest of the last {thresholds.window} steps"
-    return Measure(max(0.0, beyond) / math.log(thresholds.factor), reason + ", measured by the learning rate")
+    reason = (
+        f"updates, divided by their learning rates, are {math.exp(min(beyond, 50.0)):.2g} times the largest of late"
+    )
+    return Measure(max(0.0, beyond) / math.log(thresholds.factor), reason)

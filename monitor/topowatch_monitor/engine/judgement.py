@@ -42,7 +42,7 @@ class Judgement:
     def judge(self, history: History, step: int) -> None:
         """Run all detectors at a step, whose values are in the history."""
         found = detect_all(history, self._flags, self._thresholds)
-        history.fresh_from = max(history.fresh_from, step + 1)
+        history.looked()
         self._flags = {name: (self._flags.get(name, (step, ""))[0], reason) for name, reason in found.reasons.items()}
         self.levels = found.levels
         self._judge_minimum(history)
@@ -78,5 +78,5 @@ class Judgement:
 
     def _judge_minimum(self, history: History) -> None:
         critical = [name for name in self._flags if SEVERITY[name] == "critical"]
-        lost = bool(critical) and was_low(history.curve, history.chance_loss)
+        lost = bool(critical) and was_low(history.curve, history.chance_loss, self._thresholds.low_loss)
         self.minimum_unstable = lost or "non_finite_loss" in critical

@@ -53,11 +53,17 @@ class Landscape:
     def __init__(self) -> None:
         self._view: LandscapeView | None = None
 
-    def add(self, plane: Plane) -> LandscapeView:
-        """Take a slice and measure it; of a refusal only the words, beside the numbers of the slice before."""
+    def add(self, plane: Plane) -> LandscapeView | None:
+        """Take a slice and measure it; of a refusal only the words, beside the numbers of the slice before.
+
+        One that is older than the one that is there comes late, and is left out: None.
+        """
         if not plane.values.size:
             self._view = {**(self._view or _NONE), "request": plane.request, "problem": plane.problem}
             return self._view
+        newest = None if self._view is None else self._view["step"]
+        if newest is not None and plane.step < newest:
+            return None
         # Imported here: it brings in scipy and more, for which commands that only print a view need not wait.
         from topowatch_monitor.topology.basin import basin
 

@@ -51,9 +51,9 @@ class Terrain:
             if consistency is not None:
                 history.extend(FLOW, [step], [consistency])
         if reading.plane is not None:
-            depth = self._landscape.add(reading.plane)["basin_depth"]
-            if depth is not None and not reading.plane.problem:
-                history.extend(DEPTH, [step], [depth])
+            found = self._landscape.add(reading.plane)
+            if found is not None and found["basin_depth"] is not None and not reading.plane.problem:
+                history.extend(DEPTH, [step], [found["basin_depth"]])
 
     def discard(self, start: int, stop: int | None = None) -> None:
         """Forget what was seen at start ≤ step (< stop); the history forgets by itself."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORECAST_REASON = "this version of topowatch does not forecast yet"
 LISTED = "/api/v1/runs lists the groups of all runs"
-LONG = "events"  # of a run, told where one is asked for, not in the list of all
+LONG = {"events", "landscape"}  # of a run, told where one is asked for, not in the list of all
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -81,7 +81,7 @@ def create_app(
     def runs(request: Request) -> Response:
         moment, group = now(), request.query_params.get("group")
         groups = [summary_of(view) for view in fleet.groups(group).values()]
-        listed = [{name: value for name, value in run.items() if name != LONG} for run in fleet.runs(moment, group)]
+        listed = [{name: value for name, value in run.items() if name not in LONG} for run in fleet.runs(moment, group)]
         return json_response({"now": moment, "runs": listed, "groups": groups})
 
     def run(request: Request) -> Response:
