@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.detect.series import median
+
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
 
@@ -48,12 +50,12 @@ def detect(history: History, active: bool, thresholds: CriticalLearningRateThres
     if len(ratios) < thresholds.persist + thresholds.minimum:
         return None
     recent, past = np.log(ratios[-thresholds.persist :]), np.log(ratios[: -thresholds.persist])
-    level, usual = float(np.median(recent)), float(np.median(past))
+    level, usual = float(median(recent)), float(median(past))
     reason = f"the learning rate is {np.exp(level):.2g} of the critical one, where {np.exp(usual):.2g} was usual"
     if active:
         return reason if level > max(np.log(thresholds.level), usual + np.log(thresholds.calm)) else None
     # The median of k values varies by 1.25/√k of their deviation, and that is 1.48 of their median distance.
-    deviation = 1.4826 * float(np.median(np.abs(past - usual)))
+    deviation = 1.4826 * float(median(np.abs(past - usual)))
     needed = max(np.log(thresholds.rise), thresholds.noise * 1.2533 * deviation / thresholds.persist**0.5)
     above = recent.min() > np.log(thresholds.level)
     return reason if above and level > usual + needed else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.detect.series import bounded
+from topowatch_monitor.detect.series import bounded, median
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,9 +46,12 @@ def update_ratios(history: History) -> NDArray[np.float64]:
     if len(largest):
         return bounded(largest.values)
     update, weight = history["update_norm"], history["weight_norm"]
-    _, at_update, at_weight = np.intersect1d(update.steps, weight.steps, assume_unique=True, return_indices=True)
+    updates, weights = update.values, weight.values
+    if not np.array_equal(update.steps, weight.steps):
+        _, at_update, at_weight = np.intersect1d(update.steps, weight.steps, assume_unique=True, return_indices=True)
+        updates, weights = updates[at_update], weights[at_weight]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratios = update.values[at_update] / weight.values[at_weight]
+        ratios = updates / weights
     return bounded(ratios)
 
 
@@ -66,7 +69,7 @@ def detect(history: History, active: bool, thresholds: ExplodingUpdateThresholds
         return "the last update is not finite"
     known = ratios[np.isfinite(ratios)]
     if active:
-        calm = max(thresholds.release, min(2 * float(np.median(known)), thresholds.always / 2))
+        calm = max(thresholds.release, min(2 * float(median(known)), thresholds.always / 2))
         largest = float(ratios[-thresholds.release_samples :].max())
         return None if largest <= calm else f"updates are {newest:.2g} of the weights"
     return _jump(known, thresholds) if len(known) >= max(thresholds.minimum_samples, thresholds.persist + 1) else None
@@ -74,7 +77,7 @@ def detect(history: History, active: bool, thresholds: ExplodingUpdateThresholds
 
 def _jump(known: NDArray[np.float64], thresholds: ExplodingUpdateThresholds) -> str | None:
     recent, before = known[-thresholds.persist :], known[: -thresholds.persist]
-    level = float(np.median(recent))
+    level = float(median(recent))
     if level <= thresholds.floor:
         return None
     usual = float(np.quantile(before, 0.95))

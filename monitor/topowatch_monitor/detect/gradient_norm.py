@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from topowatch_monitor.detect.level import WIDTH, rolling_sums
-from topowatch_monitor.detect.series import bounded
+from topowatch_monitor.detect.series import bounded, median
 
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
@@ -52,12 +52,12 @@ def detect(history: History, active: bool, thresholds: GradientNormThresholds) -
         return None
     logs = np.log(norms)
     before, recent = logs[: -thresholds.persist], logs[-thresholds.persist :]
-    median = float(np.median(before))
-    deviation = 1.4826 * float(np.median(np.abs(before - median)))
+    usual = float(median(before))
+    deviation = 1.4826 * float(median(np.abs(before - usual)))
     limit = max(thresholds.score * deviation, float(np.log(thresholds.factor)))
-    if float(recent.min()) - median <= limit * (thresholds.release if active else 1.0):
+    if float(recent.min()) - usual <= limit * (thresholds.release if active else 1.0):
         return None
-    return f"gradient norm {norms[-1]:.3g}, its median of late was {np.exp(median):.2g}"
+    return f"gradient norm {norms[-1]:.3g}, its median of late was {np.exp(usual):.2g}"
 
 
 def _learned(history: History, share: float) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.detect.series import bounded
+from topowatch_monitor.detect.series import bounded, median
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def noise_of(values: NDArray[np.float64]) -> float:
     """Robust standard deviation of the noise on a slowly moving curve, from the differences of neighbours."""
     if len(values) < 3:
         return 0.0
-    return float(np.median(np.abs(np.diff(values)))) * 1.4826 / 2**0.5
+    return float(median(np.abs(np.diff(values)))) * 1.4826 / 2**0.5
 
 
 def noise_of_levels(values: NDArray[np.float64]) -> float:
@@ -101,7 +101,7 @@ def _bend(means: NDArray[np.float64]) -> float:
     """Noise of levels from their second differences: those of a steady descent or rise are zero."""
     if len(means) < 3:
         return 0.0
-    return float(np.median(np.abs(np.diff(means, 2)))) * 1.4826 / 6**0.5 * (1 + 4 / (len(means) - 2))
+    return float(median(np.abs(np.diff(means, 2)))) * 1.4826 / 6**0.5 * (1 + 4 / (len(means) - 2))
 
 
 def _lowest(steps: NDArray[np.int64], values: NDArray[np.float64], series: Series) -> Lowest | None:

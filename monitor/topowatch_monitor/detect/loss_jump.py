@@ -9,6 +9,7 @@ import numpy as np
 
 from topowatch_monitor.detect.graded import Measure
 from topowatch_monitor.detect.level import noise_of
+from topowatch_monitor.detect.series import median
 
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
@@ -46,7 +47,7 @@ def measure(history: History, thresholds: LossJumpThresholds) -> Measure | None:
     if len(past) < thresholds.minimum or curve.initial is None:
         return None
     newest = curve.values[-thresholds.recent :]
-    usual, highest, both = float(np.median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
+    usual, highest, both = float(median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
     noise, descent = thresholds.noise * noise_of(past), thresholds.share * (curve.initial - usual)
     unit = max(noise, descent, thresholds.highest * (highest - usual), float(np.finfo(np.float64).tiny))
     return Measure(max(0.0, both - usual) / unit, f"the loss jumped from about {usual:.3g} to {both:.3g}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.detect.series import median
+
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
 
@@ -40,7 +42,7 @@ def detect(history: History, active: bool, thresholds: RankCollapseThresholds) -
     before, recent = ranks[: -thresholds.persist], ranks[-thresholds.persist :]
     if float(recent.max()) >= needed * (thresholds.release if active else 1.0):
         return None
-    usual = float(np.median(before))
+    usual = float(median(before))
     if not active and usual < thresholds.fall * float(recent.max()):
         return None
     return f"the representation has {ranks[-1]:.2g} effective dimensions, it had {usual:.2g}"

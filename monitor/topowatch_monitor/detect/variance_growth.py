@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from topowatch_monitor.detect.series import median
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -57,7 +59,7 @@ def detect(history: History, active: bool, thresholds: VarianceGrowthThresholds)
     if not active and correlation.min() <= thresholds.floor:
         return None
     past, usual = swings(blocks[:-2])
-    middle, before = float(np.median(past)), float(np.median(usual))
+    middle, before = float(median(past)), float(median(usual))
     limit = thresholds.variance * middle
     wide = now.mean() > max(limit, float(past[: len(past) // 2].max()))
     slow = correlation.min() > before + thresholds.correlation
@@ -82,8 +84,8 @@ def swings(blocks: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     """
     scale = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     centred = blocks / scale
-    centred -= np.median(centred, axis=1, keepdims=True)
-    reach = CLIP * 1.4826 * np.median(np.abs(centred), axis=1, keepdims=True)
+    centred -= median(centred)[:, None]
+    reach = CLIP * 1.4826 * median(np.abs(centred))[:, None]
     centred = np.clip(centred, -reach, reach)
     centred -= centred.mean(axis=1, keepdims=True)
     time = np.arange(blocks.shape[1]) - (blocks.shape[1] - 1) / 2
