@@ -41,10 +41,12 @@ class GradientNormThresholds:
 
 def detect(history: History, active: bool, thresholds: GradientNormThresholds) -> str | None:
     """Say how large the gradient is beside its recent past; None while it is usual."""
+    series = history["gradient_norm"]
+    if len(series) < thresholds.minimum_samples + thresholds.persist:
+        return None
     start = _learned(history, thresholds.learned)
     if start is None:
         return None
-    series = history["gradient_norm"]
     norms = bounded(series.values[int(np.searchsorted(series.steps, start)) :])
     norms = norms[-(thresholds.past + thresholds.persist) :]
     norms = norms[np.isfinite(norms) & (norms > 0)]

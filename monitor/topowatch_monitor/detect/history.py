@@ -12,7 +12,7 @@ from topowatch_monitor.detect.probe_curve import ProbeCurve, probe_curve
 from topowatch_monitor.detect.series import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Callable, Container, Hashable, Mapping
 
     from numpy.typing import ArrayLike
 
@@ -38,6 +38,8 @@ KNOWN_NAMES = frozenset(
     }
 )
 
+_NOTHING = Series(0)
+
 
 class History:
     """Bounded series of a run's scalars by name.
@@ -57,6 +59,8 @@ class History:
         self._names = names
         self._series: dict[str, Series] = {}
         self._curve: Curve | None = None
+        self._curve_before: Curve | None = None  # of fewer values of the same
+        self._said: dict[str, tuple[Hashable, str | None]] = {}
         self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
         self._fresh: dict[str, int] = {}  # the first step that came since detectors last looked
         self.layers = LayerHistory()
@@ -65,8 +69,7 @@ class History:
 
     def __getitem__(self, name: str) -> Series:
         """The series of a name; an empty one where nothing was logged."""
-        found = self._series.get(name)
-        return Series(0) if found is None else found
+        return self._series.get(name, _NOTHING)
 
     @property
     def loss(self) -> Series:
@@ -78,8 +81,14 @@ class History:
     def curve(self) -> Curve:
         """Level and noise of `loss`; computed once for all who ask between two changes."""
         if self._curve is None:
-            self._curve = curve_of(self.loss)
+            self._curve = self._curve_before = curve_of(self.loss, self._curve_before)
         return self._curve
+
+    def once(self, name: str, moment: Hashable, ask: Callable[[], str | None]) -> str | None:
+        """What `ask` returns; it is asked anew only at another moment, or once something was forgotten or came late."""
+        if name not in self._said or self._said[name][0] != moment:
+            self._said[name] = moment, ask()
+        return self._said[name][1]
 
     @property
     def probe_curve(self) -> ProbeCurve | None:
@@ -101,9 +110,12 @@ class History:
             if name not in KNOWN_NAMES and others >= self._names - len(KNOWN_NAMES):
                 return
             series = self._series[name] = Series(self._capacity)
+        newest = int(series.steps[-1]) if len(series) else None
         series.extend(steps, values)
         if len(first := np.asarray(steps)[:1]):
             self._fresh[name] = min(int(first[0]), self._fresh.get(name, int(first[0])))
+            if newest is None or first[0] <= newest:
+                self._forget_curve()
         self._curve = None
         self._probed = None if name == "probe_loss" else self._probed
 
@@ -126,12 +138,14 @@ class History:
                 series.discard(start, stop)
         if names is None:
             self.layers.discard(start, stop)
-        self._curve = self._probed = None
+        self._forget_curve()
+        self._probed = None
 
     def forget(self, name: str) -> None:
         """Forget a scalar: what comes under its name from now on cannot be compared with what came before."""
         self._series.pop(name, None)
-        self._curve = self._probed = None
+        self._forget_curve()
+        self._probed = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the history holds, as plain numbers and arrays."""
@@ -155,3 +169,7 @@ class History:
         history.layers = LayerHistory.from_state(state["layers"])
         history._series = {name: Series.from_state(series) for name, series in state["series"].items()}
         return history
+
+    def _forget_curve(self) -> None:
+        self._curve = self._curve_before = None
+        self._said.clear()

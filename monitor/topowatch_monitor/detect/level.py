@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Values in a level; 32 bring the noise of a level down to a fifth of that of a value.
 WIDTH = 32
+SETTLING = 16
 # Values that say enough of the noise of levels; after an early minimum, what follows it has to help.
 ENOUGH = 16 * WIDTH
 # Times the noise of single values: what levels differ by beyond that is a steep descent, not noise.
@@ -32,7 +33,9 @@ class Curve:
         count: finite values in all, old ones included.
         initial: mean of its first 4 or its first 32 finite values, whichever is higher; None before 4.
         head: mean of its first 32 finite values (fewer at the start); None before 4.
-        lowest: its lowest level; None before 32 recent finite values.
+        lowest: its lowest level among the settled values; None before 32 of these.
+        settled: how many of `values` are: all but what the count exceeds a multiple of 16 by, so that what takes long
+            is worked out once for 16 of them.
     """
 
     steps: NDArray[np.int64]
@@ -41,6 +44,12 @@ class Curve:
     initial: float | None
     head: float | None
     lowest: Lowest | None
+    settled: int
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What is equal for two curves of a growing series whose settled values are the same."""
+        return self.count // SETTLING, self.settled
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Lowest:
     level_noise: float
 
 
-def curve_of(series: Series) -> Curve:
-    """Summarise a loss series."""
+def curve_of(series: Series, before: Curve | None = None) -> Curve:
+    """Summarise a loss series; `before` is its curve when it was shorter, and spares some work."""
     steps, values = series.steps, series.values
     mask = np.isfinite(values)
     if not mask.all():
@@ -71,7 +80,11 @@ def curve_of(series: Series) -> Curve:
     head = bounded(series.head[np.isfinite(series.head)])
     first = float(head.mean()) if len(head) >= 4 else None
     initial = None if first is None else max(float(head[:4].mean()), first)
-    return Curve(steps, values, len(values) + series.old_count, initial, first, _lowest(steps, values, series))
+    count = len(values) + series.old_count
+    curve = Curve(steps, values, count, initial, first, None, len(values) - count % SETTLING)
+    if before is not None and before.moment == curve.moment:
+        return replace(curve, lowest=before.lowest)
+    return replace(curve, lowest=_lowest(steps[: curve.settled], values[: curve.settled], series))
 
 
 def rolling_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -106,7 +106,9 @@ def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, wid
     if level <= 0:
         return -math.inf
     # Sorted by hand: it is asked at every item, and np.median takes as long as all the rest.
-    levels = np.sort(np.lib.stride_tricks.sliding_window_view(past, width), axis=1)[:, width // 2] if width > 1 else past
+    levels = (
+        np.sort(np.lib.stride_tricks.sliding_window_view(past, width), axis=1)[:, width // 2] if width > 1 else past
+    )
     return math.log(level / float(levels.max()))
 
 

@@ -50,7 +50,14 @@ def detect(history: History, active: bool, thresholds: VarianceGrowthThresholds)
 
     Both variance and autocorrelation have to grow: each alone does in healthy runs as well.
     """
-    values = history.curve.values
+    curve = history.curve
+    values = curve.values[: curve.settled]
+    return history.once(
+        "variance_growth", (curve.moment, active, thresholds), lambda: _told(values, active, thresholds)
+    )
+
+
+def _told(values: NDArray[np.float64], active: bool, thresholds: VarianceGrowthThresholds) -> str | None:
     count = min(len(values) // thresholds.block, thresholds.most + 2)
     if count < thresholds.least + 2:
         return None
