@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DIMENSION: Final = 1021
 CLASSES: Final = 10
+LEARNING_RATE: Final = 1e-3
 HEALTHY: Final = ("contracting", "orbiting")
 FAILING: Final = ("nan", "exploding", "flat", "rising", "stalled")
 KINDS: Final = (*HEALTHY, *FAILING)
@@ -146,6 +147,7 @@ def synthetic_run(
     rng = np.random.default_rng(plan.seed)
     losses = _losses(plan, rng)
     points, updates = _path(plan, rng)
+    noise = np.random.default_rng([plan.seed, rank])
     mine = np.arange(plan.dimension) % plan.ranks == rank
     failed = plan.samples // 2
     emitted = failed if plan.kind == "stalled" else plan.samples
@@ -168,6 +170,13 @@ def synthetic_run(
             ("update_ratio_max", update_norm / weight_norm),
         ):
             sample.scalars.add(name=name, steps=[step], values=[value])
+        ratios = update_norm / weight_norm / plan.interval * np.exp(0.2 * noise.standard_normal(plan.interval))
+        for name, values in (
+            ("learning_rate", np.full(plan.interval, LEARNING_RATE)),
+            ("pulse_update_ratio", ratios),
+            ("pulse_gradient_norm", ratios * weight_norm / LEARNING_RATE),
+        ):
+            sample.scalars.add(name=name, steps=range(first, step + 1), values=values)
         if plan.probes and rank == 0:
             _add_probe(sample, plan, rng, float(losses[step]))
         yield sample_pb2.Item(schema=SCHEMA, sample=sample).SerializeToString(deterministic=True)
