@@ -105,10 +105,9 @@ def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, wid
     level = float(np.sort(known)[len(known) // 2])
     if level <= 0:
         return -math.inf
-    # Sorted by hand: it is asked at every item, and np.median takes as long as all the rest.
-    levels = (
-        np.sort(np.lib.stride_tricks.sliding_window_view(past, width), axis=1)[:, width // 2] if width > 1 else past
-    )
+    # By hand: it is asked at every item, and np.median and sliding_window_view take as long as all the rest.
+    windows = past[np.add.outer(np.arange(len(past) - width + 1), np.arange(width))] if width > 1 else past[:, None]
+    levels = np.sort(windows, axis=1)[:, width // 2]
     return math.log(level / float(levels.max()))
 
 

@@ -159,7 +159,7 @@ def _read_series(series: sample_pb2.ScalarSeries, last: int) -> tuple[str, NDArr
     values = np.array(series.values, dtype=np.float64)
     if len(steps) != len(values):
         raise ValueError(f"{series.name}: {len(steps)} steps, {len(values)} values")
-    if len(steps) and (steps[0] < 0 or steps[-1] > last or (len(steps) > 1 and (np.diff(steps) <= 0).any())):
+    if len(steps) and (steps[0] < 0 or steps[-1] > last or (steps[1:] <= steps[:-1]).any()):
         raise ValueError(f"{series.name}: its steps do not rise from 0 up to the sample's own")
     return series.name, steps, values
 
