@@ -56,6 +56,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
+@pytest.mark.slow
 def test_attention_that_is_healthy_is_seen_and_raises_nothing(tmp_path: Path) -> None:
     model = Reader()
     found = judged(train(Training(model, adam(model), steps=600), tmp_path / "spool"))

@@ -116,7 +116,7 @@ def test_the_engine_host_is_started_again_when_it_is_killed(make_daemon: Callabl
     sender.close()
 
 
-@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_thresholds_reach_the_shards_and_other_ones_judge_all_runs_anew(
     make_daemon: Callable[..., Daemon], tmp_path: Path, engine: str
 ) -> None:

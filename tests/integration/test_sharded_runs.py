@@ -33,7 +33,7 @@ def table_of(daemon: Daemon, run: str, directory: Path) -> dict[str, list[Any]]:
     return pq.read_table(file).to_pydict()
 
 
-@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_sharded_run_has_the_path_of_the_whole_model(
     engine: str, make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

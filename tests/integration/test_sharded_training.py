@@ -111,7 +111,7 @@ SENDERS = {
 }
 
 
-@pytest.fixture(scope="module", params=SENDERS)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """Train every kind of model once with 2 or 4 ranks."""
     world: int = request.param
