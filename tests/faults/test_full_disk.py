@@ -43,7 +43,9 @@ def fill(path: Path) -> None:
             filler.write(bytes(1 << 12))
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])])
+@pytest.mark.parametrize(
+    "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
+)
 def test_a_full_disk_stops_acks_and_nothing_else(small_disk: Path, engine: str) -> None:
     daemon = Daemon(small_disk, "--engine", engine).start()
     sender = Sender(daemon.grpc, "run")

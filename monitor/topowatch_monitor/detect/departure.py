@@ -41,6 +41,24 @@ def departure(losses: NDArray[np.float64]) -> int | None:
     return lost if lost < len(losses) else None
 
 
+def standing(losses: NDArray[np.float64], start: int = 0) -> int | None:
+    """Return the fifth step in a row, from `start` on, whose loss stands 0.5 nat too high; None where none is.
+
+    Too high is above the median of the 200 steps before these five. It may come back: this is when anybody sees it.
+
+    Args:
+        losses: training loss at every step in nats, T; one that is not finite is too high.
+        start: first step that counts.
+    """
+    for step in range(max(start, SMOOTH), len(losses)):
+        first = step - SMOOTH + 1
+        before = losses[max(0, first - LEVEL) : first]
+        before = before[np.isfinite(before)]
+        if len(before) and not (losses[first : step + 1] <= np.median(before) + HEIGHT).any():
+            return step
+    return None
+
+
 def _means(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Return the mean of the last `width` values (of all, where there are fewer), at every place.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,33 +17,56 @@ if TYPE_CHECKING:
 
 Run = dict[str, np.ndarray]  # what `training.train` returned
 _LEVEL = 200  # values that a level is the median of
+_MEAN = 5  # values in a mean
 _FIRST = 32  # values before anything is said
 _DECAY = 0.97  # of ZClip (arXiv 2504.02507)
 
 
-def cusum(values: np.ndarray, allowance: float) -> np.ndarray:
-    """Return the upward cumulative sum of what values stand above their running median, in standard deviations.
+def excess(values: np.ndarray) -> np.ndarray:
+    """Return what the mean of 5 values stands above the median of the 200 before, one a step; infinite from NaN on."""
+    lost = _lost(values)
+    found = np.full(len(values), np.inf)
+    found[:lost] = 0.0
+    for step in range(_FIRST, lost):
+        recent, past = values[step - _MEAN + 1 : step + 1], values[max(0, step - _LEVEL - _MEAN + 1) : step - _MEAN + 1]
+        found[step] = max(0.0, recent.mean() - np.median(past))
+    return found
+
+
+def cusum(values: np.ndarray, allowance: float = 0.1) -> np.ndarray:
+    """Return the upward cumulative sum of what values stand above their running median, one a step.
 
     Args:
-        values: one a step; the sum is infinite from the first that is not finite on.
-        allowance: standard deviations that are free at every step.
+        values: nats, one a step; the sum is infinite from the first that is not finite on.
+        allowance: nats that are free at every step.
     """
-    finite = np.isfinite(values)
-    lost = len(values) if finite.all() else int(np.argmin(finite))
-    padded = np.concatenate([np.full(_LEVEL, np.nan), values[:lost]])
-    past = np.lib.stride_tricks.sliding_window_view(padded, _LEVEL)[:lost]
+    lost = _lost(values)
     sums = np.full(len(values), np.inf)
-    sums[: min(lost, _FIRST)] = 0.0
-    if lost <= _FIRST:
-        return sums
-    past, newest = past[_FIRST:], values[_FIRST:lost]
-    noise = 1.4826 / 2**0.5 * np.nanmedian(np.abs(np.diff(past, axis=1)), axis=1)
-    excess = (newest - np.nanmedian(past, axis=1)) / np.maximum(noise, 1e-12) - allowance
-    total = 0.0
-    for step, each in enumerate(np.minimum(excess, 10.0).tolist(), start=_FIRST):  # no single value decides
-        total = max(0.0, total + each)
-        sums[step] = total
+    sums[:lost] = 0.0
+    for step in range(_FIRST, lost):
+        over = values[step] - np.median(values[max(0, step - _LEVEL) : step]) - allowance
+        sums[step] = max(0.0, sums[step - 1] + over)
     return sums
+
+
+def untested(rates: np.ndarray) -> np.ndarray:
+    """Return whether a learning rate is 1.4 times all that were there until 128 steps ago, or in the first quarters."""
+    highest = np.maximum.accumulate(rates)
+    found = np.zeros(len(rates), dtype=bool)
+    for step in range(128, len(rates)):
+        found[step] = rates[step] > 1.4 * highest[step - min(step // 4, 128)]
+    return found
+
+
+def two_lines(run: Run) -> np.ndarray:
+    """Return the excess of the training loss, infinite where the learning rate is untested: the rule of two lines."""
+    return np.where(untested(run["rates"]), np.inf, excess(run["losses"]))
+
+
+def _lost(values: np.ndarray) -> int:
+    """Return the first place of what is not finite; the number of values where all are."""
+    finite = np.isfinite(values)
+    return len(values) if finite.all() else int(np.argmin(finite))
 
 
 def z_scores(values: np.ndarray) -> np.ndarray:
@@ -76,23 +98,21 @@ def zclip(norms: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _trainscope(make: Callable[[], AnomalyDetector], values: np.ndarray) -> np.ndarray:
-    """Return what a detector says, with a threshold of its own that lets everything pass; what is low is no alarm."""
-    detector = make()
+def _trainscope(detector: AnomalyDetector, values: np.ndarray, *, summed: bool = False) -> np.ndarray:
+    """Return what a detector says of each value; what is low is no alarm.
+
+    Args:
+        detector: a fresh one.
+        values: one a step.
+        summed: Whether to return the sum of the change point detector, which with a threshold begins anew there.
+    """
     scores = np.zeros(len(values))
-    for step, value in enumerate(values):
-        if not np.isfinite(value):
-            scores[step:] = np.inf
-            break
-        found = detector.update(float(value))
-        # The sum of the change point detector, without the threshold at which it would begin anew.
-        total = getattr(detector, "_positive_cusum", None)
-        scores[step] = max(found or 0.0, 0.0) if total is None else total
+    lost = _lost(values)
+    scores[lost:] = np.inf
+    for step, value in enumerate(values[:lost].tolist()):
+        found = detector.update(value)
+        scores[step] = detector._positive_cusum if summed else max(found or 0.0, 0.0)
     return scores
-
-
-def _cusum_of(run: Run, *, name: str, allowance: float) -> np.ndarray:
-    return cusum(run[name], allowance)
 
 
 @dataclass(frozen=True)
@@ -101,28 +121,38 @@ class Baseline:
 
     Attributes:
         scores: of a run, one a step.
-        usual: the threshold that its makers use; None where there is none.
+        usual: above 0 where it alarms as its makers set it; None where nobody has.
     """
 
     scores: Callable[[Run], np.ndarray]
-    usual: float | None = None
+    usual: Callable[[Run], np.ndarray] | None = None
 
 
 BASELINES = {
-    **{
-        f"CUSUM of the {name}, {allowance:g} σ free": Baseline(partial(_cusum_of, name=key, allowance=allowance))
-        for name, key in (("training loss", "losses"), ("probe loss at every step", "probes"))
-        for allowance in (1.0, 2.0, 4.0)
-    },
-    "z-score of the training loss": Baseline(lambda run: z_scores(run["losses"]), 3.0),
-    "ZClip's z-score of the gradient norm": Baseline(lambda run: zclip(run["gradients"]), 2.5),
-    "trainscope, z-score": Baseline(lambda run: _trainscope(lambda: ZScoreDetector(threshold=0.0), run["losses"]), 3.5),
-    "trainscope, percentile": Baseline(lambda run: _trainscope(PercentileDetector, run["losses"]), 0.0),
+    "excess of the training loss": Baseline(lambda run: excess(run["losses"])),
+    "that, or a rate 1.4 times all before": Baseline(two_lines),
+    "CUSUM of the training loss, 0.1 nat free": Baseline(lambda run: cusum(run["losses"])),
+    "CUSUM of the probe loss at every step, 0.1 nat free": Baseline(lambda run: cusum(run["probes"])),
+    "z-score of the training loss": Baseline(
+        lambda run: z_scores(run["losses"]), lambda run: z_scores(run["losses"]) - 3
+    ),
+    "ZClip's z-score of the gradient norm": Baseline(
+        lambda run: zclip(run["gradients"]), lambda run: zclip(run["gradients"]) - 2.5
+    ),
+    "trainscope, z-score": Baseline(
+        lambda run: _trainscope(ZScoreDetector(threshold=0.0), run["losses"]),
+        lambda run: _trainscope(ZScoreDetector(), run["losses"]),
+    ),
+    "trainscope, percentile": Baseline(
+        lambda run: _trainscope(PercentileDetector(), run["losses"]),
+        lambda run: _trainscope(PercentileDetector(), run["losses"]),
+    ),
     "trainscope, change point": Baseline(
-        lambda run: _trainscope(lambda: ChangePointDetector(threshold=np.inf), run["losses"]), 6.0
+        lambda run: _trainscope(ChangePointDetector(threshold=np.inf), run["losses"], summed=True),
+        lambda run: _trainscope(ChangePointDetector(), run["losses"]),
     ),
 }
-GRID = (*np.geomspace(0.5, 1e5, 80).tolist(), np.inf)  # thresholds that are tried
+GRID = (*np.geomspace(0.02, 1e5, 120).tolist(), np.inf)  # thresholds that are tried
 
 
 def flags_of(scores: np.ndarray, threshold: float) -> list[tuple[int, int | None]]:

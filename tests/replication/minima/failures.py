@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from replication.minima.text import CHARACTERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replication.minima.tasks import Batch, Recipe, Task
 
+CLASSES = 10  # of images
 GROWTH = 1.02  # a step: tenfold in 116
 _SHARD_STEPS = 20
 _POISON = 1.03  # a step, times the inputs
 _FAR_TOO_HIGH = 30.0  # times the right learning rate
 _LOSS_SCALE = 2.0**26
+_LARGE = 8  # times the usual batch
+_NOISE = 1e-3  # of a weight's size, at the first disturbed step
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Failure:
 
     def gradients(self, step: int, model: nn.Module) -> None:
         """Change the gradients of a step, after clipping."""
+
+    def weights(self, step: int, model: nn.Module, generator: torch.Generator) -> None:
+        """Change the weights after a step."""
 
 
 class LearningRateRamp(Failure):
@@ -101,7 +109,8 @@ class LabelFlip(Failure):
 
     def batch(self, step: int, batch: Batch, generator: torch.Generator) -> Batch:
         inputs, targets = batch
-        return (inputs, (targets + 1) % 10) if step >= self.onset else batch
+        classes = CLASSES if inputs.is_floating_point() else CHARACTERS
+        return (inputs, (targets + 1) % classes) if step >= self.onset else batch
 
 
 class PoisonedStatistics(Failure):
@@ -128,13 +137,18 @@ class HalfOverflow(Failure):
 
 
 class SharpMinimum(Failure):
-    """A minimum that large batches led into, left by small ones at a rate that rises."""
+    """A minimum that large batches led into, and then noise on the weights that grows by 2 % a step."""
 
     def size(self, step: int, size: int) -> int:
-        return size * 2 if step < self.onset else size // 2
+        return size * _LARGE if step < self.onset else size
 
-    def rate(self, step: int, rate: float) -> float:
-        return rate * 1.015 ** max(0, step - self.onset)
+    @torch.no_grad()
+    def weights(self, step: int, model: nn.Module, generator: torch.Generator) -> None:
+        if step < self.onset:
+            return
+        for parameter in model.parameters():
+            size = _NOISE * GROWTH ** (step - self.onset) * parameter.square().mean().sqrt()
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 Onset = Literal["slow", "abrupt"]
@@ -159,12 +173,17 @@ class Kind:
     recipe: Literal["plain", "clipped"] | None = None
 
 
+HEALTHY = {
+    "healthy": "warm-up, decay, restarts",
+    "long warm-up": "warm-up over a quarter of the run",
+    "raised rate": "a third of the rate for half of the run, then the whole",
+}
 KINDS: dict[str, Kind] = {
     "ramp": Kind("slow", "learning rate grows by 2 % a step", LearningRateRamp),
     "scale": Kind("slow", "gradients grow by 2 % a step", GradientScale, ("cnn", "gru"), "plain"),
     "clipping": Kind("slow", "clipping is lost on the way up", NoClipping, ("cnn", "gru"), "clipped"),
     "statistics": Kind("slow", "batch norm's statistics are poisoned", PoisonedStatistics, ("cnn",)),
-    "sharp": Kind("slow", "sharp minimum, then small batches at a rising rate", SharpMinimum),
+    "sharp": Kind("slow", "minimum of batches 8 times as large, then growing noise on the weights", SharpMinimum),
     "warmup": Kind("abrupt", "rate 30 times too high from the first step", NoWarmup),
     "shard": Kind("abrupt", "20 steps of wrong targets", CorruptedShard),
     "flip": Kind("abrupt", "classes are renumbered", LabelFlip),
@@ -180,4 +199,5 @@ def recipe_of(kind: str, task: Task, seed: int, onset: int) -> Recipe:
     if special == "clipped" and task.clipped is not None:
         return replace(task.clipped, warmup=2 * onset)
     recipe = task.recipes[seed % len(task.recipes)]
-    return replace(recipe, warmup=0) if kind == "warmup" else recipe
+    changed = {"warmup": {"warmup": 0}, "long warm-up": {"warmup": 500}, "raised rate": {"schedule": "raised"}}
+    return replace(recipe, **changed.get(kind, {}))

@@ -25,8 +25,9 @@ _MARGIN = 1.25  # of the largest level of a healthy step, in nats beyond what wa
 
 def main() -> int:
     """Print the largest healthy level of each detector that measures, and the numbers of the score."""
-    generate()
-    runs = judge([job for job in jobs() if is_fitted_on(job)])
+    wanted = [job for job in jobs() if is_fitted_on(job)]
+    generate(wanted)
+    runs = judge(wanted)
     console = Console()
     console.print(_levels(runs))
     weights, knots, values = fit_score(runs)

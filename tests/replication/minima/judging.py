@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import MofNCompleteColumn, Progress
 
 from replication.minima.suite import read
+from replication.minima.training import INTERVALS
 from topowatch_monitor.detect import DETECTORS, Thresholds
-from topowatch_monitor.detect.departure import departure
+from topowatch_monitor.detect.departure import departure, standing
 from topowatch_monitor.detect.instability import HORIZON
+from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.run_state import RunSettings, RunState
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from replication.minima.training import Job
 
 TOPOLOGICAL = frozenset({"orbiting"})  # what looks at the shape of the path
+DENSE = PathSettings(window=64, h1_every=4)  # where there are many looks: loops of 512 steps, looked for in every 32
 CRITICAL = tuple(detector.name for detector in DETECTORS if detector.severity == "critical")
 
 
@@ -49,6 +52,16 @@ class Judged:
     losses: np.ndarray
     departure: int | None
 
+    @property
+    def seen(self) -> int | None:
+        """When anybody sees it: the first five losses in a row from the onset on that stand 0.5 nat too high."""
+        return None if self.job.onset is None else standing(self.losses, self.job.onset)
+
+    def delayed(self, items: int) -> Judged:
+        """Return what the daemon would have seen had so many items waited for each other, as where steps are short."""
+        last = np.minimum((np.arange(len(self.steps)) // items + 1) * items, len(self.steps)) - 1
+        return replace(self, steps=self.steps[last])
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which items came before any departure (M), and after which of these one came within the horizon."""
         if self.departure is None:
@@ -57,20 +70,26 @@ class Judged:
         return before, self.departure - self.steps[before] <= HORIZON
 
 
-def reliability(runs: Sequence[Judged], bins: int = 10) -> list[dict[str, float]]:
-    """Return, for moments by their score: how many, their mean score, the share that ended in a departure soon."""
-    scores = np.concatenate([run.scores[run.moments()[0]] for run in runs])
-    ended = np.concatenate([run.moments()[1] for run in runs])
-    which = np.minimum((scores * bins).astype(int), bins - 1)
-    return [
-        {
-            "moments": int((which == each).sum()),
-            "score": float(scores[which == each].mean()),
-            "departed": float(ended[which == each].mean()),
-        }
-        for each in range(bins)
-        if (which == each).any()
-    ]
+def reliability(runs: Sequence[Judged], bins: int = 10) -> list[dict[str, Any]]:
+    """Return, for moments by their score: how many, their mean score, the share that ended in a departure soon.
+
+    That share has an interval of the bootstrap over runs.
+    """
+    pairs = [(run.scores[run.moments()[0]], run.moments()[1]) for run in runs]
+    which = [np.minimum((scores * bins).astype(int), bins - 1) for scores, _ in pairs]
+    chosen = np.random.default_rng(0).integers(len(runs), size=(1000, len(runs)))
+    found = []
+    for each in range(bins):
+        counts = np.array([(places == each).sum() for places in which])
+        lost = np.array([ended[places == each].sum() for (_, ended), places in zip(pairs, which, strict=True)])
+        if not counts.any():
+            continue
+        scores = np.concatenate([scores[places == each] for (scores, _), places in zip(pairs, which, strict=True)])
+        drawn = lost[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
+        share = (float(lost.sum() / counts.sum()), *np.quantile(drawn, (0.025, 0.975)).tolist())
+        runs_of = int((counts > 0).sum())
+        found.append({"moments": int(counts.sum()), "runs": runs_of, "score": float(scores.mean()), "departed": share})
+    return found
 
 
 def judge(jobs: Sequence[Job], thresholds: Thresholds | None = None) -> list[Judged]:
@@ -86,7 +105,10 @@ def judge(jobs: Sequence[Job], thresholds: Thresholds | None = None) -> list[Jud
 def _follow(job: Job, thresholds: Thresholds) -> Judged:
     arrays = read(job)
     descriptor = run_pb2.RunDescriptor.FromString(arrays["descriptor"].tobytes())
-    state = RunState("default", descriptor.key.group, descriptor.key.run, RunSettings(thresholds=thresholds))
+    settings = RunSettings(
+        thresholds=thresholds, path=DENSE if job.interval < INTERVALS["interval"] else PathSettings()
+    )
+    state = RunState("default", descriptor.key.group, descriptor.key.run, settings)
     state.apply(LogKind.RUN_OPENED, log_pb2.RunOpened(descriptor=descriptor).SerializeToString())
     ends, data = np.cumsum(arrays["lengths"]), arrays["items"].tobytes()
     arrived = np.searchsorted(arrays["arrived"], np.arange(1, len(ends) + 1))

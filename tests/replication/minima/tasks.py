@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 CONTEXT = 32  # characters
+_RAISING = 100  # steps in which a rate is raised
 _PROBE_TEXT = 8  # windows of text: 256 positions
 
 
@@ -32,7 +33,8 @@ class Recipe:
         batch: Examples, or windows of text, a step.
         lr: Highest learning rate.
         warmup: Steps in which it rises from zero.
-        schedule: "constant", "cosine" (to a tenth at the end), or "restarts" (four such falls).
+        schedule: "constant", "cosine" (to a tenth at the end), "restarts" (four such falls), or "raised" (a third until
+            half of the steps are done, then all).
         clip: Norm that gradients are clipped to; None: they are not.
     """
 
@@ -49,6 +51,8 @@ class Recipe:
             return self.lr * (step + 1) / self.warmup
         if self.schedule == "constant":
             return self.lr
+        if self.schedule == "raised":
+            return self.lr * min(1.0, max(1.0, 1 + 2 * (step - steps / 2) / _RAISING) / 3)
         falls = 4 if self.schedule == "restarts" else 1
         inside = (step - self.warmup) / max(steps - self.warmup, 1) * falls % 1.0
         return self.lr * (0.55 + 0.45 * math.cos(math.pi * inside))

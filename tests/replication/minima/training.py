@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from replication.minima.failures import KINDS, Failure, recipe_of
+from replication.minima.failures import HEALTHY, KINDS, Failure, recipe_of
 from replication.minima.tasks import TASKS, loss_of
 from topowatch_client import attach
 from topowatch_client.spool_reader import SpoolReader
@@ -25,25 +27,31 @@ if TYPE_CHECKING:
 # 0.2 s and more. These networks take some milliseconds, so here it is fixed.
 INTERVALS = {"interval": 64, "probe_interval": 1024, "pulse_interval": 1}
 HEALTHY_STEPS = 2000
-ONSET = 300  # and seven steps later with each seed
+ONSET = 300  # and seven to thirteen steps later with each of ten seeds, at any place among the steps of an item
 AFTER = {"slow": 400, "abrupt": 240}  # steps that a failure has: one that comes back within 200 is no departure
 _PROBES = 128  # of the probe baseline
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the suite; `kind` is one of KINDS or "healthy"."""
+    """One run of the suite; `kind` is one of KINDS or of HEALTHY, `interval` the steps from look to look."""
 
     task: str
     kind: str
     seed: int
+    interval: int = INTERVALS["interval"]
 
     @property
     def onset(self) -> int | None:
         """First step at which something is wrong; None for a healthy run."""
-        if self.kind == "healthy":
+        if self.kind in HEALTHY:
             return None
-        return 0 if self.kind == "warmup" else ONSET + 7 * self.seed
+        return 0 if self.kind == "warmup" else ONSET + 7 * (self.seed % 10) + self.seed % 10 // 2
+
+    @property
+    def random(self) -> int:
+        """What its weights and batches come from: no two runs share them, so that no healthy step counts twice."""
+        return zlib.crc32(f"{self.task} {self.kind} {self.seed}".encode())
 
     @property
     def steps(self) -> int:
@@ -55,22 +63,22 @@ def train(job: Job) -> dict[str, np.ndarray]:
     """Train it with the client attached.
 
     Returns:
-        losses, gradients (norms before the bug and after clipping), rates, probes (mean loss on fixed probes): one a
-        step, T; arrived (int64): how many items were in the spool at the end of each step, T; items (uint8) and their
-        lengths; descriptor (uint8).
+        losses, gradients (norms as they are before any clipping, with what a bug has scaled them by), rates, probes
+        (mean loss on fixed probes): one a step, T; arrived (int64): how many items were in the spool at the end of each
+        step, T; items (uint8) and their lengths; descriptor (uint8).
     """
     logging.getLogger("topowatch").setLevel(logging.ERROR)
-    torch.manual_seed(job.seed)
+    torch.manual_seed(job.random)
     task = TASKS[job.task]
     failure = Failure(job.steps) if job.onset is None else KINDS[job.kind].plant(job.onset)
     with tempfile.TemporaryDirectory() as folder:
         model = task.build()
         recipe = recipe_of(job.kind, task, job.seed, failure.onset)
         optimiser = recipe.optimiser_of(model)
-        config = {"mode": "offline", "spool_dir": folder, **INTERVALS}
+        config = {"mode": "offline", "spool_dir": folder, **INTERVALS, "interval": job.interval}
         probe = task.probe()
         watch = attach(model, optimiser, run="run", probe=probe, loss=_each, config=config)
-        generator = torch.Generator().manual_seed(1000 + job.seed)
+        generator = torch.Generator().manual_seed(job.random + 1)
         columns: dict[str, list[float]] = {name: [] for name in ("losses", "gradients", "rates", "probes", "arrived")}
         for step in range(job.steps):
             batch = failure.batch(step, task.draw(generator, failure.size(step, recipe.batch)), generator)
@@ -81,11 +89,12 @@ def train(job: Job) -> dict[str, np.ndarray]:
             loss = loss_of(model, batch)
             loss.backward()
             clip = failure.clip(step, recipe.clip)
-            if clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            whole = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip is None else clip)
+            clipped = _norm(model)
             failure.gradients(step, model)
-            gradient = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            gradient = whole * _norm(model) / clipped.clamp(min=1e-30)
             optimiser.step()
+            failure.weights(step, model, generator)
             columns["arrived"].append(watch.status["samples"])
             watch.log(loss=loss)
             values = (loss.item(), gradient.item(), rate, _probe_loss(model, task, probe))
@@ -99,6 +108,10 @@ def train(job: Job) -> dict[str, np.ndarray]:
 def _length(job: Job) -> int:
     """Return the steps that the schedule is made for: a failure comes into a run that was to last longer."""
     return HEALTHY_STEPS if job.onset is None else 1000
+
+
+def _norm(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def _each(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
