@@ -122,7 +122,7 @@ class Activations:
             float32 (modules × FIELDS) on the device of the first; see `moments` and `attention.entropy`, NaN where
             a module shows no such thing. And the modules' names.
         """
-        if self._handles:
+        if self._modules and self._handles:
             self.coverage = sum(index < len(self._modules) for index in self._fired) / len(self._modules)
             missing = [name for index, (name, _) in enumerate(self._modules) if index not in self._fired]
             if missing:

@@ -66,13 +66,16 @@ def search(
     Args:
         tensors: The parameters.
         before: Copies of them before the update.
-        losses: Gives a context in which the model's loss can be asked for.
+        losses: Gives a context in which the model's loss can be asked for; entered anew at each multiple, as what a
+            pass keeps of weights (casts of autocast, a module's own) lasts as long.
     """
-    with moving(tensors) as now, losses() as loss:
+    with moving(tensors) as now:
 
         def at(multiple: float) -> float:
             for tensor, start, end in zip(tensors, before, now, strict=True):
-                tensor.data.copy_(torch.lerp(start.float(), end.float(), multiple))
-            return float(loss())
+                wide = torch.promote_types(tensor.dtype, torch.float32)
+                tensor.data.copy_(torch.lerp(start.to(wide), end.to(wide), multiple))
+            with losses() as loss:
+                return float(loss())
 
         return critical_multiple(at)

@@ -29,7 +29,8 @@ def trainable(model: torch.nn.Module) -> list[torch.Tensor]:
     """Return the parameters that training moves.
 
     Raises:
-        ImmovableError: They are sharded, larger than `LARGEST_BYTES`, of a kind that a copy does not restore, or none.
+        ImmovableError: They are sharded, larger than `LARGEST_BYTES`, of a kind that a copy does not restore, shared
+            with other processes, or none.
     """
     if is_collective(model):
         raise ImmovableError("the model is sharded")
@@ -41,6 +42,8 @@ def trainable(model: torch.nn.Module) -> list[torch.Tensor]:
         plain = type(parameter.data) is torch.Tensor and parameter.layout is torch.strided
         if not plain or not parameter.is_floating_point() or parameter.device.type == "meta":
             raise ImmovableError(f"a parameter of {tuple(parameter.shape)} is no plain tensor of real numbers")
+        if parameter.device.type == "cpu" and parameter.is_shared():  # type: ignore[no-untyped-call] # torch leaves it so
+            raise ImmovableError("other processes share the weights")
     return list(found)
 
 

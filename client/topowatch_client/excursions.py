@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from topowatch_client import critical, steps
+from topowatch_client import critical, names, steps
 from topowatch_client.displaced import ImmovableError, copies, trainable
 from topowatch_client.governor import Spent
 from topowatch_client.guard import from_signal_handler
-from topowatch_client.last_batch import LastBatch
+from topowatch_client.last_batch import NO_LOSS, LastBatch
 from topowatch_client.messages import CriticalStep, LossSlice
 from topowatch_client.meter import Span
 from topowatch_client.slices import EXTENT, Slice
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from topowatch_client.weights import Weights
     from topowatch_client.wishes import SliceWish
 
+_SEVERAL = (
+    "no probe set with targets was given, and with several processes the last batch is not passed again: "
+    "pass probe=(inputs, targets) to attach"
+)
 _log = logging.getLogger("topowatch")
 
 
@@ -143,8 +147,9 @@ class Excursions:
         return found._replace(points=points, gradient=gradient)
 
     def drop(self, why: str) -> None:
-        """Give up a slice that is under way."""
+        """Give up what is under way."""
         self._before = None
+        self._batch.forget()
         if self._wish is not None:
             self._refuse(self._wish, why)
 
@@ -158,19 +163,19 @@ class Excursions:
 
     def _keep(self, step: int) -> None:
         """Keep the weights as they are before the next step's update; the first batch is only to see if it will do."""
+        probe = self._probe()
+        if probe is not None and probe.facts is None:
+            return  # only its first pass tells whether it makes a loss
         on_probes = self._on_probes()
         if on_probes is None:
             self._look_at_batch()
-        if (on_probes or self._batch.proven) and self._model is not None:
+        if (on_probes or (self._batch.armed and self._batch.proven)) and self._model is not None:
             span = Span(self._device)
             self._before = _Before(step, copies(trainable(self._model)), span.stop())
 
     def _search(self, step: int) -> None:
         before, self._before = self._before, None
-        self._batch.disarm()
-        source = self._source()
-        if source is None:
-            self._give_up(self._why_no_loss())
+        source = self._source_seen()
         if before is not None and before.step == step - 1 and source is not None and self._model is not None:
             self._search_along(before, source, self._model)
         self._batch.forget()
@@ -203,10 +208,9 @@ class Excursions:
             )
 
     def _take_point(self, wish: SliceWish, step: int) -> None:
-        self._batch.disarm()
-        source = self._source()
+        source = self._source_seen()
         if source is None or self._model is None:
-            self._give_up(self._why_no_loss())
+            self.drop("the probe set is not passed any more")
             return
         span = Span(self._device)
         if self._underway is None:
@@ -224,33 +228,32 @@ class Excursions:
         step = self._underway.step if self._underway is not None else 0
         self._found = self._found._replace(loss_slice=LossSlice(wish.id, step, problem=why), losses=None)
         self._wish = self._underway = None
-        self._batch.forget()
 
     # What both need
 
-    def _source(self) -> Probe | LastBatch | None:
-        """Return what makes a loss, None where nothing is known to."""
-        return self._on_probes() or (self._batch if self._batch.has_loss else None)
+    def _source_seen(self) -> Probe | LastBatch | None:
+        """Return what makes a loss, None where nothing does; give up if the model was looked at and made none."""
+        looked = self._batch.armed
+        self._batch.disarm()
+        source = self._on_probes() or (self._batch if self._batch.has_loss else None)
+        if looked and source is None:
+            self._give_up(self._batch.problem or NO_LOSS)
+        return source
 
     def _on_probes(self) -> Probe | None:
         probe = self._probe()
         return probe if probe is not None and probe.has_loss else None
 
     def _look_at_batch(self) -> None:
-        """See the calls of the next step."""
+        """See the calls of the next step, where that can be done."""
         if self._alone:
             self._batch.arm()
-
-    def _why_no_loss(self) -> str:
-        return self._batch.problem or (
-            "no probe set with targets was given, and with several processes the last batch is not passed again: "
-            "pass probe=(inputs, targets) to attach"
-        )
+        if not self._batch.armed:
+            self._give_up(self._batch.problem or _SEVERAL)
 
     def _give_up(self, why: str) -> None:
-        self.problem = why
-        self.drop(why)
-        self._batch.forget()
+        self.problem = names.of_value(why)  # an error of the job's may say anything, at any length
+        self.drop(self.problem)
 
     def _settle(self) -> Spent:
         """Account for the last point, once the device has passed it."""

@@ -103,7 +103,7 @@ class Governor:
         self.probe_interval = max(power_of_two_above(wanted), self.interval)
         self._probes_fixed = budget.probe_interval is not None or budget.interval is not None
         self.pulse_interval = power_of_two_above(budget.pulse_interval or 1)
-        self.critical_interval = power_of_two_above(budget.critical_interval or _FIRST_SEARCHES * self.probe_interval)
+        self._searches_wanted = power_of_two_above(budget.critical_interval or _FIRST_SEARCHES * self.probe_interval)
         self.point_interval = self.gradient_interval = self.interval
         self._looks: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._samples: deque[Spent] = deque(maxlen=_LOOK_BACK)
@@ -117,6 +117,11 @@ class Governor:
         self._own, self._whole = Spent(), Spent()  # since the start
         self._window_own, self._window_whole = Spent(), Spent()  # lately
         self._window_forwarder = Spent()
+
+    @property
+    def critical_interval(self) -> int:
+        """Steps between searches for the critical step; a sample is to go with each."""
+        return max(self._searches_wanted, self.interval)
 
     @property
     def account(self) -> tuple[Spent, Spent]:
@@ -277,13 +282,14 @@ class Governor:
 
     def _choose_excursions(self, step: Spent, whole: float, noise: float) -> None:
         """Choose the intervals of what is dear and rare; while a slice is taken nothing is searched for."""
-        search, point = _usual(self._searches, self._probes, _SEARCH_PASSES), _usual(self._points, self._probes, 1)
+        # Without a probe set what counts as passes are hooks on the job's own, which cost next to nothing.
+        passes = self._probes if self._budget.probes else deque[Spent]()
+        search, point = _usual(self._searches, passes, _SEARCH_PASSES), _usual(self._points, passes, 1)
         if search is not None and self._budget.critical_interval is None:
             share = search.share_of(step)
             needed = share / (whole * _EXCURSION_SHARE)
-            self.critical_interval = _settle(self.critical_interval, needed, share, noise, seldom=_RARE)
-            self.critical_interval = max(self.critical_interval, 2 * self.probe_interval)
-        self.critical_interval = max(self.critical_interval, self.interval)
+            wanted = _settle(self._searches_wanted, needed, share, noise, seldom=_RARE)
+            self._searches_wanted = max(wanted, 2 * self.probe_interval)
         if point is not None:
             share = point.share_of(step)
             self.point_interval = _settle(self.point_interval, share / (whole * _EXCURSION_SHARE), share, noise)

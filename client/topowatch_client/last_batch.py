@@ -16,7 +16,7 @@ from topowatch_client.untouched import Untouched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NO_LOSS = "the model returns no loss, and no probe set with targets was given: pass probe=(inputs, targets) to attach"
+NO_LOSS = "the model returns no loss, and no probe set with targets was given: pass probe=(inputs, targets) to attach"
 
 
 class LastBatch:
@@ -36,6 +36,11 @@ class LastBatch:
         self._call: tuple[Any, Any] | None = None
 
     @property
+    def armed(self) -> bool:
+        """Whether calls are looked at."""
+        return self._handle is not None
+
+    @property
     def has_loss(self) -> bool:
         """Whether a batch is there."""
         return self._call is not None
@@ -53,7 +58,7 @@ class LastBatch:
             self._handle.remove()
             self._handle = None
             if self._call is None:
-                self.problem = self.problem or _NO_LOSS
+                self.problem = self.problem or NO_LOSS
 
     def forget(self) -> None:
         """Look no more, and keep no batch."""
@@ -85,21 +90,27 @@ class LastBatch:
         """Yield what passes the batch and returns the model's loss; the model is as it was once the block ends."""
         call = self._call
         if call is None:
-            raise ValueError(self.problem or _NO_LOSS)
+            raise ValueError(self.problem or NO_LOSS)
         with self._untouched.evaluating():
             yield lambda: _loss_of(self._model(*call[0], **call[1]))
 
 
 def own_loss(result: Any) -> torch.Tensor | None:
-    """Return the loss that a model has put into what it returns: as `loss`, as the first of several, or alone."""
+    """Return the loss that a model has put into what it returns: as `loss`, as the first of several, or alone.
+
+    Without that name, what has dimensions is no loss: the output for one example may be one number as well.
+    """
+    named = True
     if isinstance(result, Mapping):
         result = result.get("loss")
     elif hasattr(result, "loss"):
         result = result.loss
-    elif isinstance(result, (tuple, list)) and result:
-        result = result[0]
-    found = isinstance(result, torch.Tensor) and result.numel() == 1 and result.is_floating_point()
-    return result if found else None
+    else:
+        named = False
+        result = result[0] if isinstance(result, (tuple, list)) and result else result
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        return None
+    return result if (result.numel() == 1 if named else result.dim() == 0) else None
 
 
 def _loss_of(result: Any) -> torch.Tensor:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from topowatch_client import meter, steps
-from topowatch_client.pulse import Pulse, variances
+from topowatch_client.pulse import Pulse, norms
 from topowatch_client.scalars import ScalarBuffer
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class News:
         self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], governor: Governor, *, prompt: bool
     ) -> None:
         self.scalars = ScalarBuffer()
-        self._pulse = Pulse(variances(model))
+        self._pulse = Pulse(norms(model))
         self._optimizers = optimizers
         self._governor = governor
         self._pause = 0.0 if prompt else _SECONDS
@@ -86,6 +86,10 @@ class News:
         """Hand out everything and forget it."""
         self._taken_at = time.monotonic()
         return Taken(self.scalars.take(), self._pulse.take())
+
+    def restart(self) -> None:
+        """Take in that the job goes on from elsewhere."""
+        self._pulse.restart()
 
     def release(self) -> None:
         """Keep nothing of the job."""

@@ -219,7 +219,7 @@ class Observer:
         elif self.governor.prepares_at(step):
             span = Span(self._device)
             self._before = _Before(step, self._weights.look().rows, span.stop())
-        elif self._news.due():
+        elif self._taken is None and self._news.due():  # one that is still on its way goes first
             self._taken = take(step, self._news.take())
             self._emit()
 
@@ -296,6 +296,7 @@ class Observer:
         self._wanted_incarnation = incarnation
         self._before = None
         self._sampled_step = -1
+        self._news.restart()
         self.excursions.drop("the job began again at another step")
 
     def _begin(self) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from topowatch_client.scalars import Series
+from topowatch_client.sketch import to_device
 from topowatch_client.weights import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from topowatch_client.messages import Array
     from topowatch_client.sketch import Part
@@ -36,26 +37,35 @@ class _Place(NamedTuple):
     parameter: torch.Tensor
     start: int  # in memory, from its first element
     length: int
+    size: int  # of the parameter, in elements
+    device: torch.device
+    find_gradient: Callable[[], torch.Tensor | None] | None  # see `Part`
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a view of the place in a tensor as large as the parameter."""
         return tensor.as_strided((self.length,), (1,), tensor.storage_offset() + self.start)
+
+    def is_there(self) -> bool:
+        """Say whether the parameter has it now: it may be given anything by `.data`, or its memory be taken away."""
+        now = self.parameter
+        return now.numel() == self.size and now.device == self.device and _is_dense(now) and now.data_ptr() != 0
 
 
 class Pulse:
     """Feels how a model moves. Reads no number back, so that on an accelerator nothing waits.
 
     Args:
-        variances: Running variances of the model's batch norms.
+        norms: The model's batch norms.
     """
 
-    def __init__(self, variances: Sequence[torch.Tensor] = ()) -> None:
-        self._variances = _first_channels(variances)
-        self._averages = _averages([len(each) for each in self._variances])
+    def __init__(self, norms: Sequence[torch.nn.Module] = ()) -> None:
+        self._norms = norms
+        self._variances: list[torch.Tensor] = []
+        self._averages = torch.zeros(0, device="cpu")
         self._usual: torch.Tensor | None = None
         self._places: list[_Place] = []
         self._views: list[torch.Tensor] = []
-        self._addresses: tuple[int, ...] = ()
+        self._addresses: list[int] = []
         self._known: tuple[int, torch.Tensor] | None = None  # the sample at the end of a step
         self._beats: list[tuple[int, torch.Tensor]] = []
         self._absent: torch.Tensor | None = None
@@ -63,31 +73,42 @@ class Pulse:
     def __len__(self) -> int:
         return len(self._beats)
 
+    @torch.no_grad()
     def choose(self, step: int, parts: Iterable[Part]) -> None:
         """Take the sample from these parts, as they are at the end of `step`, unless it is theirs already."""
         places = _places([part for part in parts if not part.frozen])
-        addresses = tuple(place.parameter.data_ptr() for place in places)
+        addresses = _addresses(place.parameter for place in places)
         if addresses != self._addresses:
             self._places, self._addresses = places, addresses
-            self._views = [place.of(place.parameter.detach()) for place in places]
-            self._known = None
+            self._views = self._find()
             self.remember(step)
+        found = _first_channels(_variances(self._norms))  # a model that moved or was loaded has others now
+        if _addresses(found) != _addresses(self._variances):
+            self._variances, self._averages, self._usual = found, _averages(found), None
+
+    def restart(self) -> None:
+        """Forget the path so far: the job goes on from elsewhere."""
+        self._known = self._usual = None
+        self._beats = []
 
     def release(self) -> None:
         """Keep nothing of the model."""
+        self._norms = ()
         self.choose(0, ())
-        self._variances, self._beats, self._usual = [], [], None
+        self.restart()
 
+    @torch.no_grad()
     def remember(self, step: int) -> None:
         """Keep the sample at the end of `step`, as the next step's beat is to tell the update."""
-        if self._views:
-            self._known = (step, self._sample())
+        sample = self._sample()
+        self._known = (step, sample) if sample is not None else None
 
+    @torch.no_grad()  # gradients may hang on a graph, which a beat would keep
     def beat(self, step: int) -> None:
         """Take in the end of `step`; its gradients must still be there."""
-        if not self._views:
-            return
         sample = self._sample()
+        if sample is None:
+            return
         if self._absent is None or self._absent.device != sample.device:
             self._absent = sample.new_full((), ABSENT)
         moved = None
@@ -95,7 +116,7 @@ class Pulse:
             update = sample - self._known[1]
             moved = torch.dot(update, update)
         self._known = (step, sample)
-        drift = self._drift() if step % _DRIFT_EVERY == 0 else None
+        drift = self._drift(sample.device) if step % _DRIFT_EVERY == 0 else None
         numbers = (self._gradient_norm(), torch.dot(sample, sample), moved, drift)
         self._beats.append((step, torch.stack([self._absent if each is None else each for each in numbers])))
 
@@ -104,26 +125,39 @@ class Pulse:
         beats, self._beats = self._beats, []
         return [step for step, _ in beats], torch.stack([numbers for _, numbers in beats]) if beats else None
 
-    def _sample(self) -> torch.Tensor:
-        return torch.cat(self._views).float()
+    def _sample(self) -> torch.Tensor | None:
+        """Copy the sample; None where a parameter has no place for it now."""
+        addresses = _addresses(place.parameter for place in self._places)
+        if addresses != self._addresses:  # from now on no view is kept: it would hold memory that the job gives away
+            self._addresses, self._views = addresses, []
+        views = self._views or self._find()
+        if len(views) < len(self._places):
+            self._addresses = []  # what is chosen at the next look is new
+            return None
+        return torch.cat(views).float() if views else None
+
+    def _find(self) -> list[torch.Tensor]:
+        return [place.of(place.parameter) for place in self._places if place.is_there()]
 
     def _gradient_norm(self) -> torch.Tensor | None:
         found = [
             place.of(gradient)
             for place in self._places
-            if (gradient := place.parameter.grad) is not None and _is_dense(gradient)
+            if (gradient := place.find_gradient() if place.find_gradient else place.parameter.grad) is not None
+            and _is_dense(gradient)
         ]
         return torch.linalg.vector_norm(torch.cat(found).float()) if found else None
 
-    def _drift(self) -> torch.Tensor | None:
+    def _drift(self, device: torch.device) -> torch.Tensor | None:
         if not self._variances:
             return None
-        now = self._averages.to(self._variances[0].device) @ torch.cat(self._variances).float().clamp_min(_TINY).log()
+        logarithms = torch.cat(self._variances).float().clamp_min_(_TINY).log_()
+        now = (self._averages * logarithms).sum(1)  # autocast would make a product of matrices coarse
         if self._usual is None:
-            self._usual = now
+            self._usual = now.nan_to_num(0.0, 0.0)  # what is not finite is taken to begin at 1, as batch norm does
         drift = (now - self._usual).abs().max()
-        self._usual = torch.lerp(self._usual, now, 1 / _MEMORY)
-        return drift.to(self._views[0].device)
+        self._usual = torch.lerp(self._usual, torch.where(now.isfinite(), now, self._usual), 1 / _MEMORY)
+        return drift.to(device)
 
 
 def series(steps: Sequence[int], numbers: Array) -> list[Series]:
@@ -145,10 +179,18 @@ def series(steps: Sequence[int], numbers: Array) -> list[Series]:
     return found
 
 
-def variances(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return the running variances of all batch norms, in their order."""
-    named = (module._buffers.get("running_var") for module in model.modules())
+def norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return all modules that keep a running variance, in their order."""
+    return [module for module in model.modules() if "running_var" in module._buffers]
+
+
+def _variances(norms: Sequence[torch.nn.Module]) -> list[torch.Tensor]:
+    named = (module._buffers.get("running_var") for module in norms)
     return [each for each in named if each is not None and each.is_floating_point() and each.device.type != "meta"]
+
+
+def _addresses(tensors: Iterable[torch.Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _places(parts: Sequence[Part]) -> list[_Place]:
@@ -159,8 +201,9 @@ def _places(parts: Sequence[Part]) -> list[_Place]:
     wanted = min(_PARTS, len(here))
     places = []
     for part in (here[index * len(here) // wanted] for index in range(wanted)):
-        count = min(part.values.numel(), _ELEMENTS)
-        places.append(_Place(part.values, (part.values.numel() - count) // 2, count))
+        values, size = part.values, part.values.numel()
+        count = min(size, _ELEMENTS)
+        places.append(_Place(values, (size - count) // 2, count, size, values.device, part.find_gradient))
     return places
 
 
@@ -177,11 +220,11 @@ def _first_channels(variances: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [chosen[index * len(chosen) // wanted].detach()[:_CHANNELS] for index in range(wanted)]
 
 
-def _averages(lengths: Sequence[int]) -> torch.Tensor:
-    """Return the matrix that averages stretches of a vector, layers × elements."""
-    matrix = torch.zeros(len(lengths), sum(lengths), device="cpu")
+def _averages(variances: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the matrix that averages stretches of a vector, layers × elements, float32 on the device of these."""
+    matrix = torch.zeros(len(variances), sum(map(len, variances)), dtype=torch.float32, device="cpu")
     place = 0
-    for row, length in zip(matrix, lengths, strict=True):
-        row[place : place + length] = 1 / length
-        place += length
-    return matrix
+    for row, each in zip(matrix, variances, strict=True):
+        row[place : place + len(each)] = 1 / len(each)
+        place += len(each)
+    return to_device(matrix, variances[0].device) if variances else matrix

@@ -8,6 +8,7 @@ coordinate 0 of the whole does. Parts of all senders tile the model, so their sk
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import math
 import sys
@@ -184,7 +185,8 @@ class Shards:
             if mine and info.in_shard:
                 values = local.narrow(0, info.offset_in_shard, info.numel_in_shard)
                 where = (shape.numel(),), (info.intra_param_start_idx,)
-                held.append(Part(clean, values, *where, gradients(index, info), not flat.requires_grad))
+                find = functools.partial(gradients, index, info)
+                held.append(Part(clean, values, *where, find(), not flat.requires_grad, find))
             yield clean, shape.numel(), held
 
 
@@ -296,21 +298,18 @@ def _of_layout(name: str, layout: _Layout) -> list[Part]:
     if not layout.blocks:
         return []
     local = parameter._local_tensor  # `to_local` would record a gradient function
-    gradient = parameter.grad
-    if gradient is not None:
-        same = getattr(gradient, "placements", None) == parameter.placements
-        gradient = gradient._local_tensor if same else None
+    shape, frozen = tuple(parameter.shape), not parameter.requires_grad
+    finds = [functools.partial(_gradient_of, parameter, block) for block in layout.blocks]
     return [
-        Part(
-            name,
-            local[block.inside],
-            tuple(parameter.shape),
-            block.starts,
-            None if gradient is None else gradient[block.inside],
-            not parameter.requires_grad,
-        )
-        for block in layout.blocks
+        Part(name, local[block.inside], shape, block.starts, find(), frozen, find)
+        for block, find in zip(layout.blocks, finds, strict=True)
     ]
+
+
+def _gradient_of(parameter: Any, block: _Block) -> torch.Tensor | None:
+    gradient = parameter.grad
+    same = getattr(gradient, "placements", None) == parameter.placements
+    return gradient._local_tensor[block.inside] if same else None
 
 
 # FSDP1: parameters flattened into one

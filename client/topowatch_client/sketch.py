@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DIMENSION = 1021
 # Rows that share one window: long enough that the kernel runs at memory speed, short enough to stay in cache.
@@ -50,6 +50,7 @@ class Part(NamedTuple):
     starts: tuple[int, ...]
     gradient: torch.Tensor | None = None  # of the same elements; None where there is none, or it waits to be reduced
     frozen: bool = False
+    find_gradient: Callable[[], torch.Tensor | None] | None = None  # at a later step, where it is not `values.grad`
 
     @classmethod
     def whole(cls, name: str, values: torch.Tensor) -> Part:

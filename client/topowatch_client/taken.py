@@ -136,25 +136,25 @@ def take(
     pieces: list[tuple[str, torch.Tensor]] = []
     parts = look.parts if look is not None else []
     if look is not None:
-        device = look.rows.device
         pieces += weights.reduced(look.rows, before).items()
         if gradients:
-            pieces.append(("gradients", weights.gradient_norms(parts, device)))
+            pieces.append(("gradients", weights.gradient_norms(parts, look.rows.device)))
         if seen is not None:
-            pieces.append(("activations", seen[0].reshape(-1).to(device)))
+            pieces.append(("activations", seen[0].reshape(-1)))
     if probe is not None:
-        device = pieces[0][1].device if pieces else probe.tensors["sketch"].device
-        pieces += [(_PROBE + name, values.to(device)) for name, values in probe.tensors.items()]
+        pieces += [(_PROBE + name, values) for name, values in probe.tensors.items()]
     if findings.gradient is not None:
         pieces.append(("gradient", findings.gradient))
     if findings.losses is not None:
-        pieces.append(("slice", findings.losses.to(pieces[0][1].device if pieces else findings.losses.device)))
+        pieces.append(("slice", findings.losses))
     if pulsed is not None:
-        pieces.append(("pulse", pulsed.reshape(-1).to(pieces[0][1].device if pieces else pulsed.device)))
+        pieces.append(("pulse", pulsed.reshape(-1)))
     if scalars.on_device:
-        device = pieces[0][1].device if pieces else scalars.on_device[0].device
-        pieces.append(("scalars", torch.stack([value.to(device) for value in scalars.on_device])))
-    host, event = _to_host(torch.cat([piece for _, piece in pieces]) if pieces else torch.zeros(0, device="cpu"))
+        first = scalars.on_device[0].device
+        pieces.append(("scalars", torch.stack([value.to(first) for value in scalars.on_device])))
+    device = pieces[0][1].device if pieces else torch.device("cpu")  # they may come from several
+    whole = [piece.to(device) for _, piece in pieces] or [torch.zeros(0, device=device)]
+    host, event = _to_host(torch.cat(whole))
     return Taken(
         step,
         scalars,

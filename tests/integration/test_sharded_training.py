@@ -134,6 +134,7 @@ def test_the_summed_sketch_is_that_of_the_whole_model(trained: tuple[int, Path])
             assert rank.descriptor.key.run == ranks[0].status["run"]
             assert (rank.status["coverage"], rank.status["failures"]) == (1.0, 0)
             assert sorted(rank.samples) == list(range(STEPS))
+        assert "pulse_gradient_norm" in {series.name for series in ranks[0].samples[STEPS - 1].scalars}, kind
         weights = torch.load(out / kind / "weights.pt")
         _check_sums(weights, [[ranks[index].samples[step] for index in senders] for step in range(STEPS)])
 

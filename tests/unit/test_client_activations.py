@@ -222,6 +222,28 @@ def test_a_step_that_compiles_under_the_hooks_goes_on_as_if_there_were_none() ->
     assert not counters["graph_break"]
 
 
+class Raw(nn.Module):
+    """Computes with parameters of its own; what it is made of computes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.dropout(inputs @ self.weight)
+
+
+def test_of_a_model_without_leaves_that_compute_nothing_is_seen_and_nothing_missed() -> None:
+    activations = Activations(nn.Sequential(Raw(), nn.Sequential(Raw())))
+    assert activations.arm()
+    with torch.no_grad():
+        activations._model(torch.ones(3, 2))
+    values, names = activations.take()
+    assert (values.shape, names) == ((0, 6), [])
+    assert (activations.coverage, activations.problem) == (1.0, None)
+
+
 def test_layers_travel_with_what_either_side_knows_of_them() -> None:
     seen = {"a": LayerStatistics(activation_mean=1.5, zero_fraction=0.25), "b": LayerStatistics(activation_mean=2.0)}
     probe = ProbeResult(np.zeros(3, np.float32), np.zeros(0), np.zeros(0), layers=seen)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +18,11 @@ from torch import nn
 import topowatch_client
 from client_loops import network, samples, train
 from topowatch_client import displaced
-from topowatch_client.critical import PASSES, critical_multiple
+from topowatch_client.critical import PASSES, critical_multiple, search
+from topowatch_client.last_batch import own_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SETTINGS = {"mode": "offline", "interval": 4, "probe_interval": 8, "critical_interval": 16}
@@ -52,11 +56,53 @@ def test_a_loss_that_is_not_finite_stands_above_and_without_a_start_there_is_no_
     assert critical_multiple(lambda _: math.nan) is None
 
 
-def least_squares(tmp_path: Path, rate: float, **settings: Any) -> tuple[Any, list[float]]:
+def test_weights_of_double_precision_are_moved_as_finely() -> None:
+    weight = torch.tensor([1e9 + 1], dtype=torch.float64)
+
+    @contextlib.contextmanager
+    def losses() -> Iterator[Callable[[], torch.Tensor]]:
+        yield lambda: (weight - (1e9 + 0.75)).square().sum()
+
+    assert search([weight], [torch.tensor([1e9], dtype=torch.float64)], losses) == pytest.approx(1.5, rel=0.01)
+
+
+class Half(nn.Module):
+    """Opens autocast within its own forward pass, as the wrapper of Accelerate does."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(inputs)
+
+
+class Keeping(nn.Module):
+    """Keeps what it has made of its weights for as long as it is not trained."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+        self.turned: torch.Tensor | None = None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.turned = None
+            return inputs @ self.inner.weight.t()
+        if self.turned is None:
+            self.turned = self.inner.weight.t().clone()
+        return inputs @ self.turned
+
+
+def least_squares(
+    tmp_path: Path, rate: float, wrapped: Callable[[nn.Linear], nn.Module] = lambda linear: linear, **settings: Any
+) -> tuple[Any, list[float]]:
     """Descend on least squares, whole batch; return the handle and the exact multiples by step."""
     torch.manual_seed(1)
     inputs, targets = torch.randn(40, 6), torch.randn(40, 1)
-    model = nn.Linear(6, 1, bias=False)
+    linear = nn.Linear(6, 1, bias=False)
+    model = wrapped(linear)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     watch = topowatch_client.attach(
         model,
@@ -71,8 +117,8 @@ def least_squares(tmp_path: Path, rate: float, **settings: Any) -> tuple[Any, li
         optimizer.zero_grad()
         loss = (model(inputs) - targets).square().mean()
         loss.backward()
-        assert model.weight.grad is not None
-        gradient = model.weight.grad.flatten().clone()
+        assert linear.weight.grad is not None
+        gradient = linear.weight.grad.flatten().clone()
         optimizer.step()
         exact.append(float(2 * gradient @ gradient / (rate * gradient @ hessian @ gradient)))
     return watch, exact
@@ -86,6 +132,22 @@ def test_along_a_step_of_gradient_descent_it_is_twice_the_inverse_of_the_curvatu
     assert list(found) == list(range(8, 100, 8))
     assert found[8].critical_step == pytest.approx(exact[8], rel=0.1)  # later ones drown in float32
     assert found[8].learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("wrapped", [Half, Keeping])
+def test_what_a_pass_keeps_of_the_weights_does_not_stand_for_the_next(tmp_path: Path, wrapped: Any) -> None:
+    watch, exact = least_squares(tmp_path, 0.2, wrapped, critical_interval=4)
+    found = [each for each in samples(watch) if each.HasField("curvature")]
+    assert found[0].step == 4
+    assert found[0].curvature.critical_step == pytest.approx(exact[4], rel=0.2)  # losses are of half precision
+
+
+@pytest.mark.parametrize("start", [15, 16])
+def test_a_job_that_goes_on_where_a_search_is_due_is_measured_from_the_next_on(tmp_path: Path, start: int) -> None:
+    """The first hook has seen no step before it, and the probe set was not passed so far."""
+    watch, _ = least_squares(tmp_path, 0.1, start_step=start)
+    assert [each.step for each in samples(watch) if each.HasField("curvature")] == list(range(32, 113, 16))
+    assert watch.status["not_measured"] is None
 
 
 def test_without_a_fixed_interval_searches_are_rarer_than_probe_passes(tmp_path: Path) -> None:
@@ -123,6 +185,43 @@ def test_without_a_probe_set_the_last_batch_does_for_a_model_that_returns_its_lo
     assert watch.status["not_measured"] is None
 
 
+def test_a_search_that_comes_sooner_than_was_foreseen_is_left_out(tmp_path: Path) -> None:
+    """As where the interval was shortened a step before: nobody has looked at the batch."""
+    model = OwnLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = topowatch_client.attach(model, optimizer, config={**SETTINGS, "spool_dir": tmp_path})
+    for step in range(40):
+        if step == 8:
+            watch._observer.governor.searches_at = lambda step: step in {8, 16, 24}
+        optimizer.zero_grad()
+        model(torch.randn(8, 6), labels=torch.zeros(8))["loss"].backward()
+        optimizer.step()
+    assert [each.step for each in samples(watch) if each.HasField("curvature")] == [24]
+    assert watch.status["not_measured"] is None
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_why_nothing_is_measured_is_the_reason_that_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = topowatch_client.attach(model, optimizer, run="r", config={**SETTINGS, "spool_dir": tmp_path})
+    train(model, optimizer, 40)
+    assert ("several processes" in watch.status["not_measured"]) == (processes > 1)
+    assert "pass probe=(inputs, targets)" in watch.status["not_measured"]
+
+
+def test_a_loss_is_what_has_its_name_or_one_number_without_dimensions() -> None:
+    loss, output = torch.tensor(0.5), torch.tensor([[0.5]])
+    found = [{"loss": loss, "logits": output}, {"loss": output}, (loss, output), SimpleNamespace(loss=loss), loss]
+    assert all(own_loss(each) is not None for each in found)
+    none = [output, (output, loss), [output], {"logits": loss}, {"loss": torch.ones(2)}, torch.tensor(3), (), None]
+    assert all(own_loss(each) is None for each in none)
+
+
 def test_without_any_loss_nothing_is_guessed_and_the_status_says_what_to_do(tmp_path: Path) -> None:
     model = network()
     watch = topowatch_client.attach(
@@ -139,6 +238,13 @@ def test_a_model_that_is_too_large_to_copy_stays_where_it_is(tmp_path: Path, mon
     watch, _ = least_squares(tmp_path, 0.1)
     assert not [each for each in samples(watch) if each.HasField("curvature")]
     assert "its trained parameters take" in watch.status["not_measured"]
+
+
+def test_weights_that_other_processes_share_stay_where_they_are() -> None:
+    """Those train them meanwhile, and what is put back would undo it."""
+    model = network().share_memory()
+    with pytest.raises(displaced.ImmovableError, match="other processes"):
+        displaced.trainable(model)
 
 
 def test_weights_come_back_bit_by_bit_whatever_happens_meanwhile() -> None:

@@ -12,9 +12,14 @@ CAP = 0.005
 STEPS = 1 << 14
 
 
-def run(governor: Governor, step: float, probe: float, *, slices: bool, start: int = 0) -> tuple[float, int, int]:
-    """Train for `STEPS`; return the share of looking, searches, and points of a slice that never ends."""
-    sample, total, own_total, searches, points = 0.02 * step, 0.0, 0.0, 0, 0
+def run(
+    governor: Governor, step: float, probe: float, *, slices: bool = False, start: int = 0, sample: float = 0.02
+) -> tuple[float, int, int]:
+    """Train for `STEPS`; return the share of looking, searches, and points of a slice that never ends.
+
+    Costs are in seconds, but for that of a sample, which is in steps.
+    """
+    sample, total, own_total, searches, points = sample * step, 0.0, 0.0, 0, 0
     for number in range(start, start + STEPS):
         own = 0.0
         if slices and governor.points_at(number):
@@ -74,8 +79,34 @@ def test_a_fixed_interval_is_rounded_up_and_kept(wanted: int, chosen: int) -> No
     assert governor.critical_interval == chosen
 
 
-def test_without_excursions_nothing_is_kept_back_for_them() -> None:
+def test_a_fixed_interval_comes_back_once_samples_are_as_frequent_again() -> None:
+    governor = Governor(Budget(cap=CAP, critical_interval=4, excursions=True))
+    assert governor.critical_interval == governor.interval == 16  # a search has a sample to go with from the start
+    run(governor, 0.1, 0.1, sample=2.0)
+    assert governor.critical_interval == governor.interval > 16
+    run(governor, 0.1, 0.1, sample=1e-5)
+    assert governor.critical_interval == max(governor.interval, 4) <= 16
+
+
+def test_what_hooks_on_the_jobs_own_passes_cost_does_not_tell_what_a_search_would() -> None:
+    """Without a probe set these are all that is known before the first."""
+    governor = Governor(Budget(cap=CAP, excursions=True))
+    first = governor.critical_interval, governor.point_interval
+    for number in range(STEPS // 4):
+        if number % governor.probe_interval == 0:
+            governor.on_probe(Spent(1e-6, 1e-6))
+        if governor.samples_at(number):
+            governor.on_sample(Spent(1e-3, 1e-3))
+        governor.on_step(Spent(0.1, 0.1), Spent(), plain=True)
+    assert (governor.critical_interval, governor.point_interval) == first
+
+
+@pytest.mark.parametrize("probe", [0.075, 0.15])
+def test_without_excursions_nothing_is_kept_back_for_them(probe: float) -> None:
+    """The intervals that these passes ask for lie just below a power of two."""
     without, along = (Governor(Budget(cap=CAP, probes=True, excursions=each)) for each in (False, True))
-    run(without, 0.1, 0.01, slices=False)
-    assert not any(without.searches_at(step) or without.points_at(step) for step in range(STEPS))
     assert not along.searches_at(0)  # no update has been seen
+    for governor in (without, along):
+        run(governor, 0.1, probe)
+    assert without.probe_interval < along.probe_interval
+    assert not any(without.searches_at(step) or without.points_at(step) for step in range(STEPS))

@@ -14,6 +14,7 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from topowatch_client.pulse import Pulse
 from topowatch_client.scalars import ScalarBuffer, Series
 from topowatch_client.shards import Patterns, Shards
 from topowatch_client.sketch import FoldSketch
@@ -175,6 +176,21 @@ def test_a_shard_that_fsdp_hides_behind_its_gathered_whole_is_still_found() -> N
         (after,) = shards.held()
         assert torch.equal(before.values, after.values)
         assert after.starts == ((0, 0), (5, 0))[rank]
+
+
+def test_the_pulse_finds_the_gradient_of_each_step_in_what_is_sharded() -> None:
+    as_rank(0, 2)
+    mesh = init_device_mesh("cpu", (2,))
+    model = Holder(w=distribute_tensor(numbers(8, 4), mesh, [Shard(0)], src_data_rank=None))
+    pulse = Pulse()
+    pulse.choose(0, Shards(model, 0).held())
+    gradients = [numbers(8, 4), 2 * numbers(8, 4)]
+    for step, gradient in enumerate(gradients, 1):
+        model.w.grad = distribute_tensor(gradient, mesh, [Shard(0)], src_data_rank=None)
+        pulse.beat(step)
+    _, found = pulse.take()
+    assert found is not None
+    torch.testing.assert_close(found[:, 0], torch.stack([gradient[:4].norm() for gradient in gradients]))
 
 
 def test_parameters_that_are_added_or_replaced_later_are_found() -> None:

@@ -85,10 +85,11 @@ def watched(tmp_path: Path, model: nn.Module, optimizer: Any, **arguments: Any) 
     return topowatch_client.attach(model, optimizer, config=config, **arguments)
 
 
-def probed(tmp_path: Path) -> tuple[nn.Module, Any, Any]:
+def probed(tmp_path: Path, **arguments: Any) -> tuple[nn.Module, Any, Any]:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = watched(tmp_path, model, optimizer, probe=(INPUTS, torch.randint(3, (20,), generator=generator(1))))
+    probe = (INPUTS, torch.randint(3, (20,), generator=generator(1)))
+    watch = watched(tmp_path, model, optimizer, probe=probe, **arguments)
     watch._observer.governor.points_at = lambda step: step % 2 == 0
     return model, optimizer, watch
 
@@ -138,6 +139,30 @@ def test_a_job_that_can_take_no_slice_says_why(tmp_path: Path, monkeypatch: pyte
     train(model, optimizer, 20)
     assert "copies are made of up to" in slices(watch)[0].problem
     assert watch.status["not_measured"] == slices(watch)[0].problem
+
+
+def test_an_error_that_cannot_be_encoded_is_told_all_the_same(tmp_path: Path) -> None:
+    class OddError(Exception):
+        def __repr__(self) -> str:
+            return "\ud800" + "x" * 1000
+
+    def forward(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        if failing:
+            raise OddError
+        return model(inputs)
+
+    failing = False
+    model, optimizer, watch = probed(tmp_path, forward=forward)
+    train(model, optimizer, 5)
+    ask(watch, ("asked", 3))
+    train(model, optimizer, 4)
+    failing = True
+    train(model, optimizer, 20)
+    (found,) = slices(watch)
+    assert found.problem == watch.status["not_measured"]
+    assert found.problem.startswith("off after an error: -xxx")
+    assert len(found.problem) <= 200
+    assert watch.status["failures"] == 0
 
 
 def test_two_slices_are_not_taken_at_once_and_a_rollback_ends_one(tmp_path: Path) -> None:
