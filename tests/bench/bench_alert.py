@@ -59,9 +59,9 @@ it. The others count from that step, the time in the sample, on, each with those
 loss that becomes NaN, *rise* one that leaves its minimum when the learning rate is raised a hundredfold, which takes
 several losses to tell.
 
-What it is made of: the client hands on what was logged when four beats of its pulse have gathered, or after 4 s; the
-forwarder looks every 0.25 to 1 s; then come a scrape and an evaluation, each 1 s away on average and 2 s at most, and
-`group_wait`.
+What it is made of: the client hands on what was logged when four beats of its pulse have gathered and a second has
+gone, or after 4 s; the forwarder looks every 0.25 to 1 s; then come a scrape and an evaluation, each 1 s away on
+average and 2 s at most, and `group_wait`.
 """
 _ENGINE = """\
 ## {engine}
