@@ -94,7 +94,7 @@ class Pulse:
     def release(self) -> None:
         """Keep nothing of the model."""
         self._norms = ()
-        self.choose(0, ())
+        self._variances, self._places, self._views, self._addresses = [], [], [], []
         self.restart()
 
     @torch.no_grad()

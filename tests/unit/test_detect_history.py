@@ -105,25 +105,38 @@ def test_loss_falls_back_to_the_probes_and_the_curve_follows_every_change():
 def test_what_came_since_detectors_last_looked_is_fresh_wherever_it_belongs():
     history = History()
     history.extend("loss", range(10), np.ones(10))
-    assert history.fresh("loss") == 10
+    assert history.fresh("loss").tolist() == list(range(10))
     history.looked()
-    assert history.fresh("loss") == history.fresh("probe_loss") == 0
+    assert not len(history.fresh("loss"))
+    assert not len(history.fresh("probe_loss"))
     history.extend("loss", [12, 13], [1.0, 1.0])
     history.extend("loss", [11], [1.0])
-    assert history.fresh("loss") == 3
-    assert History.from_state(history.state_dict()).fresh("loss") == 3
+    assert history.fresh("loss").tolist() == [10, 11, 12]
+    history.looked()
+    history.extend("loss", [10], [1.0])
+    assert history.loss.steps[history.fresh("loss")].tolist() == [10]
+    assert History.from_state(history.state_dict()).fresh("loss").tolist() == history.fresh("loss").tolist()
 
 
 @given(st.lists(st.floats(-5, 5), min_size=100, max_size=600), st.integers(0, 600))
-def test_the_highest_of_what_has_become_a_mean_is_kept_and_after_a_rewind_that_of_the_means(values, start):
+def test_the_highest_of_what_has_become_a_mean_is_kept_over_rewinds(values, start):
     series = Series(capacity=64)
     for step, value in enumerate(values):
         series.extend([step], [value])
     assert series.old_highest == max(values[: len(values) - len(series)])
-    before = len(series.old)
     series.discard(start)
-    if len(series.old) < before:
-        assert series.old_highest == max(series.old.tolist(), default=-math.inf)
+    kept = int(series.old_steps[-1]) + 1 if len(series.old_steps) else 0
+    assert series.old_highest == max(values[:kept], default=-math.inf)
+
+
+def test_means_of_a_long_run_stay_as_fine_as_there_is_room_for():
+    series = Series(capacity=64)
+    values = np.arange(100_000.0)
+    for start in range(0, len(values), 1000):
+        series.extend(np.arange(start, start + 1000), values[start : start + 1000])
+    widths = np.diff(series.old_steps, prepend=-1)
+    assert widths.max() <= 512
+    assert series.old_highest == values[len(values) - len(series) - 1]
 
 
 def test_a_restored_history_goes_on_as_the_original():

@@ -149,6 +149,19 @@ def test_what_stays_broken_is_told_for_longer_than_samples_are_kept(field, value
     assert "'head'" in changes[0][1]
 
 
+def test_what_a_layer_has_been_outlives_a_rewind_to_a_later_sample():
+    """100 samples are more than are kept, so that none of the first 30 is there any more."""
+    history, zero = History(), changed(healthy(100), "zero_fraction", "head", slice(30, None), 1.0)
+    for number, sample in enumerate(zero):
+        history.layers.add(60 + number, NAMES, sample)
+    history.discard(60 + 30)
+    for number, sample in enumerate(zero[30:40], start=30):
+        history.layers.add(60 + number, NAMES, sample)
+    assert "'head'" in DETECT["all_zero"](history, False, Thresholds().all_zero)
+    history.discard(0)
+    assert np.isnan(history.layers.ever("zero_fraction")[0]).all()
+
+
 def test_frozen_layers_are_neither_vanished_nor_unchanged():
     frozen = changed(healthy(), "gradient_norm", "conv", slice(None), np.nan)
     frozen = changed(frozen, "update_norm", "conv", slice(None), 0.0)

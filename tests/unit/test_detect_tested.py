@@ -50,7 +50,7 @@ def noisy(values, seed=0, spread=0.2):
 
 def slowly(values, window, minimum, width, lag):
     """Say the same as `beyond_tested`, one window at a time."""
-    newest, past = values[-width:], values[: len(values) - lag][-(window - lag) :]
+    newest, past = values[-width:], values[: max(0, len(values) - lag)][-(window - lag) :]
     if len(newest) < width or len(past) < max(minimum, width):
         return None
     highest = max(sorted(past[start : start + width])[width // 2] for start in range(len(past) - width + 1))
@@ -76,6 +76,11 @@ def test_one_odd_value_makes_it_neither_infinite_nor_unknown(values, odd):
     spoiled = np.append(values, odd)
     found = beyond_tested(spoiled, window=256, minimum=8, width=WIDTH, lag=LAG)
     assert found is None or math.isfinite(found)
+
+
+def test_fewer_values_than_the_newest_ones_have_no_past():
+    for count in range(WIDTH, LAG + 32):
+        assert beyond_tested(np.ones(count), window=256, minimum=32, width=WIDTH, lag=LAG) is None
 
 
 def test_values_that_are_mostly_not_finite_are_beyond_everything():

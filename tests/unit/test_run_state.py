@@ -456,6 +456,14 @@ def test_one_loss_that_is_not_finite_is_told_although_it_comes_with_the_item_aft
         assert on == (80 < step <= 100)
 
 
+def test_what_comes_late_brings_no_old_failure_back():
+    run = run_of(opened())
+    for step in (*range(10, 100), *range(5)):
+        run.apply(*stored(sample(step, loss=math.nan if step == 20 else 1.0, predictions=False)))
+        on = "non_finite_loss" in {flag["detector"] for flag in run.view()["flags"]}
+        assert on == (20 <= step < 40)
+
+
 def test_probe_losses_of_both_infinities_are_not_finite_and_overflow_nothing():
     view = run_of(opened(), stored(sample(0, probes=[math.inf, -math.inf]))).view()
     assert math.isnan(view["probe_loss"])

@@ -14,7 +14,7 @@ from topowatch_monitor.detect.series import Series
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Mapping
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 # Names that detectors read; they always find room.
 KNOWN_NAMES = frozenset(
@@ -62,7 +62,7 @@ class History:
         self._curve_before: Curve | None = None  # of fewer values of the same
         self._said: dict[str, tuple[Hashable, str | None]] = {}
         self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
-        self._fresh: dict[str, int] = {}  # the first step that came since detectors last looked
+        self._fresh: dict[str, list[int]] = {}  # steps that came since detectors last looked
         self.layers = LayerHistory()
         self.chance_loss: float | None = None
         self.resumed = False
@@ -112,20 +112,23 @@ class History:
             series = self._series[name] = Series(self._capacity)
         newest = int(series.steps[-1]) if len(series) else None
         series.extend(steps, values)
-        if len(first := np.asarray(steps)[:1]):
-            self._fresh[name] = min(int(first[0]), self._fresh.get(name, int(first[0])))
-            if newest is None or first[0] <= newest:
-                self._forget_curve()
+        new = np.asarray(steps).tolist()
+        self._fresh.setdefault(name, []).extend(new)
+        if newest is None or (new and new[0] <= newest):
+            self._forget_curve()
         self._curve = None
         self._probed = None if name == "probe_loss" else self._probed
 
-    def fresh(self, name: str) -> int:
-        """Number of the newest values of a name among which are all that came since `looked` was last called.
+    def fresh(self, name: str) -> NDArray[np.intp]:
+        """Places of the values of a name that came since `looked` was last called, however old their steps are.
 
         A value may come with a later item than those of its step: the loss of a step is logged after its sample.
         """
-        series = self[name]
-        return len(series) - int(np.searchsorted(series.steps, self._fresh[name])) if name in self._fresh else 0
+        series, new = self[name], np.array(sorted(self._fresh.get(name, ())), dtype=np.int64)
+        places = np.searchsorted(series.steps, new)
+        known = places < len(series)
+        known[known] &= series.steps[places[known]] == new[known]
+        return places[known]
 
     def looked(self) -> None:
         """Take note that detectors have seen all that there is."""
@@ -152,7 +155,7 @@ class History:
         return {
             "capacity": self._capacity,
             "names": self._names,
-            "fresh": dict(self._fresh),
+            "fresh": {name: list(steps) for name, steps in self._fresh.items()},
             "chance_loss": self.chance_loss,
             "resumed": self.resumed,
             "layers": self.layers.state_dict(),
@@ -163,7 +166,7 @@ class History:
     def from_state(cls, state: Mapping[str, Any]) -> History:
         """The history that `state_dict` described."""
         history = cls(state["capacity"], state["names"])
-        history._fresh = dict(state["fresh"])
+        history._fresh = {name: list(steps) for name, steps in state["fresh"].items()}
         history.chance_loss = state["chance_loss"]
         history.resumed = state["resumed"]
         history.layers = LayerHistory.from_state(state["layers"])

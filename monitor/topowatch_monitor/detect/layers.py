@@ -46,6 +46,7 @@ class LayerHistory:
         self._rows: list[NDArray[np.float32]] = []  # fields × layers known when the sample came
         # The least and the most finite values ever, fields × layers; NaN where there was none.
         self._least = self._most = np.empty((len(FIELDS), 0), dtype=np.float32)
+        self._first: int | None = None  # step of the first sample that these know
         self._said: dict[Hashable, str | None] = {}
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class LayerHistory:
         self._steps.insert(place, step)
         self._rows.insert(place, row)
         del self._steps[: -self._samples], self._rows[: -self._samples]
-        self._note_range(row)
+        self._note_range(step, row)
         self._said.clear()
 
     def measured(self, *fields: str, last: int | None = None) -> list[NDArray[np.float64]]:
@@ -111,15 +112,18 @@ class LayerHistory:
     def ever(self, field: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The least and the most finite value of a field that each layer has ever had; NaN where there was none."""
         index = FIELDS.index(field)
-        return self._least[index], self._most[index]
+        missing = (0, len(self._places) - self._least.shape[1])
+        least, most = (np.pad(each[index], missing, constant_values=np.nan) for each in (self._least, self._most))
+        return least, most
 
     def discard(self, start: int, stop: int | None = None) -> None:
         """Forget samples with start ≤ step (< stop)."""
         low = _place(self._steps, start)
         high = len(self._steps) if stop is None else _place(self._steps, stop)
         del self._steps[low:high], self._rows[low:high]
-        if not self._rows:
-            self._least = self._most = np.full((len(FIELDS), len(self._places)), np.nan, dtype=np.float32)
+        if self._first is not None and start <= self._first and stop is None:
+            self._least = self._most = np.empty((len(FIELDS), 0), dtype=np.float32)
+            self._first = None
         self._said.clear()
 
     def once(self, rule: Rule[Limits], active: bool, thresholds: Limits) -> str | None:
@@ -139,6 +143,7 @@ class LayerHistory:
             "rows": list(self._rows),
             "least": self._least,
             "most": self._most,
+            "first": self._first,
         }
 
     @classmethod
@@ -148,10 +153,11 @@ class LayerHistory:
         history._places = {name: place for place, name in enumerate(state["names"])}
         history._steps = list(state["steps"])
         history._rows = list(state["rows"])
-        history._least, history._most = state["least"], state["most"]
+        history._least, history._most, history._first = state["least"], state["most"], state["first"]
         return history
 
-    def _note_range(self, row: NDArray[np.float32]) -> None:
+    def _note_range(self, step: int, row: NDArray[np.float32]) -> None:
+        self._first = step if self._first is None else min(self._first, step)
         missing = ((0, 0), (0, row.shape[1] - self._least.shape[1]))
         finite = np.where(np.isfinite(row), row, np.nan)
         self._least = np.fmin(np.pad(self._least, missing, constant_values=np.nan), finite)

@@ -33,10 +33,11 @@ def detect(history: History, active: bool, thresholds: NonFiniteLossThresholds) 
         return f"{weights.values[-1]:.0f} weights are NaN or infinite at step {weights.steps[-1]}"
     for name in ("loss", "probe_loss"):
         series = history[name]
-        new = max(history.fresh(name), thresholds.release_after if active else 0)
-        recent = slice(max(0, len(series) - new), None)
-        bad = np.flatnonzero(~np.isfinite(series.values[recent]))
+        looked_at = history.fresh(name)
+        if active:
+            looked_at = np.append(looked_at, np.arange(max(0, len(series) - thresholds.release_after), len(series)))
+        bad = looked_at[~np.isfinite(series.values[looked_at])]
         if len(bad):
-            value, step = series.values[recent][bad[-1]], series.steps[recent][bad[-1]]
-            return f"{name.replace('_', ' ')} is {value} at step {step}"
+            place = int(bad.max())
+            return f"{name.replace('_', ' ')} is {series.values[place]} at step {series.steps[place]}"
     return None

@@ -33,13 +33,13 @@ class Series:
         self._size = 0
         self._head_steps: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._head_values: NDArray[np.float64] = np.empty(0, dtype=np.float64)
-        # Bins of old values: the step of the last value, the sum and number of finite ones, the number of all.
+        # Bins of old values: the step of the last value, sum, number and highest of finite ones, the number of all.
         self._bin_steps: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._bin_sums: NDArray[np.float64] = np.empty(0, dtype=np.float64)
         self._bin_finite: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._bin_counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._stride = FIRST_STRIDE
-        self._highest = -np.inf
+        self._bin_highest: NDArray[np.float64] = np.empty(0, dtype=np.float64)
 
     def __len__(self) -> int:
         """Number of recent values."""
@@ -85,7 +85,7 @@ class Series:
     @property
     def old_highest(self) -> float:
         """The highest finite value among those in `old`; −∞ where there is none."""
-        return self._highest
+        return float(np.max(self._bin_highest, initial=-np.inf))
 
     def extend(self, steps: ArrayLike, values: ArrayLike) -> None:
         """Add values; ones that arrive late are sorted in, a step that is there already keeps its value.
@@ -120,17 +120,13 @@ class Series:
         self._head_steps, self._head_values = self._head_steps[head], self._head_values[head]
         began = np.concatenate([self._head_steps[:1], self._bin_steps[:-1] + 1])[: len(self._bin_steps)]
         bins = (self._bin_steps < start) | (began >= end)
-        if not bins.all():
-            self._keep_bins(bins)
-            # Single values are gone: what is left of the highest is the highest mean.
-            self._highest = float(np.max(self.old[self._bin_finite > 0], initial=-np.inf))
+        self._keep_bins(bins)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the series holds, as plain numbers and arrays."""
         return {
             "capacity": self._capacity,
             "stride": self._stride,
-            "highest": self._highest,
             "steps": self.steps.copy(),
             "values": self.values.copy(),
             "head_steps": self._head_steps,
@@ -139,6 +135,7 @@ class Series:
             "bin_sums": self._bin_sums,
             "bin_finite": self._bin_finite,
             "bin_counts": self._bin_counts,
+            "bin_highest": self._bin_highest,
         }
 
     @classmethod
@@ -146,7 +143,7 @@ class Series:
         """The series that `state_dict` described."""
         series = cls(state["capacity"])
         series._append(state["steps"], state["values"])
-        series._stride, series._highest = state["stride"], state["highest"]
+        series._stride, series._bin_highest = state["stride"], state["bin_highest"]
         series._head_steps, series._head_values = state["head_steps"], state["head_values"]
         series._bin_steps, series._bin_sums = state["bin_steps"], state["bin_sums"]
         series._bin_finite, series._bin_counts = state["bin_finite"], state["bin_counts"]
@@ -182,7 +179,6 @@ class Series:
         """Turn the `count` oldest recent values into means."""
         steps, values = self.steps[:count], self.values[:count]
         finite = np.isfinite(values)
-        self._highest = float(np.max(values, initial=self._highest, where=finite))
         starts = np.arange(0, max(1, count - count % FIRST_STRIDE), FIRST_STRIDE)
         ends = np.append(starts[1:], count) - 1
         self._bin_steps = np.concatenate([self._bin_steps, steps[ends]])
@@ -190,9 +186,13 @@ class Series:
         self._bin_sums = np.concatenate([self._bin_sums, sums])
         self._bin_finite = np.concatenate([self._bin_finite, np.add.reduceat(finite.astype(np.int64), starts)])
         self._bin_counts = np.concatenate([self._bin_counts, ends - starts + 1])
+        highest = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+        self._bin_highest = np.concatenate([self._bin_highest, highest])
         kept_steps, kept_values = self.steps[count:].copy(), self.values[count:].copy()
         self._size = 0
         self._append(kept_steps, kept_values)
+        if len(self._bin_steps) > MAX_MEANS:
+            self._join()  # the new ones, to the stride of the old ones
         while len(self._bin_steps) > MAX_MEANS:
             self._stride *= 2
             self._join()
@@ -206,10 +206,12 @@ class Series:
         self._bin_sums = np.add.reduceat(self._bin_sums, starts)
         self._bin_finite = np.add.reduceat(self._bin_finite, starts)
         self._bin_counts = np.add.reduceat(self._bin_counts, starts)
+        self._bin_highest = np.maximum.reduceat(self._bin_highest, starts)
 
     def _keep_bins(self, mask: NDArray[np.bool_]) -> None:
         self._bin_steps, self._bin_sums = self._bin_steps[mask], self._bin_sums[mask]
         self._bin_finite, self._bin_counts = self._bin_finite[mask], self._bin_counts[mask]
+        self._bin_highest = self._bin_highest[mask]
 
 
 def bounded(values: NDArray[np.float64]) -> NDArray[np.float64]:

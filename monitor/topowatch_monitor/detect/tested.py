@@ -95,7 +95,7 @@ def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, wid
     newest = values[-width:]
     if len(newest) < width:
         return None
-    past = values[max(0, len(values) - window) : len(values) - lag]
+    past = values[max(0, len(values) - window) : max(0, len(values) - lag)]
     past = past[np.isfinite(past) & (past > 0)]
     if len(past) < max(minimum, width):
         return None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Run = dict[str, np.ndarray]  # what `training.train` returned
 _LEVEL = 200  # values that a level is the median of
 _MEAN = 5  # values in a mean
+_BEYOND = 1e5  # more than any threshold that is tried but the last, which nothing is above
 _FIRST = 32  # values before anything is said
 _DECAY = 0.97  # of ZClip (arXiv 2504.02507)
 
@@ -59,8 +60,8 @@ def untested(rates: np.ndarray) -> np.ndarray:
 
 
 def two_lines(run: Run) -> np.ndarray:
-    """Return the excess of the training loss, infinite where the learning rate is untested: the rule of two lines."""
-    return np.where(untested(run["rates"]), np.inf, excess(run["losses"]))
+    """Return the excess of the training loss, beyond all alarms where the rate is untested: the rule of two lines."""
+    return np.maximum(np.where(untested(run["rates"]), _BEYOND, 0.0), excess(run["losses"]))
 
 
 def _lost(values: np.ndarray) -> int:
@@ -152,7 +153,7 @@ BASELINES = {
         lambda run: _trainscope(ChangePointDetector(), run["losses"]),
     ),
 }
-GRID = (*np.geomspace(0.02, 1e5, 120).tolist(), np.inf)  # thresholds that are tried
+GRID = (*np.geomspace(0.02, 1e4, 120).tolist(), 1e6)  # thresholds that are tried
 
 
 def flags_of(scores: np.ndarray, threshold: float) -> list[tuple[int, int | None]]:

@@ -134,7 +134,8 @@ def _figures(runs: Sequence[Judged], flags: Sequence[list[tuple[int, int | None]
     marked = [_marked(run, each, run.departure) for run, each in zip(runs, flags, strict=True)]
     slow = [each for run, each in zip(runs, marked, strict=True) if _slow_and_lost(run)]
     abrupt = [each for run, each in zip(runs, marked, strict=True) if _onset(run.job) == "abrupt"]
-    seen = [_marked(run, each, run.seen) for run, each in zip(runs, flags, strict=True) if _slow_and_lost(run)]
+    lost = [(run, each) for run, each in zip(runs, flags, strict=True) if _slow_and_lost(run)]
+    seen = [_marked(run, each, run.seen) for run, each in lost if run.seen is not None]
     healthy = [score([each]).false_alarms for run, each in zip(runs, marked, strict=True) if run.job.onset is None]
     of_slow, of_seen, of_abrupt, of_all = score(slow), score(seen), score(abrupt), score(marked)
     return {
@@ -142,6 +143,7 @@ def _figures(runs: Sequence[Judged], flags: Sequence[list[tuple[int, int | None]
         "recall": share(sum(lead > 0 for lead in of_slow.leads), len(slow)),
         "lead": of_slow.median_lead,
         "worst_lead": _worst(of_slow, len(slow)),
+        "seen": len(seen),
         "seen_recall": share(sum(lead > 0 for lead in of_seen.leads), len(seen)),
         "seen_lead": of_seen.median_lead,
         "seen_worst_lead": _worst(of_seen, len(seen)),

@@ -59,8 +59,9 @@ class Judged:
 
     def delayed(self, items: int) -> Judged:
         """Return what the daemon would have seen had so many items waited for each other, as where steps are short."""
-        last = np.minimum((np.arange(len(self.steps)) // items + 1) * items, len(self.steps)) - 1
-        return replace(self, steps=self.steps[last])
+        last = np.unique(np.minimum((np.arange(len(self.steps)) // items + 1) * items, len(self.steps)) - 1)
+        flags, levels = ({name: each[last] for name, each in of.items()} for of in (self.flags, self.levels))
+        return replace(self, steps=self.steps[last], flags=flags, levels=levels, scores=self.scores[last])
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which items came before any departure (M), and after which of these one came within the horizon."""
@@ -85,7 +86,8 @@ def reliability(runs: Sequence[Judged], bins: int = 10) -> list[dict[str, Any]]:
         if not counts.any():
             continue
         scores = np.concatenate([scores[places == each] for (scores, _), places in zip(pairs, which, strict=True)])
-        drawn = lost[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
+        totals = counts[chosen].sum(axis=1)
+        drawn = lost[chosen].sum(axis=1)[totals > 0] / totals[totals > 0]  # where none of its moments is drawn, none is
         share = (float(lost.sum() / counts.sum()), *np.quantile(drawn, (0.025, 0.975)).tolist())
         runs_of = int((counts > 0).sum())
         found.append({"moments": int(counts.sum()), "runs": runs_of, "score": float(scores.mean()), "departed": share})

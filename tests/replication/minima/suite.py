@@ -81,18 +81,19 @@ def read(job: Job) -> dict[str, np.ndarray]:
 
 def generate(wanted: Sequence[Job]) -> None:
     """Train those of the runs that are not kept yet, on all cores; what was trained before an interruption stays."""
+    current = version()  # before anything is trained: of the code that is loaded
     missing = [job for job in wanted if not _is_kept(job)]
     with (
         Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress,
         ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         task = progress.add_task("training", total=len(missing))
-        for done in as_completed([pool.submit(_keep, job) for job in missing]):
+        for done in as_completed([pool.submit(_keep, job, current) for job in missing]):
             progress.update(task, description=f"trained {done.result():<22}", advance=1)
 
 
-def _keep(job: Job) -> str:
-    write(path_of(job), train(job) | {"version": np.array(version())})
+def _keep(job: Job, current: str) -> str:
+    write(path_of(job), train(job) | {"version": np.array(current)})
     return path_of(job).stem
 
 

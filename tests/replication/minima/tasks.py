@@ -48,7 +48,7 @@ class Recipe:
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate at a step of `steps`."""
         if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
+            return self.lr * (step + 1) / self.warmup / (3 if self.schedule == "raised" else 1)
         if self.schedule == "constant":
             return self.lr
         if self.schedule == "raised":

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # 0.2 s and more. These networks take some milliseconds, so here it is fixed.
 INTERVALS = {"interval": 64, "probe_interval": 1024, "pulse_interval": 1}
 HEALTHY_STEPS = 2000
-ONSET = 300  # and seven to thirteen steps later with each of ten seeds, at any place among the steps of an item
+ONSET = 300  # and seven or eight steps later with each seed, so that it falls on any of the steps of an item
 AFTER = {"slow": 400, "abrupt": 240}  # steps that a failure has: one that comes back within 200 is no departure
 _PROBES = 128  # of the probe baseline
 
