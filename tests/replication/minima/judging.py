@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Judged:
     losses: np.ndarray
     departure: int | None
 
-    @property
+    @cached_property
     def seen(self) -> int | None:
         """When anybody sees it: the first five losses in a row from the onset on that stand 0.5 nat too high."""
         return None if self.job.onset is None else standing(self.losses, self.job.onset)
