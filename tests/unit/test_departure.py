@@ -68,6 +68,6 @@ def test_without_a_finite_loss_the_score_is_one():
 
 def test_no_evidence_gives_the_lowest_share_and_the_knots_rise():
     assert instability_score({}) == PROBABILITIES[0]
-    assert evidence({}) == EVIDENCE[0] == 0.0
+    assert evidence({}) == 0.0 <= EVIDENCE[0]
     assert list(EVIDENCE) == sorted(EVIDENCE)
     assert list(PROBABILITIES) == sorted(PROBABILITIES)
