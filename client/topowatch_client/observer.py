@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from topowatch_client import messages, meter, steps
+from topowatch_client import messages, meter, names, steps
 from topowatch_client.activations import Activations
 from topowatch_client.excursions import Excursions
 from topowatch_client.governor import Spent, power_of_two_above
@@ -396,7 +396,8 @@ class Observer:
             if not self.collective:
                 self._probe = None
             if self.probe_error is None:
-                self.probe_error = f"the probe pass failed{'' if self.collective else ' and is off'}: {error!r}"
+                told = f"the probe pass failed{'' if self.collective else ' and is off'}: {error!r}"
+                self.probe_error = names.of_value(told)  # an error of the job's may say anything, at any length
                 _log.warning("topowatch: %s", self.probe_error)
             return None
         self._passes += 1
