@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from topowatch_monitor.detect.departure import HEIGHT, LEVEL, RETURN, SETTLED, SMOOTH, departure
+from topowatch_monitor.detect.departure import HEIGHT, LEVEL, RETURN, SETTLED, SMOOTH, departure, standing
 from topowatch_monitor.detect.instability import EVIDENCE, PROBABILITIES, WEIGHTS, evidence, instability_score
 
 LOSSES = arrays(np.float64, st.integers(0, 120), elements=st.floats(0, 5) | st.just(math.nan))
@@ -71,3 +71,12 @@ def test_no_evidence_gives_the_lowest_share_and_the_knots_rise():
     assert evidence({}) == 0.0 <= EVIDENCE[0]
     assert list(EVIDENCE) == sorted(EVIDENCE)
     assert list(PROBABILITIES) == sorted(PROBABILITIES)
+
+
+def test_a_loss_stands_too_high_at_its_fifth_step_whether_it_comes_back_or_not():
+    losses = np.concatenate([np.full(300, 1.0), np.full(4, 3.0), np.full(50, 1.0), np.full(5, 1.6), np.full(300, 1.0)])
+    assert standing(losses) == 300 + 4 + 50 + 4
+    assert standing(losses, 359) is None
+    assert departure(losses) is None
+    assert standing(np.append(np.ones(20), np.full(5, np.nan))) == 24
+    assert standing(np.full(400, 1.0) + 0.4 * (np.arange(400) > 300)) is None

@@ -42,13 +42,13 @@ def departure(losses: NDArray[np.float64]) -> int | None:
 
 
 def standing(losses: NDArray[np.float64], start: int = 0) -> int | None:
-    """Return the fifth step in a row, from `start` on, whose loss stands 0.5 nat too high; None where none is.
+    """Return the first step from `start` on that is the fifth in a row whose loss stands 0.5 nat too high; else None.
 
     Too high is above the median of the 200 steps before these five. It may come back: this is when anybody sees it.
 
     Args:
         losses: training loss at every step in nats, T; one that is not finite is too high.
-        start: first step that counts.
+        start: first step that may be the fifth.
     """
     for step in range(max(start, SMOOTH), len(losses)):
         first = step - SMOOTH + 1

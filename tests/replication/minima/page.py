@@ -147,19 +147,7 @@ def _kinds(kinds: dict[str, Any]) -> list[str]:
 
 def _leads(groups: dict[str, Any]) -> list[str]:
     head = ["slow failures", "departed", "recall", "median lead", "worst", "seen: recall", "median lead", "worst"]
-    rows = [
-        [
-            name,
-            str(figures["slow"]),
-            _share(figures["recall"]),
-            _between(figures["lead"], 0),
-            _number(figures["worst_lead"]),
-            _share(figures["seen_recall"]),
-            _between(figures["seen_lead"], 0),
-            _number(figures["seen_worst_lead"]),
-        ]
-        for name, figures in groups.items()
-    ]
+    rows = [[name, str(figures["slow"]), *_lead(figures), *_lead(figures, "seen_")] for name, figures in groups.items()]
     return table(head, rows)
 
 
@@ -171,11 +159,8 @@ def _tools(tools: dict[str, Any]) -> list[str]:
     rows = [
         [
             name,
-            _share(figures["recall"]),
-            _between(figures["lead"], 0),
-            _number(figures["worst_lead"]),
-            _share(figures["seen_recall"]),
-            _between(figures["seen_lead"], 0),
+            *_lead(figures),
+            *_lead(figures, "seen_")[:2],
             _share(figures["prompt"]),
             _between(figures["rate"], 2),
             _share(figures["alarmed"]),
@@ -187,17 +172,13 @@ def _tools(tools: dict[str, Any]) -> list[str]:
 
 def _paces(paces: dict[str, Any]) -> list[str]:
     head = ["steps that wait for each other", "abrupt: within 5", "slow: recall", "median lead", "worst"]
-    rows = [
-        [
-            str(steps),
-            _share(figures["prompt"]),
-            _share(figures["recall"]),
-            _between(figures["lead"], 0),
-            _number(figures["worst_lead"]),
-        ]
-        for steps, figures in paces.items()
-    ]
-    return table(head, rows)
+    return table(head, [[str(steps), _share(each["prompt"]), *_lead(each)] for steps, each in paces.items()])
+
+
+def _lead(figures: dict[str, Any], until: str = "") -> list[str]:
+    """Cells of recall, median and worst lead, until the departure or what begins with another word."""
+    recall, lead, worst = (figures[f"{until}{name}"] for name in ("recall", "lead", "worst_lead"))
+    return [_share(recall), _between(lead, 0), _number(worst)]
 
 
 def _reliability(bins: list[dict[str, Any]]) -> list[str]:
