@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,6 +128,19 @@ def test_the_highest_of_what_has_become_a_mean_is_kept_over_rewinds(values, star
     series.discard(start)
     kept = int(series.old_steps[-1]) + 1 if len(series.old_steps) else 0
     assert series.old_highest == max(values[:kept], default=-math.inf)
+
+
+@pytest.mark.parametrize("length", [100, 200, 5000])
+def test_a_long_series_can_be_forgotten_from_its_first_step_on(length):
+    series = Series(capacity=64)
+    for start in range(0, length, 20):
+        series.extend(np.arange(start, start + 20), np.ones(20))
+    series.discard(0, 10)
+    series.discard(0)
+    assert not len(series)
+    assert not len(series.old)
+    assert not len(series.head)
+    assert series.old_highest == -math.inf
 
 
 def test_means_of_a_long_run_stay_as_fine_as_there_is_room_for():

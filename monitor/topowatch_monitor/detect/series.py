@@ -116,11 +116,12 @@ class Series:
         kept_steps, kept_values = self.steps[recent], self.values[recent]
         self._size = 0
         self._append(kept_steps, kept_values)
+        # Where the first mean began is known by the head alone, as long as there is one.
+        first = self._head_steps[:1] if len(self._head_steps) else np.zeros(1, dtype=np.int64)
+        began = np.concatenate([first, self._bin_steps[:-1] + 1])[: len(self._bin_steps)]
+        self._keep_bins((self._bin_steps < start) | (began >= end))
         head = (self._head_steps < start) | (self._head_steps >= end)
         self._head_steps, self._head_values = self._head_steps[head], self._head_values[head]
-        began = np.concatenate([self._head_steps[:1], self._bin_steps[:-1] + 1])[: len(self._bin_steps)]
-        bins = (self._bin_steps < start) | (began >= end)
-        self._keep_bins(bins)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the series holds, as plain numbers and arrays."""
