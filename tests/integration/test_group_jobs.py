@@ -39,7 +39,6 @@ JOB_PROCESSES = ("ray::_yielding", "topowatch_monitor.engine.child_job")
 def shared_pool(request: pytest.FixtureRequest) -> Iterator[ShardPool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(group_jobs.HERE), prepend=os.pathsep)  # where Ray's processes find the jobs
-        patch.setenv("RAY_worker_niceness", "0")  # Ray's processes yield to all others as a rule, and may wait for long
         made: ShardPool = InlinePool(lambda: Shard(SMALL)) if request.param == "inline" else RayPool(2, SMALL)
         yield made
         made.close()

@@ -61,9 +61,8 @@ def names(told: dict[str, Any]) -> dict[str, int]:
     "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
 )
 def test_the_outlier_of_a_sweep_is_named_everywhere_and_names_outlive_a_kill(
-    make_daemon: Callable[..., Daemon], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+    make_daemon: Callable[..., Daemon], tmp_path: Path, engine: str
 ) -> None:
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's processes yield to all others as a rule
     config = tmp_path / "topowatch.toml"
     config.write_text("atlas_seconds = 1.0\n")
     daemon = make_daemon("--engine", engine, "--config", str(config))

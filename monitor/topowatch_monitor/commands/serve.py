@@ -11,7 +11,10 @@ import typer
 from topowatch_monitor import config
 from topowatch_monitor.commands.output import CommandError
 
-RAY_ADDRESS = "Join this Ray cluster: auto or HOST:PORT. One that asks for a token needs RAY_AUTH_MODE=token as well."
+RAY_ADDRESS = (
+    "Join this Ray cluster: auto or HOST:PORT. One that asks for a token needs RAY_AUTH_MODE=token as well. Beside "
+    "busy jobs start its nodes with RAY_worker_niceness=0: by default Ray's workers yield to all other processes."
+)
 
 
 def serve(

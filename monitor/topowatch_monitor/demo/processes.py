@@ -61,6 +61,10 @@ class Processes:
         self.http = ""
 
     @property
+    def _daemon_log(self) -> Path:
+        return self._directory / "daemon.log"
+
+    @property
     def spool(self) -> Path:
         """Where the trainers leave their samples."""
         return self._directory / "spool"
@@ -68,8 +72,7 @@ class Processes:
     def start_daemon(self) -> None:
         """Start a daemon with an embedded Ray on free ports; raises DemoError if it does not get ready."""
         arguments = ["serve", "--data-dir", str(self._directory / "data"), "--grpc", "127.0.0.1:0"]
-        errors = self._directory / "daemon.log"
-        with errors.open("wb") as stderr:
+        with self._daemon_log.open("wb") as stderr:
             self._daemon = subprocess.Popen(
                 [sys.executable, "-m", "topowatch_monitor", *arguments, "--http", "127.0.0.1:0"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
@@ -85,7 +88,7 @@ class Processes:
                     return
         finally:
             patience.cancel()
-        raise DemoError(f"the daemon did not start:\n{errors.read_text()[-2000:]}")
+        raise DemoError(f"the daemon did not start; {self.last_words()}")
 
     def start_trainer(self, job: Job, steps: int) -> None:
         """Start one training job, attached to the daemon."""
@@ -104,10 +107,14 @@ class Processes:
         """What a trainer printed."""
         return self._directory / f"{job.run}.log"
 
+    def last_words(self) -> str:
+        """What the daemon said last, for a message."""
+        return f"the daemon said:\n{self._daemon_log.read_text()[-2000:]}"
+
     def check(self) -> None:
         """Raise DemoError if the daemon or a trainer has failed."""
         if self._daemon is None or self._daemon.poll() is not None:
-            raise DemoError(f"the daemon ended; it said:\n{(self._directory / 'daemon.log').read_text()[-2000:]}")
+            raise DemoError(f"the daemon ended; {self.last_words()}")
         for job in JOBS:
             code = self.trainers[job.run].poll() if job.run in self.trainers else None
             if code:

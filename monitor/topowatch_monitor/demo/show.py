@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LIMIT_SECONDS = 240.0
+STALL_SECONDS = 120.0  # without a new sample or a new result; a slow machine may take its time
 PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
-SETTLE_SECONDS = 30.0  # for the last samples to reach the daemon's results
 
 
 def run_demo(console: Console, *, steps: int, stay: bool) -> None:
@@ -34,7 +33,7 @@ def run_demo(console: Console, *, steps: int, stay: bool) -> None:
         stay: keep the daemon up after the verdict, until Ctrl-C.
 
     Raises:
-        DemoError: a process failed or the time limit passed.
+        DemoError: a process failed or nothing moves any more.
         KeyboardInterrupt: the user stopped it.
     """
     before = {number: signal.signal(number, _interrupt) for number in ENDINGS}
@@ -74,23 +73,21 @@ def _is_settled(run: Mapping[str, Any]) -> bool:
 
 def _watch(console: Console, processes: Processes, steps: int) -> dict[str, dict[str, Any]]:
     """Show the live table until every run has ended and its last step is analysed."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    settled_by: float | None = None
+    stalled_by, moved = 0.0, None
     next_line = 0.0
     daemon = httpx.Client(base_url=processes.http, timeout=10.0, trust_env=False)
     with daemon, Live(console=console, auto_refresh=False) as live:
-        while time.monotonic() < deadline:
+        while True:
             processes.check()
             runs = {run["run"]: run for run in daemon.get("/api/v1/runs").raise_for_status().json()["runs"]}
+            if moved != (now := {name: (run["samples"], run["analysed"]) for name, run in runs.items()}):
+                stalled_by, moved = time.monotonic() + STALL_SECONDS, now
             live.update(live_table(JOBS, runs, steps), refresh=console.is_terminal)
             if not console.is_terminal and time.monotonic() >= next_line:
                 next_line = time.monotonic() + PLAIN_SECONDS
                 console.print("  ".join(f"{name}: step {run['step']}" for name, run in runs.items()) or "training …")
             if len(runs) == len(JOBS) and all(map(_is_settled, runs.values())):
                 return runs
-            if settled_by is None and all(trainer.poll() == 0 for trainer in processes.trainers.values()):
-                settled_by = time.monotonic() + SETTLE_SECONDS
-            if settled_by is not None and time.monotonic() > settled_by:
-                raise DemoError(f"the trainings ended, but not all of their samples arrived in {SETTLE_SECONDS:g} s")
+            if time.monotonic() > stalled_by:
+                raise DemoError(f"nothing has moved for {STALL_SECONDS:g} s; {processes.last_words()}")
             time.sleep(0.5)
-    raise DemoError(f"the trainings did not end within {LIMIT_SECONDS:g} s")

@@ -20,8 +20,7 @@ acc.: on held-out digits. length: of the path of the weights, in sketch space.
 H₀, H₁: total persistence of its window; H₀ of consecutive points is close to
 the length of the path through them. client: share of wall time spent in
 topowatch; the demo samples every 16 steps of 2 to 3 ms each, where by default
-the client would keep it below 0.5 %. No flag: none of this version's detectors
-fired; it has none that tells a run that memorises wrong labels from the rest."""
+the client would keep it below 0.5 %."""
 STYLES = {"healthy": "green", "unstable": "bold red", "warning": "yellow", "lost": "magenta", "starting": "dim"}
 
 

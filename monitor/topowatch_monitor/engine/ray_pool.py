@@ -46,6 +46,8 @@ class RayPool:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
+            # Ray gives its workers a niceness of 15: beside a busy job an actor would not even start within minutes.
+            _system_config={"worker_niceness": 0} if own else None,
         )
         # An actor that Ray revived by itself would be empty, so Ray revives none.
         self._settings = settings
