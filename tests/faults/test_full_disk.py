@@ -47,6 +47,7 @@ def fill(path: Path) -> None:
     "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
 )
 def test_a_full_disk_stops_acks_and_nothing_else(small_disk: Path, engine: str) -> None:
+    (small_disk / "filler").write_bytes(bytes(4 << 20))
     daemon = Daemon(small_disk, "--engine", engine).start()
     sender = Sender(daemon.grpc, "run")
     try:

@@ -17,13 +17,6 @@ from topowatch_client.messages import LayerStatistics, ProbeResult, SampleParts,
 from topowatch_protos.v1 import sample_pb2
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> None:
-    """As in a process that has not used torch.compile so far."""
-    torch._dynamo.reset()
-    counters.clear()
-
-
 def test_moments_are_those_of_scipy() -> None:
     rng = np.random.default_rng(0)
     samples = [rng.normal(3, 2, 500), rng.exponential(size=70), np.maximum(rng.normal(size=900), 0), np.zeros(5)]

@@ -213,8 +213,6 @@ class Classifier(nn.Module):
 @pytest.mark.parametrize("how", ["whole", "in place", "a part"])
 def test_compiled_models_are_passed_eagerly_and_nothing_is_compiled_anew(how: str) -> None:
     """Training through the compiled model, passes through the original one: guards hold, no graph breaks."""
-    torch._dynamo.reset()
-    counters.clear()
     model = Classifier()
     called: nn.Module | Any = model
     if how == "whole":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,14 +27,6 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TOPOWATCH_") or name in {"RANK", "WORLD_SIZE", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"}:
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> None:
-    """Forget what other tests of this process have compiled: hooks are not put on where torch.compile is in use."""
-    counters = sys.modules.get("torch._dynamo.utils")
-    if counters is not None:
-        counters.counters.clear()
 
 
 @pytest.fixture
