@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # 0.2 s and more. These networks take some milliseconds, so here it is fixed.
 INTERVALS = {"interval": 64, "probe_interval": 1024, "pulse_interval": 1}
 HEALTHY_STEPS = 2000
-ONSET = 300  # and seven or eight steps later with each seed, so that it falls on any of the steps of an item
+ONSETS = range(300, 300 + INTERVALS["interval"])  # drawn from: all places between two looks are equally likely
 AFTER = {"slow": 400, "abrupt": 240}  # steps that a failure has: one that comes back within 200 is no departure
 _PROBES = 128  # of the probe baseline
 
@@ -46,11 +46,11 @@ class Job:
         """First step at which something is wrong; None for a healthy run."""
         if self.kind in HEALTHY:
             return None
-        return 0 if self.kind == "warmup" else ONSET + 7 * (self.seed % 10) + self.seed % 10 // 2
+        return 0 if self.kind == "warmup" else int(np.random.default_rng(self.salt).choice(ONSETS))
 
     @property
-    def random(self) -> int:
-        """What its weights and batches come from: no two runs share them, so that no healthy step counts twice."""
+    def salt(self) -> int:
+        """What its onset, weights and batches come from: no two runs share them, so no healthy step counts twice."""
         return zlib.crc32(f"{self.task} {self.kind} {self.seed}".encode())
 
     @property
@@ -68,7 +68,7 @@ def train(job: Job) -> dict[str, np.ndarray]:
         step, T; items (uint8) and their lengths; descriptor (uint8).
     """
     logging.getLogger("topowatch").setLevel(logging.ERROR)
-    torch.manual_seed(job.random)
+    torch.manual_seed(job.salt)
     task = TASKS[job.task]
     failure = Failure(job.steps) if job.onset is None else KINDS[job.kind].plant(job.onset)
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def train(job: Job) -> dict[str, np.ndarray]:
         config = {"mode": "offline", "spool_dir": folder, **INTERVALS, "interval": job.interval}
         probe = task.probe()
         watch = attach(model, optimiser, run="run", probe=probe, loss=_each, config=config)
-        generator = torch.Generator().manual_seed(job.random + 1)
+        generator = torch.Generator().manual_seed(job.salt + 1)
         columns: dict[str, list[float]] = {name: [] for name in ("losses", "gradients", "rates", "probes", "arrived")}
         for step in range(job.steps):
             batch = failure.batch(step, task.draw(generator, failure.size(step, recipe.batch)), generator)
