@@ -100,7 +100,7 @@ class Governor:
         self.interval = power_of_two_above(budget.interval or _FIRST_INTERVAL)
         self.update_interval = self.interval
         wanted = budget.probe_interval or (self.interval * 4 if budget.interval else _FIRST_PROBES)
-        self.probe_interval = max(power_of_two_above(wanted), self.interval)
+        self._probes_wanted = power_of_two_above(wanted)
         self._probes_fixed = budget.probe_interval is not None or budget.interval is not None
         self.pulse_interval = power_of_two_above(budget.pulse_interval or 1)
         self._searches_wanted = power_of_two_above(budget.critical_interval or _FIRST_SEARCHES * self.probe_interval)
@@ -117,6 +117,11 @@ class Governor:
         self._own, self._whole = Spent(), Spent()  # since the start
         self._window_own, self._window_whole = Spent(), Spent()  # lately
         self._window_forwarder = Spent()
+
+    @property
+    def probe_interval(self) -> int:
+        """Steps between probe passes; a sample goes with each."""
+        return max(self._probes_wanted, self.interval)
 
     @property
     def critical_interval(self) -> int:
@@ -267,8 +272,7 @@ class Governor:
         allowed -= whole * self._reserved
         if self._probes and not self._probes_fixed:
             share = _typical(self._probes).share_of(step)
-            self.probe_interval = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
-        self.probe_interval = max(self.probe_interval, self.interval)
+            self._probes_wanted = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
         if self._budget.excursions:
             self._choose_excursions(step, whole, noise)
         if self._beats and self._budget.pulse_interval is None:

@@ -203,6 +203,14 @@ def test_a_fixed_interval_is_rounded_up_and_kept(wanted: int, chosen: int) -> No
     assert (governor.interval, governor.update_interval, governor.probe_interval) == (chosen, chosen, 4 * chosen)
 
 
+def test_a_fixed_probe_interval_comes_back_once_samples_are_as_frequent_again() -> None:
+    governor = Governor(Budget(probe_interval=32, probes=True))
+    Job(step=0.1, sample=2.0, look=2.0, probe=0.1).run(governor, 4000)
+    assert governor.probe_interval == governor.interval > 32
+    Job(step=0.1, sample=1e-5, look=1e-5, probe=0.1).run(governor, 40_000)
+    assert governor.interval <= governor.probe_interval == 32
+
+
 def test_probes_are_off_without_a_probe_set_and_fall_on_samples() -> None:
     assert not Governor(Budget()).probes_at(0)
     governor = Governor(Budget(interval=4, probe_interval=2, probes=True))
