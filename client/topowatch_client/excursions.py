@@ -182,12 +182,12 @@ class Excursions:
 
     def _search_along(self, before: _Before, source: Probe | LastBatch, model: torch.nn.Module) -> None:
         span = Span(self._device)
-        multiple = critical.search(trainable(model), before.weights, source.losses)
+        along = critical.search(trainable(model), before.weights, source.losses)
         span.stop().passed(wait=True)
         before.span.passed(wait=True)
-        if multiple is not None:
+        if along is not None:
             rate: Any = steps.learning_rate(self._optimizers) or 0.0
-            self._found = self._found._replace(critical=CriticalStep(multiple, float(rate)))
+            self._found = self._found._replace(critical=CriticalStep(*along, float(rate)))
         self._governor.on_search(span.spent().plus(before.span.spent()))
 
     # Slices

@@ -104,6 +104,7 @@ class CriticalStep(NamedTuple):
     """What a search along the last update found."""
 
     multiple: float  # of that update, at which the loss stands above where the update began
+    curvature: float  # of the loss along it; NaN where it is not known
     learning_rate: float
 
 
@@ -191,7 +192,8 @@ def encode_sample(parts: SampleParts) -> bytes:
     if parts.gradient is not None:
         sample.gradient.values = _little(parts.gradient, "<f4")
     if parts.critical is not None:
-        sample.curvature.critical_step, sample.curvature.learning_rate = parts.critical
+        step, bend, rate = parts.critical
+        sample.curvature.CopyFrom(sample_pb2.Curvature(critical_step=step, secant=bend, learning_rate=rate))
     if parts.loss_slice is not None:
         _put_slice(sample.loss_slice, parts.loss_slice)
     seen = parts.probe.layers if parts.probe is not None else {}

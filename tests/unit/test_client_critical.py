@@ -18,7 +18,7 @@ from torch import nn
 import topowatch_client
 from client_loops import network, samples, train
 from topowatch_client import displaced
-from topowatch_client.critical import PASSES, critical_multiple, search
+from topowatch_client.critical import PASSES, critical_multiple, search, secant_curvature
 from topowatch_client.last_batch import own_loss
 
 if TYPE_CHECKING:
@@ -63,7 +63,44 @@ def test_weights_of_double_precision_are_moved_as_finely() -> None:
     def losses() -> Iterator[Callable[[], torch.Tensor]]:
         yield lambda: (weight - (1e9 + 0.75)).square().sum()
 
-    assert search([weight], [torch.tensor([1e9], dtype=torch.float64)], losses) == pytest.approx(1.5, rel=0.01)
+    found = search([weight], [torch.tensor([1e9], dtype=torch.float64)], losses)
+    assert found == (pytest.approx(1.5, rel=0.01), pytest.approx(2.0))
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 100), st.sampled_from([0.5, 2.0]), st.floats(0.01, 10))
+def test_the_curvature_of_a_parabola_is_found_from_any_three_of_its_points(
+    start: float, bend: float, third: float, length: float
+) -> None:
+    losses = [(each, start + bend * (each * length) ** 2 / 2 - each) for each in (0.0, 1.0, third)]
+    found = secant_curvature(losses, length)
+    if bend * length**2 > 1e-3:  # else it may drown
+        assert found == pytest.approx(bend, rel=1e-6)
+
+
+def test_a_curvature_that_no_float32_could_show_is_not_told() -> None:
+    assert math.isnan(secant_curvature([(0.0, 2.0), (1.0, 2.0 + 2e-7), (2.0, 2.0)], 1e-3))
+    assert math.isnan(secant_curvature([(0.0, 1.0), (1.0, math.inf), (0.5, 2.0)], 1.0))
+    assert math.isnan(secant_curvature([(0.0, 1.0), (1.0, 3.0), (0.5, 2.5)], 0.0))
+
+
+def test_along_an_update_of_a_network_it_is_what_two_gradients_of_the_batch_say() -> None:
+    """Which differ by the mean of the Hessian along it: ⟨Δg, Δθ⟩/⟨Δθ, Δθ⟩."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    inputs, targets = torch.randn(64, 6, dtype=torch.float64), torch.randint(0, 3, (64,))
+    weights = list(model.parameters())
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(model(inputs), targets)
+
+    before, first = displaced.copies(weights), torch.autograd.grad(loss(), weights)
+    displaced.put(weights, [weight - 0.05 * slope for weight, slope in zip(before, first, strict=True)])
+    second = torch.autograd.grad(loss(), weights)
+    found = search(weights, before, lambda: contextlib.nullcontext(lambda: loss().detach()))
+    moved = [-0.05 * slope for slope in first]
+    exact = sum((b - a).flatten() @ move.flatten() for a, b, move in zip(first, second, moved, strict=True))
+    assert found is not None
+    assert found.curvature == pytest.approx(float(exact / sum(move.square().sum() for move in moved)), rel=0.02)
 
 
 class Half(nn.Module):
@@ -132,6 +169,7 @@ def test_along_a_step_of_gradient_descent_it_is_twice_the_inverse_of_the_curvatu
     assert list(found) == list(range(8, 100, 8))
     assert found[8].critical_step == pytest.approx(exact[8], rel=0.1)  # later ones drown in float32
     assert found[8].learning_rate == pytest.approx(rate)
+    assert found[8].secant == pytest.approx(2 / (rate * exact[8]), rel=0.1)
 
 
 @pytest.mark.parametrize("wrapped", [Half, Keeping])

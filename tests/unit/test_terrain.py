@@ -74,6 +74,13 @@ def test_the_ratio_is_the_inverse_of_the_critical_step() -> None:
     assert run_of(opened(), stored(sample(20))).view()["critical_lr_ratio"] is None
 
 
+@pytest.mark.parametrize(("told", "known"), [(3.5, 3.5), (-2.0, -2.0), (0.0, None), (float("nan"), None)])
+def test_the_curvature_along_the_update_is_told_where_it_is_known(told: float, known: float | None) -> None:
+    item = critical(10, 4.0)
+    item.sample.curvature.secant = told
+    assert run_of(opened(), stored(item)).view()["secant_curvature"] == known
+
+
 def test_a_slice_brings_its_basin_and_a_refusal_leaves_the_numbers() -> None:
     run = run_of(opened(), stored(sliced(20, bowl(2.0), centre=12)))
     view = run.view()["landscape"]

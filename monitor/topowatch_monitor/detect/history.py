@@ -29,6 +29,7 @@ KNOWN_NAMES = frozenset(
         "gradient_norm",
         "nonfinite_weights",
         "critical_lr_ratio",
+        "secant_curvature",
         "basin_depth",
         "gradient_flow_consistency",
         "pulse_gradient_norm",

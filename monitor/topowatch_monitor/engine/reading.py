@@ -63,6 +63,7 @@ class Reading:
         frames: features of the representation on the probes, n × d; None where none were sent, or not all are finite.
         gradient: sketch of the gradient; None where none was sent.
         critical_step: multiple of the last update at which the loss stands above where that began, positive.
+        curvature: of the loss along the last update, in loss a squared unit of the weights.
         plane: a slice of the loss.
         status: the client's overhead_ratio, interval and coverage; None where it gave none.
     """
@@ -78,6 +79,7 @@ class Reading:
     frames: NDArray[np.float16] | None
     gradient: NDArray[np.float32] | None
     critical_step: float | None
+    curvature: float | None
     plane: Plane | None
     status: tuple[float, int, float] | None
 
@@ -149,6 +151,7 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         frames=_read_frames(sample.frames) if sample.HasField("frames") else None,
         gradient=_read_sketch(sample.gradient) if sample.HasField("gradient") else None,
         critical_step=_read_critical(sample.curvature) if sample.HasField("curvature") else None,
+        curvature=_read_secant(sample.curvature) if sample.HasField("curvature") else None,
         plane=_read_plane(sample.loss_slice, sample.step) if sample.HasField("loss_slice") else None,
         status=(client.overhead_ratio, client.interval, client.coverage) if sample.HasField("client") else None,
     )
@@ -198,6 +201,10 @@ def _read_frames(frames: sample_pb2.Frames) -> NDArray[np.float16] | None:
 def _read_critical(curvature: sample_pb2.Curvature) -> float | None:
     """None where it is no positive number, as where only the curvature is known."""
     return curvature.critical_step if 0 < curvature.critical_step < np.inf else None
+
+
+def _read_secant(curvature: sample_pb2.Curvature) -> float | None:
+    return curvature.secant if curvature.secant and np.isfinite(curvature.secant) else None
 
 
 def _read_plane(sent: sample_pb2.LossSlice, last: int) -> Plane:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.landscape import LandscapeView
     from topowatch_monitor.engine.reading import Reading
 
-RATIO, FLOW, DEPTH = "critical_lr_ratio", "gradient_flow_consistency", "basin_depth"
+RATIO, BEND = "critical_lr_ratio", "secant_curvature"
+FLOW, DEPTH = "gradient_flow_consistency", "basin_depth"
 
 
 class TerrainView(TypedDict):
@@ -25,11 +26,13 @@ class TerrainView(TypedDict):
 
     Attributes:
         critical_lr_ratio: learning rate over the critical one, at the newest search for it.
+        secant_curvature: of the loss along the last update, at the newest search for which it could be told.
         gradient_flow_consistency: cosine between the path and the gradients, lately.
         landscape: the newest slice of the loss.
     """
 
     critical_lr_ratio: float | None
+    secant_curvature: float | None
     gradient_flow_consistency: float | None
     landscape: LandscapeView | None
 
@@ -46,6 +49,8 @@ class Terrain:
         step = reading.step
         if reading.critical_step is not None:
             history.extend(RATIO, [step], [1 / reading.critical_step])
+        if reading.curvature is not None:
+            history.extend(BEND, [step], [reading.curvature])
         if reading.weights is not None and reading.gradient is not None:
             consistency = self._flow.add(step, reading.weights, reading.gradient)
             if consistency is not None:
@@ -64,6 +69,7 @@ class Terrain:
         """What is known; `latest` are the newest values in the history."""
         return {
             "critical_lr_ratio": latest.get(RATIO),
+            "secant_curvature": latest.get(BEND),
             "gradient_flow_consistency": latest.get(FLOW),
             "landscape": self._landscape.view(),
         }

@@ -299,6 +299,7 @@ def unseen(summary: IngestSummary | None) -> RunView:
         "representation": None,
         "loss_path": None,
         "critical_lr_ratio": None,
+        "secant_curvature": None,
         "gradient_flow_consistency": None,
         "landscape": None,
         "flags": [],
