@@ -158,8 +158,9 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
 
 
 def _read_series(series: sample_pb2.ScalarSeries, last: int) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
-    steps = np.array(series.steps, dtype=np.int64)
-    values = np.array(series.values, dtype=np.float64)
+    # By way of lists, which takes a third of the time.
+    steps = np.array(series.steps[:], dtype=np.int64)
+    values = np.array(series.values[:], dtype=np.float64)
     if len(steps) != len(values):
         raise ValueError(f"{series.name}: {len(steps)} steps, {len(values)} values")
     if len(steps) and (steps[0] < 0 or steps[-1] > last or (steps[1:] <= steps[:-1]).any()):
