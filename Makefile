@@ -70,7 +70,7 @@ test-install: $(VENV)/.dev ## Install the wheel beside torch alone on every Pyth
 evaluate-classes: $(VENV)/.replication ## Train 522 small networks and judge path classes on them (1 hour; goes on where it stopped).
 	@cd tests && ../$(BIN)/python -m replication.evaluate
 
-evaluate-minima: $(VENV)/.replication text ## Train 302 small networks, plant failures, judge the detectors (1 hour; goes on where it stopped).
+evaluate-minima: $(VENV)/.replication text ## Train 373 small networks, plant failures, judge the detectors (1 hour; goes on where it stopped).
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.evaluate
 
 fit-minima: $(VENV)/.replication text ## Print what half of these runs say of thresholds and score.
