@@ -92,7 +92,7 @@ def test_values_that_are_mostly_not_finite_are_beyond_everything():
 
 def test_only_steps_at_comparable_rates_are_compared():
     rates = np.repeat([1.0, 0.1, 1.0], 50)
-    values = at_comparable_rates(history(learning_rate=rates, norm_drift=np.arange(150.0)), "norm_drift", 0.6)
+    values = at_comparable_rates(history(learning_rate=rates, norm_drift=np.arange(150.0)), "norm_drift", 0.6, 200)
     assert values.tolist() == [*range(50), *range(100, 150)]
 
 
@@ -100,9 +100,26 @@ def test_values_without_a_rate_of_their_step_are_left_out_where_there_are_rates(
     found = History()
     found.extend("learning_rate", [0, 2, 4], [1.0, 1.0, 2.0])
     found.extend("norm_drift", [0, 1, 2, 4, 5], [10.0, 11.0, 12.0, 14.0, 15.0])
-    assert at_comparable_rates(found, "norm_drift", 0.6).tolist() == [14.0]
-    assert at_comparable_rates(found, "norm_drift", 0.6, relative=True).tolist() == [7.0]
-    assert at_comparable_rates(history(norm_drift=[1.0, 2.0]), "norm_drift", 0.6).tolist() == [1.0, 2.0]
+    assert at_comparable_rates(found, "norm_drift", 0.6, 200).tolist() == [14.0]
+    assert at_comparable_rates(found, "norm_drift", 0.6, 200, relative=True).tolist() == [7.0]
+    assert at_comparable_rates(history(norm_drift=[1.0, 2.0]), "norm_drift", 0.6, 200).tolist() == [1.0, 2.0]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.9, 1.0]), st.booleans()), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_the_newest_are_those_among_all(steps, most, relative):
+    """However far back one has to look, rates of some steps missing."""
+    found = History()
+    for step, (rate, told) in enumerate(steps):
+        found.extend("norm_drift", [step], [step + 1.0])
+        if told:
+            found.extend("learning_rate", [step], [rate])
+    everything = at_comparable_rates(found, "norm_drift", 0.6, 100, relative=relative)
+    newest = at_comparable_rates(found, "norm_drift", 0.6, most, relative=relative)
+    assert newest[-most:].tolist() == everything[-most:].tolist()
 
 
 # The learning rate

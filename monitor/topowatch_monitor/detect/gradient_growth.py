@@ -41,7 +41,7 @@ class GradientGrowthThresholds:
 
 def measure(history: History, thresholds: GradientGrowthThresholds) -> Measure | None:
     """Return how far the norm of the gradient stands above all recent ones; None where too little is known."""
-    norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable)
+    norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable, thresholds.window)
     beyond = beyond_past(norms, thresholds)
     if beyond is None:
         return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.detect.series import bounded, median
+from topowatch_monitor.detect.series import HEAD, bounded, median
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,10 +77,13 @@ def curve_of(series: Series, before: Curve | None = None) -> Curve:
     if not mask.all():
         steps, values = steps[mask], values[mask]
     values = bounded(values)
-    head = bounded(series.head[np.isfinite(series.head)])
-    first = float(head.mean()) if len(head) >= 4 else None
-    initial = None if first is None else max(float(head[:4].mean()), first)
     count = len(values) + series.old_count
+    if before is not None and before.count >= HEAD:
+        initial, first = before.initial, before.head
+    else:
+        head = bounded(series.head[np.isfinite(series.head)])
+        first = float(head.mean()) if len(head) >= 4 else None
+        initial = None if first is None else max(float(head[:4].mean()), first)
     curve = Curve(steps, values, count, initial, first, None, len(values) - count % SETTLING)
     if before is not None and before.moment == curve.moment:
         return replace(curve, lowest=before.lowest)

@@ -63,8 +63,12 @@ def detect(history: History, active: bool, thresholds: LossRiseThresholds) -> st
     if active:
         return reason if level > lowest.level + thresholds.allowance * unit else None
     # What was before the loss last came back is over: it must not count a second time.
-    calm = np.flatnonzero(rolling_sums(after) <= WIDTH * (lowest.level + thresholds.allowance * unit))
-    after = after[calm[-1] if len(calm) else 0 :]
+    bearable = lowest.level + thresholds.allowance * unit
+    if level <= bearable and len(after) >= WIDTH:
+        after = after[-WIDTH:]
+    else:
+        calm = np.flatnonzero(rolling_sums(after) <= WIDTH * bearable)
+        after = after[calm[-1] if len(calm) else 0 :]
     with np.errstate(over="ignore"):  # what overflows is clipped
         excess = np.clip((after - lowest.level) / unit - thresholds.allowance, -thresholds.clip, thresholds.clip)
     total = np.cumsum(excess)

@@ -43,7 +43,7 @@ class NormDriftThresholds:
 
 def measure(history: History, thresholds: NormDriftThresholds) -> Measure | None:
     """Return how far the drift stands above all recent ones; None without batch norm, or where too little is known."""
-    drifts = at_comparable_rates(history, "norm_drift", thresholds.comparable)
+    drifts = at_comparable_rates(history, "norm_drift", thresholds.comparable, thresholds.window)
     beyond = beyond_past(drifts + thresholds.floor, thresholds)
     if beyond is None or not len(drifts):
         return None

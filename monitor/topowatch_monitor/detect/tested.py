@@ -38,9 +38,9 @@ def check_past(thresholds: _Past) -> None:
 
 
 def at_comparable_rates(
-    history: History, name: str, comparable: float, *, relative: bool = False
+    history: History, name: str, comparable: float, most: int, *, relative: bool = False
 ) -> NDArray[np.float64]:
-    """Return the values of a series at the steps whose learning rate was not far below the newest, oldest first.
+    """Return the newest values of a series at steps whose learning rate was not far below the newest, oldest first.
 
     After a restart a run is again what it was before at such rates, and not what it was at the end of the cycle.
 
@@ -48,32 +48,34 @@ def at_comparable_rates(
         history: of the run; where it has no rates, all values are returned.
         name: of the series.
         comparable: share of the newest rate, at least.
+        most: values that are wanted; there may be more.
         relative: per unit of learning rate, as updates grow with it; steps at a rate of 0 tell nothing then.
     """
     series, rates = history[name], history["learning_rate"]
     if not len(rates) or not len(series):
         return series.values
-    values, used = _with_rates(series, rates)
-    if not len(used):
-        return values
-    if relative:
-        if not used[-1] > 0:
-            return values[:0]
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            values = values / used
-    chosen: NDArray[np.float64] = values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
+    chosen = series.values[:0]
+    for reach in (2 * most, len(series)):  # as a rule the newest are enough, and it is asked at every item
+        values, used = _with_rates(series, rates, reach)
+        if len(used) and (used[-1] > 0 or not relative):
+            if relative:
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                    values = values / used
+            chosen = values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
+        if len(chosen) >= most or reach >= len(series):
+            break
     return chosen
 
 
-def _with_rates(series: Series, rates: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values at steps whose rate is known, and these rates."""
-    count = len(series)
-    if np.array_equal(rates.steps[-count:], series.steps):  # as usual, and far faster
-        return series.values, rates.values[-count:]
-    there = np.searchsorted(rates.steps, series.steps)
+def _with_rates(series: Series, rates: Series, reach: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Those of the newest values whose rate is known, and these rates."""
+    steps, values = series.steps[-reach:], series.values[-reach:]
+    if np.array_equal(rates.steps[-len(steps) :], steps):  # as usual, and far faster
+        return values, rates.values[-len(steps) :]
+    there = np.searchsorted(rates.steps, steps)
     known = there < len(rates)
-    known[known] &= rates.steps[there[known]] == series.steps[known]
-    return series.values[known], rates.values[there[known]]
+    known[known] &= rates.steps[there[known]] == steps[known]
+    return values[known], rates.values[there[known]]
 
 
 def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, width: int, lag: int) -> float | None:
@@ -105,10 +107,19 @@ def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, wid
     level = float(np.sort(known)[len(known) // 2])
     if level <= 0:
         return -math.inf
+    return math.log(level / float(_medians(past, width).max()))
+
+
+def _medians(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Medians of `width` neighbours, the upper ones of an even number."""
+    if width == 1:
+        return values
     # By hand: it is asked at every item, and np.median and sliding_window_view take as long as all the rest.
-    windows = past[np.add.outer(np.arange(len(past) - width + 1), np.arange(width))] if width > 1 else past[:, None]
-    levels = np.sort(windows, axis=1)[:, width // 2]
-    return math.log(level / float(levels.max()))
+    stride = values.strides[0]
+    windows: NDArray[np.float64] = np.ndarray(
+        (len(values) - width + 1, width), values.dtype, values, strides=(stride, stride)
+    )
+    return np.sort(windows, axis=1)[:, width // 2]
 
 
 def beyond_past(values: NDArray[np.float64], past: _Past) -> float | None:

@@ -42,7 +42,7 @@ class UpdateGrowthThresholds:
 
 def measure(history: History, thresholds: UpdateGrowthThresholds) -> Measure | None:
     """Return how far updates stand above all recent ones; None where too little is known."""
-    sizes = at_comparable_rates(history, "pulse_update_ratio", thresholds.comparable, relative=True)
+    sizes = at_comparable_rates(history, "pulse_update_ratio", thresholds.comparable, thresholds.window, relative=True)
     beyond = beyond_past(sizes, thresholds)
     if beyond is None:
         return None
