@@ -53,9 +53,20 @@ def statistics(model: torch.nn.Module) -> list[torch.Tensor]:
     Raises:
         ImmovableError: They are larger than `LARGEST_BYTES`.
     """
-    found = [buffer for buffer in model.buffers() if buffer.is_floating_point() and buffer.device.type != "meta"]
+    found = [
+        buffer
+        for buffer in model.buffers()
+        # What is expanded cannot be written to, so training does not move it either.
+        if buffer.is_floating_point() and buffer.device.type != "meta" and not _is_expanded(buffer)
+    ]
     _check_size("its buffers", found)
     return found
+
+
+def _is_expanded(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def _check_size(what: str, tensors: Sequence[torch.Tensor]) -> None:

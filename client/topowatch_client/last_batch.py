@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from topowatch_client import probe_set
 from topowatch_client.activations import compiles
 from topowatch_client.guard import from_signal_handler
 from topowatch_client.untouched import Untouched
@@ -77,8 +76,7 @@ class LastBatch:
         try:
             trains = self._model.training and torch.is_grad_enabled()
             if trains and own_loss(result) is not None:
-                detach = torch.Tensor.detach
-                self._call = probe_set.change(arguments, detach), probe_set.change(dict(named), detach)
+                self._call = _copied(tuple(arguments)), _copied(dict(named))
                 self.proven = True
         except Exception as error:  # it runs within the job's forward pass, which must not notice
             if from_signal_handler(error):
@@ -92,7 +90,22 @@ class LastBatch:
         if call is None:
             raise ValueError(self.problem or NO_LOSS)
         with self._untouched.evaluating():
-            yield lambda: _loss_of(self._model(*call[0], **call[1]))
+            # A copy for each pass: a model may write into what it is given.
+            yield lambda: _loss_of(self._model(*_copied(call[0]), **_copied(call[1])))
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy that shares nothing a pass could write into; raise TypeError where there may be such a thing."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        each = [_copied(one) for one in value]
+        return each if isinstance(value, list) else type(value)(*each) if hasattr(value, "_fields") else tuple(each)
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+        return value
+    raise TypeError(f"a pass may write into an argument of {type(value)}: pass probe=(inputs, targets) to attach")
 
 
 def own_loss(result: Any) -> torch.Tensor | None:

@@ -223,6 +223,55 @@ def test_without_a_probe_set_the_last_batch_does_for_a_model_that_returns_its_lo
     assert watch.status["not_measured"] is None
 
 
+class Carrying(OwnLoss):
+    """Writes into what it is given: a state that the caller carries along, the inputs, a list."""
+
+    def forward(self, inputs: torch.Tensor, state: dict[str, torch.Tensor], seen: list[float]) -> torch.Tensor:
+        self.calls.append(self.training)
+        inputs.mul_(0.9)
+        loss = (self.inner(inputs) + state["hidden"]).square().mean()
+        state["hidden"].add_(0.1 * loss.detach())
+        seen.append(loss.item())
+        return loss * (1 + 0.01 * len(seen))
+
+
+def test_a_model_that_writes_into_its_arguments_finds_them_as_it_left_them(tmp_path: Path) -> None:
+    losses: list[list[float]] = []
+    for attached in (False, True):
+        torch.manual_seed(0)
+        model, state, seen = Carrying(), {"hidden": torch.zeros(3)}, [0.0]
+        batches = [torch.randn(8, 6) for _ in range(4)]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if attached:
+            topowatch_client.attach(model, optimizer, config={**SETTINGS, "spool_dir": tmp_path})
+        losses.append([])
+        for step in range(40):
+            optimizer.zero_grad()
+            loss = model(batches[step % 4], state, seen)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+        assert len(seen) == 41
+        assert (model.calls.count(False) > 1) == attached
+    assert losses[0] == losses[1]
+
+
+def test_an_argument_that_cannot_be_copied_is_left_alone_and_why_is_said(tmp_path: Path) -> None:
+    class Cached(OwnLoss):
+        def forward(self, inputs: torch.Tensor, cache: Any = None) -> torch.Tensor:
+            return super().forward(inputs)["logits"].square().mean() + cache.total
+
+    model = Cached()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = topowatch_client.attach(model, optimizer, config={**SETTINGS, "spool_dir": tmp_path})
+    for _ in range(40):
+        model(torch.randn(8, 6), cache=SimpleNamespace(total=0.0)).backward()
+        optimizer.step()
+    assert not any(each.HasField("curvature") for each in samples(watch))
+    assert "SimpleNamespace" in watch.status["not_measured"]
+    assert "pass probe=(inputs, targets)" in watch.status["not_measured"]
+
+
 def test_a_search_that_comes_sooner_than_was_foreseen_is_left_out(tmp_path: Path) -> None:
     """As where the interval was shortened a step before: nobody has looked at the batch."""
     model = OwnLoss()

@@ -121,6 +121,16 @@ def test_a_wish_is_carried_out_a_point_at_a_time_while_training_goes_on(tmp_path
     assert len(slices(watch)) == 1  # it was answered
 
 
+def test_a_buffer_that_nothing_can_be_written_to_stays(tmp_path: Path) -> None:
+    model, optimizer, watch = probed(tmp_path)
+    model.register_buffer("mask", torch.ones(1).expand(4))
+    train(model, optimizer, 5)
+    ask(watch, ("asked", 3))
+    train(model, optimizer, 60)
+    (found,) = slices(watch)
+    assert (found.rows, found.problem) == (3, "")
+
+
 def test_a_job_that_can_take_no_slice_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topowatch_client.last_batch.compiles", lambda: False)  # as another test may have
     model = network()
