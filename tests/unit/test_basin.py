@@ -98,7 +98,18 @@ def test_a_loss_that_is_not_finite_is_a_wall_and_at_the_centre_there_is_no_basin
     found = basin(grid)
     assert found is not None
     assert found.depth == found.escape_height == math.inf
+    grid[0, 0] = -math.inf
+    assert basin(grid) == found
     grid[2, 2] = np.nan
     assert basin(grid) is None
     with pytest.raises(ValueError, match="odd"):
         basin(np.zeros((4, 5)))
+    with pytest.raises(ValueError, match="3 at least"):
+        basin(np.zeros((1, 5)))
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-300, 1e17, -1e300])
+def test_a_plane_has_no_basin_however_high_it_lies(level: float) -> None:
+    found = basin(np.full((3, 3), level))
+    assert found is not None
+    assert found.depth == found.escape_height == 0.0

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -133,15 +134,32 @@ def schedules():
         "cosine": cosine,
         "restarts": 0.55 + 0.45 * np.cos(np.pi * (steps % 500) / 500),
         "one cycle": np.concatenate([np.linspace(0.04, 1, 600), np.linspace(1, 1e-4, 1400)]),
+        **{f"one cycle of cosines, {end}": one_cycle(end)[:2000] for end in (1000, 2000, 4000)},
+        "exponential warm-up": np.append(1e-3 ** np.linspace(1, 0, 500), np.ones(1500)),
+        "five steps up": np.minimum(1 + steps // 100, 5) / 5,
+        "from next to nothing, a step up an epoch": np.maximum(np.minimum(steps // 390, 5) / 5, 1e-6),
+        "three cycles, ever higher": np.repeat([1.0, 2.0, 3.0], [600, 600, 800]) * cosine,
         "inverse root": np.minimum((steps + 1) / 400, (400 / (steps + 1)) ** 0.5),
         **{f"warm-up of {length}": np.minimum((steps + 1) / length, 1) for length in (10, 50, 100, 150, 500, 1900)},
     }
 
 
+def one_cycle(steps):
+    """Return the rates of torch's OneCycleLR as it comes: a cosine up in three tenths of the steps, and one down."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+    rates = []
+    for _ in range(steps - 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return np.array(rates)
+
+
 @pytest.mark.parametrize("name", schedules())
 def test_no_usual_schedule_is_untested(name):
     rates = schedules()[name]
-    assert max(level(untested_rate, learning_rate=rates[:end]) or 0.0 for end in range(4, 2001, 4)) < 1
+    assert max(level(untested_rate, learning_rate=rates[:end]) or 0.0 for end in range(4, len(rates) + 1, 4)) < 1
 
 
 @pytest.mark.parametrize("period", [1000, 3000, 7000])
@@ -156,7 +174,7 @@ def test_a_rate_that_comes_back_after_however_long_is_not_untested(period, shape
         measured = untested_rate.measure(run, Thresholds().untested_rate)
         highest = max(highest, measured.level if measured is not None else 0.0)
     assert highest < 0.1
-    run.extend("learning_rate", np.arange(60_000, 60_100), np.full(100, 1.6e-3))
+    run.extend("learning_rate", np.arange(60_000, 60_100), 1e-3 * 1.005 ** np.arange(1, 101))
     assert untested_rate.measure(run, Thresholds().untested_rate).level >= 1
 
 
@@ -200,6 +218,23 @@ def test_growth_at_a_constant_rate_is_seen_before_it_is_fourfold(name):
     assert growth[first - 1] < 4
 
 
+@pytest.mark.parametrize("module", [update_growth, gradient_growth])
+def test_growth_as_learning_sets_in_is_no_failure_and_later_growth_is(module):
+    """A deep network leaves a plateau on which gradients and updates are small."""
+    name = "pulse_update_ratio" if module is update_growth else "pulse_gradient_norm"
+    sizes = np.concatenate([np.full(150, 0.1), 0.1 * 1.05 ** np.arange(60), np.full(190, 1.8)])
+    loss = np.concatenate([np.full(150, 5.0), np.linspace(5, 0.5, 60), np.full(190, 0.5)])
+    grown = np.append(sizes, 1.8 * 1.03 ** np.arange(100))
+    found = [
+        level(
+            module, learning_rate=np.ones(end), **{name: grown[:end], "loss": np.append(loss, np.full(100, 0.5))[:end]}
+        )
+        for end in range(100, 501, 4)
+    ]
+    assert max(each or 0.0 for each in found[:75]) < 1
+    assert max(each or 0.0 for each in found[75:]) >= 1
+
+
 def test_growth_that_has_lasted_longer_than_the_window_is_tested():
     gradients = np.append(np.ones(300), 3 * np.ones(LAG + WIDTH + 10))
     assert level(gradient_growth, learning_rate=np.ones(len(gradients)), pulse_gradient_norm=gradients) == 0
@@ -218,6 +253,13 @@ def test_drift_of_batch_norm_counts_from_a_tenth_on():
         level(norm_drift, learning_rate=rates, norm_drift=quiet)
         < 1
         <= level(norm_drift, learning_rate=rates, norm_drift=running)
+    )
+
+
+def test_batch_norm_that_was_frozen_is_judged_by_how_it_moves_later():
+    thawed = np.append(np.zeros(60), 0.37 * 0.9 ** np.arange(40))
+    assert all(
+        (level(norm_drift, learning_rate=np.ones(end), norm_drift=thawed[:end]) or 0.0) < 1 for end in range(60, 101)
     )
 
 
@@ -262,6 +304,13 @@ def test_a_jump_is_seen_with_its_second_value(seed):
     curve = np.append(falling(seed=seed), [1.5, 1.4])
     assert level(loss_jump, loss=curve) >= 1
     assert level(loss_jump, loss=curve[:-1]) < 1
+
+
+def test_where_nothing_moved_the_least_rise_is_no_jump():
+    still = np.full(150, 2.302585)
+    rising = np.append(still, 2.302585 + 1e-4 * np.arange(1, 7))
+    assert max(level(loss_jump, loss=rising[:end]) or 0.0 for end in range(100, 157)) < 1
+    assert level(loss_jump, loss=np.append(still, [2.6, 2.6])) >= 1
 
 
 def test_a_jump_that_comes_back_is_let_go():

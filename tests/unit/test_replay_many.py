@@ -323,6 +323,7 @@ def test_marks_read_alike_from_every_format(tmp_path: Path, name: str, content: 
         ("m.json", "[", "cannot be read as .json"),
         ("m.json", "{}", "holds no events: write them as a list of objects"),
         ("m.toml", "a = 1", "holds no events: write them as tables [[events]]"),
+        ("m.json", "[" * 100_000, "cannot be read as .json"),
         ("m.json", "[3]", "event 1: Input should be a valid dictionary"),
         ("m.csv", "run,onset\na,1\nb,\n", "event 2: onset: expected the step at which the run went wrong, or healthy"),
         ("m.csv", "run,onset\na,soon\n", "event 1: onset: expected the step"),

@@ -95,13 +95,25 @@ def test_a_slice_brings_its_basin_and_a_refusal_leaves_the_numbers() -> None:
     assert view["basin_depth"] == pytest.approx(2)
 
 
+def test_a_loss_of_minus_infinity_somewhere_costs_nothing_of_the_sample() -> None:
+    values = bowl(2.0)
+    values[0, 0] = -np.inf
+    item = sliced(20, values, centre=12)
+    run = run_of(opened(), stored(item))
+    assert run.view()["step"] == 20
+    landscape = run.view()["landscape"]
+    assert landscape is not None
+    assert (landscape["side"], landscape["basin_depth"]) == (5, pytest.approx(2))
+
+
 def test_a_slice_that_is_damaged_is_refused() -> None:
     even = sliced(20, np.zeros((4, 5)), centre=12)
     late = sliced(20, bowl(1.0), centre=21)
     short = sliced(20, bowl(1.0), centre=12)
     short.sample.loss_slice.rows = 3
-    run = run_of(opened(), *(stored(item) for item in (even, late, short)))
-    assert run.view()["rejected"] == 3
+    thin = sliced(20, np.zeros((1, 5)), centre=12)
+    run = run_of(opened(), *(stored(item) for item in (even, late, short, thin)))
+    assert run.view()["rejected"] == 4
     assert run.view()["landscape"] is None
 
 

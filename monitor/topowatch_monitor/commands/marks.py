@@ -68,6 +68,8 @@ def read_marks(file: Path) -> list[Mark]:
         entries = _entries(file)
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}", status=2) from None
+    except RecursionError:
+        raise CommandError(f"{file} cannot be read as {file.suffix}: it is nested too deeply", status=2) from None
     except (ValueError, csv.Error) as error:
         raise CommandError(f"{file} cannot be read as {file.suffix}: {error}", status=2) from None
     return [_mark(entry, f"{file}, event {number}") for number, entry in enumerate(entries, start=1)]

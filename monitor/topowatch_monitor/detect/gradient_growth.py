@@ -24,6 +24,8 @@ class GradientGrowthThresholds:
         width: neighbouring values whose median is a level: one odd batch moves none.
         lag: newest values that are too new to have proved harmless.
         comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
+        learned: share of where the loss began (or of chance) from which on values count: on the plateau that comes
+            before they are small, and grow tenfold as learning sets in.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -33,6 +35,7 @@ class GradientGrowthThresholds:
     width: int = 8
     lag: int = 48
     comparable: float = 0.6
+    learned: float = 0.8
     release: float = 0.25
 
     def __post_init__(self) -> None:
@@ -41,7 +44,10 @@ class GradientGrowthThresholds:
 
 def measure(history: History, thresholds: GradientGrowthThresholds) -> Measure | None:
     """Return how far the norm of the gradient stands above all recent ones; None where too little is known."""
-    norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable, thresholds.window)
+    start = history.learned(thresholds.learned)
+    if start is None:
+        return None
+    norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable, thresholds.window, since=start)
     beyond = beyond_past(norms, thresholds)
     if beyond is None:
         return None

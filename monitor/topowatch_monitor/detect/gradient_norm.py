@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from topowatch_monitor.detect.level import WIDTH, rolling_sums
 from topowatch_monitor.detect.series import bounded, median
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def detect(history: History, active: bool, thresholds: GradientNormThresholds) -
     series = history["gradient_norm"]
     if len(series) < thresholds.minimum_samples + thresholds.persist:
         return None
-    start = _learned(history, thresholds.learned)
+    start = history.learned(thresholds.learned)
     if start is None:
         return None
     norms = bounded(series.values[int(np.searchsorted(series.steps, start)) :])
@@ -60,15 +59,3 @@ def detect(history: History, active: bool, thresholds: GradientNormThresholds) -
     if float(recent.min()) - usual <= limit * (thresholds.release if active else 1.0):
         return None
     return f"gradient norm {norms[-1]:.3g}, its median of late was {np.exp(usual):.2g}"
-
-
-def _learned(history: History, share: float) -> int | None:
-    """Step from which on the run had learned something; None where it has not, 0 where nobody can tell."""
-    curve = history.curve
-    if history.resumed or not curve.count:
-        return 0
-    if curve.initial is None or len(curve.values) < WIDTH:
-        return None
-    began = max(curve.initial, history.chance_loss or curve.initial)
-    low = rolling_sums(curve.values) <= WIDTH * share * began
-    return int(curve.steps[np.argmax(low) + WIDTH - 1]) if low.any() else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from topowatch_monitor.detect.layers import LayerHistory
-from topowatch_monitor.detect.level import Curve, curve_of
+from topowatch_monitor.detect.level import Curve, curve_of, learned
 from topowatch_monitor.detect.probe_curve import ProbeCurve, probe_curve
 from topowatch_monitor.detect.series import Series
 
@@ -62,6 +62,7 @@ class History:
         self._curve: Curve | None = None
         self._curve_before: Curve | None = None  # of fewer values of the same
         self._said: dict[str, tuple[Hashable, str | None]] = {}
+        self._learned: dict[tuple[float, tuple[int, int]], int | None] = {}  # the newest answer
         self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
         self._fresh: dict[str, list[int]] = {}  # steps that came since detectors last looked
         self.layers = LayerHistory()
@@ -84,6 +85,15 @@ class History:
         if self._curve is None:
             self._curve = self._curve_before = curve_of(self.loss, self._curve_before)
         return self._curve
+
+    def learned(self, share: float) -> int | None:
+        """Return the step from which on the run had learned something; see `level.learned`. 0 after a checkpoint."""
+        if self.resumed:
+            return 0
+        key = share, self.curve.moment
+        if key not in self._learned:
+            self._learned = {key: learned(self.curve, self.loss, share, self.chance_loss)}
+        return self._learned[key]
 
     def once(self, name: str, moment: Hashable, ask: Callable[[], str | None]) -> str | None:
         """What `ask` returns; it is asked anew only at another moment, or once something was forgotten or came late."""
@@ -177,3 +187,4 @@ class History:
     def _forget_curve(self) -> None:
         self._curve = self._curve_before = None
         self._said.clear()
+        self._learned.clear()

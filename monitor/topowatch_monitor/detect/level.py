@@ -90,6 +90,26 @@ def curve_of(series: Series, before: Curve | None = None) -> Curve:
     return replace(curve, lowest=_lowest(steps[: curve.settled], values[: curve.settled], series))
 
 
+def learned(curve: Curve, series: Series, share: float, chance: float | None) -> int | None:
+    """Return the step from which on a run had learned something; None where it has not, 0 where nobody can tell.
+
+    Args:
+        curve: of its loss, from the beginning of the training on.
+        series: its loss.
+        share: of where the loss began, or of chance, that the mean of 32 settled values has to come down to.
+        chance: loss of a model that knows nothing; None where it is not known.
+    """
+    if not curve.count:
+        return 0
+    if curve.initial is None or curve.settled < WIDTH:
+        return None
+    level = share * max(curve.initial, chance or curve.initial)
+    if (old := series.old <= level).any():
+        return int(series.old_steps[np.argmax(old)])
+    low = rolling_sums(curve.values[: curve.settled]) <= WIDTH * level
+    return int(curve.steps[np.argmax(low) + WIDTH - 1]) if low.any() else None
+
+
 def rolling_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of every 32 neighbours, by the first of them; none of fewer than 32 values."""
     totals = np.cumsum(values)

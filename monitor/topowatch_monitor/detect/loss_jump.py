@@ -28,6 +28,7 @@ class LossJumpThresholds:
         highest: times what the highest of the past stands above the usual loss: where some batches are much harder than
             others, two of these come together now and then.
         share: of the way down from where the loss began, above the usual loss.
+        floor: share of the usual loss itself, above it: where nothing moves, as at a rate of 0, all else is next to 0.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -37,6 +38,7 @@ class LossJumpThresholds:
     noise: float = 10.0
     highest: float = 1.5
     share: float = 0.3
+    floor: float = 0.05
     release: float = 0.5
 
 
@@ -49,5 +51,6 @@ def measure(history: History, thresholds: LossJumpThresholds) -> Measure | None:
     newest = curve.values[-thresholds.recent :]
     usual, highest, both = float(median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
     noise, descent = thresholds.noise * noise_of(past), thresholds.share * (curve.initial - usual)
-    unit = max(noise, descent, thresholds.highest * (highest - usual), float(np.finfo(np.float64).tiny))
+    least = max(thresholds.floor * abs(usual), float(np.finfo(np.float64).tiny))
+    unit = max(noise, descent, thresholds.highest * (highest - usual), least)
     return Measure(max(0.0, both - usual) / unit, f"the loss jumped from about {usual:.3g} to {both:.3g}")

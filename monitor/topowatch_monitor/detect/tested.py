@@ -38,7 +38,7 @@ def check_past(thresholds: _Past) -> None:
 
 
 def at_comparable_rates(
-    history: History, name: str, comparable: float, most: int, *, relative: bool = False
+    history: History, name: str, comparable: float, most: int, *, since: int = 0, relative: bool = False
 ) -> NDArray[np.float64]:
     """Return the newest values of a series at steps whose learning rate was not far below the newest, oldest first.
 
@@ -49,20 +49,22 @@ def at_comparable_rates(
         name: of the series.
         comparable: share of the newest rate, at least.
         most: values that are wanted; there may be more.
+        since: step of the first value that counts.
         relative: per unit of learning rate, as updates grow with it; steps at a rate of 0 tell nothing then.
     """
     series, rates = history[name], history["learning_rate"]
-    if not len(rates) or not len(series):
-        return series.values
+    count = len(series) - int(np.searchsorted(series.steps, since))
+    if not len(rates) or not count:
+        return series.values[len(series) - count :]
     chosen = series.values[:0]
-    for reach in (2 * most, len(series)):  # as a rule the newest are enough, and it is asked at every item
+    for reach in (min(2 * most, count), count):  # as a rule the newest are enough, and it is asked at every item
         values, used = _with_rates(series, rates, reach)
         if len(used) and (used[-1] > 0 or not relative):
             if relative:
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                     values = values / used
             chosen = values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
-        if len(chosen) >= most or reach >= len(series):
+        if len(chosen) >= most or reach == count:
             break
     return chosen
 

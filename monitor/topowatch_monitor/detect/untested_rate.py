@@ -6,11 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from topowatch_monitor.detect.graded import Measure
 from topowatch_monitor.detect.tested import beyond_tested
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from topowatch_monitor.detect.history import History
+
+_ROUNDING = 1e-6  # of a rate: what comes back to where it was may come back a little higher
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,17 @@ class UntestedRateThresholds:
             was there before, and a linear warm-up, however long, adds at most a third in the last quarter of its steps.
         lag: newest values of the rate that are too new to have proved harmless, or a quarter of all where that is less:
             an unstable rate shows within 128 steps.
+        settled: values in a row, before it rises, that brought no rate above all before: while a run warms up, by
+            whatever curve, each does.
+        risings: new highest rates among the newest `lag`: a schedule that steps up from epoch to epoch has one.
         minimum: values that must have been seen before these: within a short warm-up every rate is new.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
     factor: float = 1.4
     lag: int = 128
+    settled: int = 64
+    risings: int = 6
     minimum: int = 96
     release: float = 0.25
 
@@ -42,5 +53,15 @@ def measure(history: History, thresholds: UntestedRateThresholds) -> Measure | N
         return None
     if series.old_highest > 0 and rates[-1] > 0:
         beyond = min(beyond, math.log(rates[-1] / series.old_highest))
+    if beyond > 0 and not _creeps(rates, series.old_highest, lag, thresholds):
+        beyond = 0.0
     reason = f"the learning rate {rates[-1]:.2g} is {math.exp(min(beyond, 50.0)):.2g} times the highest that has held"
     return Measure(max(0.0, beyond) / math.log(thresholds.factor), reason)
+
+
+def _creeps(rates: NDArray[np.float64], before: float, lag: int, thresholds: UntestedRateThresholds) -> bool:
+    """Say whether rates rise value by value again after they had settled; `before` is the highest of older ones."""
+    highest = np.maximum.accumulate(np.concatenate([[max(before, 0.0)], rates[:-1]]))
+    new = np.flatnonzero(rates > highest * (1 + _ROUNDING))
+    rising = np.count_nonzero(new >= len(rates) - lag) >= min(thresholds.risings, lag)
+    return rising and int(np.diff(new, prepend=0).max()) >= thresholds.settled

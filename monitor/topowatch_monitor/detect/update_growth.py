@@ -25,6 +25,8 @@ class UpdateGrowthThresholds:
         width: neighbouring values whose median is a level: one odd batch moves none.
         lag: newest values that are too new to have proved harmless.
         comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
+        learned: share of where the loss began (or of chance) from which on values count: on the plateau that comes
+            before they are small, and grow tenfold as learning sets in.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -34,6 +36,7 @@ class UpdateGrowthThresholds:
     width: int = 8
     lag: int = 48
     comparable: float = 0.6
+    learned: float = 0.8
     release: float = 0.25
 
     def __post_init__(self) -> None:
@@ -42,7 +45,12 @@ class UpdateGrowthThresholds:
 
 def measure(history: History, thresholds: UpdateGrowthThresholds) -> Measure | None:
     """Return how far updates stand above all recent ones; None where too little is known."""
-    sizes = at_comparable_rates(history, "pulse_update_ratio", thresholds.comparable, thresholds.window, relative=True)
+    start = history.learned(thresholds.learned)
+    if start is None:
+        return None
+    sizes = at_comparable_rates(
+        history, "pulse_update_ratio", thresholds.comparable, thresholds.window, since=start, relative=True
+    )
     beyond = beyond_past(sizes, thresholds)
     if beyond is None:
         return None

@@ -212,8 +212,8 @@ def _read_plane(sent: sample_pb2.LossSlice, last: int) -> Plane:
     shape = sent.rows, sent.columns
     if len(sent.values) != 4 * sent.rows * sent.columns:
         raise ValueError(f"a loss slice of {len(sent.values)} bytes is not {sent.rows} × {sent.columns} float32")
-    if sent.values and not (sent.rows % 2 and sent.columns % 2):
-        raise ValueError(f"a loss slice of {sent.rows} × {sent.columns} has no centre")
+    if sent.values and not (sent.rows % 2 and sent.columns % 2 and min(shape) >= 3):
+        raise ValueError(f"a loss slice of {sent.rows} × {sent.columns} has no centre with a point on each side")
     if not 0 <= sent.step <= last:
         raise ValueError(f"a loss slice of step {sent.step} in a sample of step {last}")
     values = np.frombuffer(sent.values, dtype="<f4").reshape(shape).astype(np.float32, copy=False)

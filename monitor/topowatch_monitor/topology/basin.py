@@ -34,23 +34,25 @@ def basin(grid: ArrayLike) -> Basin | None:
     """Measure the basin of the centre of a slice; None where the loss at the centre is not finite.
 
     Args:
-        grid: rows × columns losses, an odd number of each; NaN counts as +inf. Neighbours share a side.
+        grid: rows × columns losses, an odd number of each, 3 at least; what is not finite counts as +inf. Neighbours
+            share a side.
 
     Raises:
-        ValueError: there is no centre, or the grid holds −inf.
+        ValueError: there is no centre with a point on each side.
     """
     values = np.asarray(grid, dtype=np.float64)
-    if values.ndim != 2 or not (values.shape[0] % 2 and values.shape[1] % 2):
-        raise ValueError(f"a slice has odd numbers of rows and columns, not a shape of {values.shape}")
-    values = np.where(np.isnan(values), np.inf, values)
+    if values.ndim != 2 or not (values.shape[0] % 2 and values.shape[1] % 2) or min(values.shape) < 3:
+        raise ValueError(f"a slice has odd numbers of rows and columns, 3 at least, not a shape of {values.shape}")
+    values = np.where(np.isfinite(values), values, np.inf)
     row, column = values.shape[0] // 2, values.shape[1] // 2
     centre = float(values[row, column])
     if not np.isfinite(centre):
         return None
-    finite = values[np.isfinite(values)]
-    span = float(np.ptp(finite)) + 1.0
-    beneath, outside = float(finite.min()) - span, float(finite.min()) - 2 * span
     total = total_persistence(sublevel_persistence(values))
+    # In units of the largest, so that what is put beneath all does not drown in rounding.
+    unit = float(np.abs(values[np.isfinite(values)]).max()) or 1.0
+    values, centre = values / unit, centre / unit
+    beneath, outside = -2.0, -3.0
     # Lowered under all but the outside, the centre is the elder of every basin, until it meets the outside.
     padded = np.pad(values, 1, constant_values=outside)
     lowered = padded.copy()
@@ -62,7 +64,7 @@ def basin(grid: ArrayLike) -> Basin | None:
     bars = sublevel_persistence(padded)
     dying = bars[(bars[:, 2] == 0) & (bars[:, 1] == pass_height)]
     depth = float((dying[:, 1] - dying[:, 0]).max()) if len(dying) else 0.0
-    return Basin(depth, max(pass_height - centre, 0.0), total)
+    return Basin(depth * unit, max(pass_height - centre, 0.0) * unit, total)
 
 
 def _death_of(bars: np.ndarray[tuple[int, int], np.dtype[np.float64]], birth: float) -> float:

@@ -23,7 +23,7 @@ from replication.runs import CACHE, write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FITTED, HELD_OUT = range(4), range(100, 107)  # seeds of each failure
+FITTED, HELD_OUT = range(4), range(200, 207)  # seeds of each failure
 HEALTHY_SEEDS = {"healthy": (5, 10), "long warm-up": (2, 4), "raised rate": (2, 4)}  # fitted on, held out
 TWICE = {"statistics"}  # what one network alone has, with twice as many seeds
 DENSE = 8  # steps from look to look in the runs of the ablation
