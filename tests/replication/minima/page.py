@@ -20,13 +20,17 @@ Written by `make evaluate-minima`, which trains {fitted} and {held} runs, judges
 {machine}.
 
 A CNN with batch norm on MNIST-5k (SGD, Adam), a character-level transformer on the King James Bible (AdamW) and a GRU
-on the same text (SGD, Adam), healthy and with planted failures; no two runs share their weights or batches (but for the
-dense ones below, which repeat some). Thresholds and score were fixed on runs with seeds below 100; all figures are of
-seeds from 100 on, which were drawn after the detectors were as they are. (An earlier version of this page had figures
-of odd seeds below 100, and two detectors, norm_drift and violent_start, were changed after figures of these had been
-seen: so they count as fitted on. A second version had failures begin at seven fixed steps, one of them five before a
-look, whose item comes a step later, so that one place in 64 had the weight of one in seven: it found 89 % of the abrupt
-ones within 5 steps. Since then they begin at a step drawn at random among the 64 of an item; no detector was changed.)
+on the same text (SGD, Adam), healthy and with planted failures; no two runs share their weights or batches (but for
+the dense ones below, which repeat some). Thresholds and score were fixed on runs with seeds below 100; all figures
+are of seeds from 200 on, whose runs nobody had looked at before. A failure begins at a step drawn at random among the
+64 between two looks.
+
+(Seeds from 100 on were held out before. They had 84 of 84 slow failures flagged, a median of 105 steps ahead, 99 % of
+the abrupt ones within 5 steps, and 0.89 false alarms in 10,000 steps; their figures no longer count, as five
+detectors were changed since, for what these runs do not have: warm-ups by cosine, by epoch and by exponent, plateaus,
+losses that stand still, batch norm that was frozen. Before that they had failures begin at seven fixed steps, one of
+them five before a look, whose item comes a step later: so 89 % of the abrupt ones were found in time. The first
+figures, of odd seeds below 100, were seen before two detectors were changed.)
 
 The client looks at the intervals that it chooses for models with steps of 0.2 s and more: weights in 64 steps, a probe
 pass in 1,024, the pulse at every step. Numbers of single steps wait for three others, as they do where a step takes a
