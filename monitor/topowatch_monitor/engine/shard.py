@@ -25,7 +25,7 @@ log = logging.getLogger("topowatch.engine")
 
 # The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
 # what an older version saved is made again from the log.
-STATE = 7
+STATE = 8
 
 
 class Part(NamedTuple):
