@@ -1,7 +1,7 @@
 """The critical step: how far along the last update the loss stands above where the update began.
 
 A line search of at most 10 forward passes (after arXiv 2601.16979, with the last update as the direction). The learning
-rate over the critical one is the inverse of the multiple found here. Three of the passes tell the curvature along it.
+rate over the critical one is the inverse of the multiple found here. Its losses tell the curvature along the update.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from topowatch_client.displaced import moving
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 PASSES = 10
 _DOUBLINGS = 6  # or halvings; what lies beyond is told as the last of them
-_PRECISION = 8 * 2.0**-24  # of a loss in float32, times what the differences of three of them make of it
+_PRECISION = 2.0**-24  # of a loss in float32
+_NEAR = 4.0  # multiples of an update: farther away the loss is no parabola
+_FEW = 4  # losses that tell a curvature and how sure it is
+_SURE = 8.0  # standard errors
 
 
 class Along(NamedTuple):
@@ -72,20 +76,28 @@ def critical_multiple(loss: Callable[[float], float]) -> float | None:
 def secant_curvature(losses: Sequence[tuple[float, float]], length: float) -> float:
     """Return how fast the slope of the loss grows along an update, ⟨Δg, Δθ⟩/⟨Δθ, Δθ⟩ where the loss is quadratic.
 
-    Gradients are not needed: their difference along the update is a second difference of the losses.
+    Gradients are not needed: it is the curvature of the parabola that fits the losses best (least squares).
 
     Args:
-        losses: Three multiples of the update, all different, and the loss at each.
+        losses: Multiples of the update, and the loss at each.
         length: Norm of the update.
 
     Returns:
-        In loss a squared unit of the weights; NaN where it drowns in the precision of float32, or a loss is not finite.
+        In loss a squared unit of the weights. NaN where it is not known: fewer than 4 losses up to 4 times the update
+        are finite, or it is not 8 standard errors from 0, as where losses are rounded, in half precision say, or do
+        not lie on a parabola.
     """
-    (a, at_a), (b, at_b), (c, at_c) = losses
-    bend = (at_c - at_b) / (c - b) - (at_b - at_a) / (b - a)
-    if not abs(bend) > _PRECISION * max(map(abs, (at_a, at_b, at_c))) or not length > 0:
+    near = [(multiple, loss) for multiple, loss in losses if multiple <= _NEAR and math.isfinite(loss)]
+    if len(near) < _FEW or not length > 0:
         return math.nan
-    return 2 * bend / (c - a) / length**2 if math.isfinite(bend) else math.nan
+    multiples, values = np.array(near).T
+    terms = np.vander(multiples, 3)
+    inverse = np.linalg.pinv(terms)
+    fit = inverse @ values
+    variance = float(np.square(values - terms @ fit).sum()) / (len(near) - 3)
+    variance += (_PRECISION * float(np.abs(values).max())) ** 2
+    error = math.sqrt(variance) * float(np.linalg.norm(inverse[0]))
+    return 2 * float(fit[0]) / length**2 if abs(float(fit[0])) > _SURE * error else math.nan
 
 
 def search(
@@ -113,7 +125,7 @@ def search(
             return told[-1][1]
 
         found = critical_multiple(at)
-        return None if found is None else Along(found, secant_curvature(told[:3], _distance(before, now)))
+        return None if found is None else Along(found, secant_curvature(told, _distance(before, now)))
 
 
 def _distance(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> float:

@@ -37,7 +37,7 @@ def trainable(model: torch.nn.Module) -> list[torch.Tensor]:
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not found:
         raise ImmovableError("the model has no parameters that are trained")
-    _check_size("its trained parameters", found)
+    check_size("its trained parameters take", found)
     for parameter in found:
         plain = type(parameter.data) is torch.Tensor and parameter.layout is torch.strided
         if not plain or not parameter.is_floating_point() or parameter.device.type == "meta":
@@ -59,7 +59,7 @@ def statistics(model: torch.nn.Module) -> list[torch.Tensor]:
         # What is expanded cannot be written to, so training does not move it either.
         if buffer.is_floating_point() and buffer.device.type != "meta" and not _is_expanded(buffer)
     ]
-    _check_size("its buffers", found)
+    check_size("its buffers take", found)
     return found
 
 
@@ -69,10 +69,11 @@ def _is_expanded(tensor: torch.Tensor) -> bool:
     )
 
 
-def _check_size(what: str, tensors: Sequence[torch.Tensor]) -> None:
+def check_size(what: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise ImmovableError, which begins with `what`, where copies of all these would be too large."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size > LARGEST_BYTES:
-        raise ImmovableError(f"{what} take {size >> 20} MiB, and copies are made of up to {LARGEST_BYTES >> 20} MiB")
+        raise ImmovableError(f"{what} {size >> 20} MiB, and copies are made of up to {LARGEST_BYTES >> 20} MiB")
 
 
 def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

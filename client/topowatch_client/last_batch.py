@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from topowatch_client.activations import compiles
+from topowatch_client.displaced import check_size
 from topowatch_client.guard import from_signal_handler
 from topowatch_client.untouched import Untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_IMMUTABLE = (bool, int, float, complex, str, bytes, range, slice, enum.Enum, torch.dtype, torch.device)
 NO_LOSS = "the model returns no loss, and no probe set with targets was given: pass probe=(inputs, targets) to attach"
 
 
@@ -76,6 +80,7 @@ class LastBatch:
         try:
             trains = self._model.training and torch.is_grad_enabled()
             if trains and own_loss(result) is not None:
+                check_size("the last batch takes", _tensors((arguments, named)))
                 self._call = _copied(tuple(arguments)), _copied(dict(named))
                 self.proven = True
         except Exception as error:  # it runs within the job's forward pass, which must not notice
@@ -94,6 +99,15 @@ class LastBatch:
             yield lambda: _loss_of(self._model(*_copied(call[0]), **_copied(call[1])))
 
 
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return all tensors in nested arguments."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for each in value for tensor in _tensors(each)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
 def _copied(value: Any) -> Any:
     """Return a copy that shares nothing a pass could write into; raise TypeError where there may be such a thing."""
     if isinstance(value, torch.Tensor):
@@ -103,7 +117,9 @@ def _copied(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         each = [_copied(one) for one in value]
         return each if isinstance(value, list) else type(value)(*each) if hasattr(value, "_fields") else tuple(each)
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if value is None or isinstance(value, _IMMUTABLE):
         return value
     raise TypeError(f"a pass may write into an argument of {type(value)}: pass probe=(inputs, targets) to attach")
 

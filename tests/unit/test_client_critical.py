@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -67,20 +67,48 @@ def test_weights_of_double_precision_are_moved_as_finely() -> None:
     assert found == (pytest.approx(1.5, rel=0.01), pytest.approx(2.0))
 
 
-@given(st.floats(-5, 5), st.floats(0.01, 100), st.sampled_from([0.5, 2.0]), st.floats(0.01, 10))
-def test_the_curvature_of_a_parabola_is_found_from_any_three_of_its_points(
-    start: float, bend: float, third: float, length: float
+def asked(loss: Callable[[float], float]) -> list[tuple[float, float]]:
+    """Return the losses that a search asks for."""
+    told: list[tuple[float, float]] = []
+
+    def at(multiple: float) -> float:
+        told.append((multiple, loss(multiple)))
+        return told[-1][1]
+
+    critical_multiple(at)
+    return told
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 100), st.floats(1 / 40, 40), st.floats(0.01, 10))
+def test_the_curvature_of_a_parabola_is_found_wherever_the_search_looks(
+    start: float, bend: float, root: float, length: float
 ) -> None:
-    losses = [(each, start + bend * (each * length) ** 2 / 2 - each) for each in (0.0, 1.0, third)]
-    found = secant_curvature(losses, length)
-    if bend * length**2 > 1e-3:  # else it may drown
-        assert found == pytest.approx(bend, rel=1e-6)
+    found = secant_curvature(asked(lambda each: start + bend * length**2 / 2 * each * (each - root)), length)
+    assume(bend * length**2 > 1e-2)  # else it may drown in what float32 can tell
+    assert found == pytest.approx(bend, rel=1e-3)
 
 
-def test_a_curvature_that_no_float32_could_show_is_not_told() -> None:
-    assert math.isnan(secant_curvature([(0.0, 2.0), (1.0, 2.0 + 2e-7), (2.0, 2.0)], 1e-3))
-    assert math.isnan(secant_curvature([(0.0, 1.0), (1.0, math.inf), (0.5, 2.0)], 1.0))
-    assert math.isnan(secant_curvature([(0.0, 1.0), (1.0, 3.0), (0.5, 2.5)], 0.0))
+def test_a_curvature_that_the_losses_do_not_show_is_not_told() -> None:
+    assert math.isnan(secant_curvature(asked(lambda each: 2.0 + 1e-8 * each * (each - 1.5)), 1e-3))
+    assert math.isnan(secant_curvature([(0.0, 1.0), (1.0, math.inf), (0.5, 2.0), (0.25, math.nan)], 1.0))
+    assert math.isnan(secant_curvature(asked(lambda each: each * (each - 1.5)), 0.0))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.01, 0.001])
+def test_no_rounding_of_half_precision_is_told_as_a_curvature(rate: float) -> None:
+    torch.manual_seed(0)
+    model = Half(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)))
+    inputs, targets = torch.randn(64, 6), torch.randint(0, 3, (64,))
+    weights = list(model.parameters())
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(model(inputs).float(), targets)
+
+    before, slopes = displaced.copies(weights), torch.autograd.grad(loss(), weights)
+    displaced.put(weights, [weight - rate * slope for weight, slope in zip(before, slopes, strict=True)])
+    found = search(weights, before, lambda: contextlib.nullcontext(lambda: loss().detach()))
+    assert found is not None
+    assert math.isnan(found.curvature) or found.curvature == pytest.approx(0.48, rel=0.5)
 
 
 def test_along_an_update_of_a_network_it_is_what_two_gradients_of_the_batch_say() -> None:
@@ -94,13 +122,13 @@ def test_along_an_update_of_a_network_it_is_what_two_gradients_of_the_batch_say(
         return nn.functional.cross_entropy(model(inputs), targets)
 
     before, first = displaced.copies(weights), torch.autograd.grad(loss(), weights)
-    displaced.put(weights, [weight - 0.05 * slope for weight, slope in zip(before, first, strict=True)])
+    displaced.put(weights, [weight - 0.5 * slope for weight, slope in zip(before, first, strict=True)])
     second = torch.autograd.grad(loss(), weights)
     found = search(weights, before, lambda: contextlib.nullcontext(lambda: loss().detach()))
-    moved = [-0.05 * slope for slope in first]
+    moved = [-0.5 * slope for slope in first]
     exact = sum((b - a).flatten() @ move.flatten() for a, b, move in zip(first, second, moved, strict=True))
     assert found is not None
-    assert found.curvature == pytest.approx(float(exact / sum(move.square().sum() for move in moved)), rel=0.02)
+    assert found.curvature == pytest.approx(float(exact / sum(move.square().sum() for move in moved)), rel=0.1)
 
 
 class Half(nn.Module):

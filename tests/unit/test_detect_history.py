@@ -162,3 +162,34 @@ def test_a_restored_history_goes_on_as_the_original():
     for history in (first, second):
         history.extend("loss", range(500, 700), values[500:])
     assert repr(first.state_dict()) == repr(second.state_dict())
+
+
+pieces = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 40), st.sampled_from([4.0, 2.0, math.nan])),
+        st.tuples(st.just("discard"), st.integers(0, 300), st.integers(1, 100)),
+        st.tuples(st.just("chance"), st.just(0), st.sampled_from([None, 3.0, 7.0])),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60)
+@given(pieces, st.sampled_from([64, 512]))
+def test_what_is_kept_to_spare_work_says_what_a_restored_history_finds_anew(done, capacity):
+    """The curve and the step from which on something was learned, whatever came, was taken back, or is no number."""
+    lived, step = History(capacity), 0
+    for what, number, value in done:
+        if what == "add":
+            lived.extend("loss", np.arange(step, step + number), value * (1 - 1e-3 * np.arange(number)))
+            step += number
+        elif what == "discard":
+            lived.discard(number, number + value)
+        else:
+            lived.chance_loss = value
+        anew = History.from_state(lived.state_dict())
+        for share in (0.8, 0.6):
+            assert lived.learned(share) == anew.learned(share)
+        for name in ("initial", "head", "lowest", "count", "settled", "begun"):
+            assert getattr(lived.curve, name) == getattr(anew.curve, name), name

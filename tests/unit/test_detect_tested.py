@@ -185,6 +185,22 @@ def test_a_rate_that_grows_is_untested_before_it_has_doubled(growth):
     assert rates[first - 1] < 2
 
 
+def test_a_rate_that_leaps_is_untested_once_the_run_has_learned_and_a_first_warm_up_is_not():
+    rates = np.append(np.full(400, 1e-3), np.full(40, 3e-2))
+    learned = np.append(np.linspace(3, 1, 200), np.ones(240))
+    assert level(untested_rate, learning_rate=rates, loss=learned) >= 1
+    waiting = np.append(np.full(400, 3.0), np.linspace(3, 1, 40))  # at a rate of next to nothing
+    assert level(untested_rate, learning_rate=rates, loss=waiting) == 0
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_one_odd_rate_hides_no_rise_after_it(odd):
+    rates = np.append(np.ones(500), 1.02 ** np.arange(1, 60))
+    rates[100] = odd
+    assert level(untested_rate, learning_rate=rates) >= 1
+    assert level(untested_rate, learning_rate=np.append(np.ones(500), math.inf)) == math.inf
+
+
 # Updates, gradients, batch norm
 
 
@@ -235,6 +251,17 @@ def test_growth_as_learning_sets_in_is_no_failure_and_later_growth_is(module):
     assert max(each or 0.0 for each in found[75:]) >= 1
 
 
+@pytest.mark.parametrize("module", [update_growth, gradient_growth])
+@pytest.mark.parametrize("every", [1, 500])
+def test_growth_is_judged_where_the_loss_has_little_to_fall_or_is_seldom_told(module, every):
+    """As in fine-tuning, or where a trainer logs the loss at every 500th step."""
+    found = History()
+    found.extend("loss", np.arange(0, 2000, every), np.linspace(1.9, 1.7, 2000)[::every])
+    grown = np.append(np.ones(1900), 1.03 ** np.arange(100))
+    found.extend("pulse_update_ratio" if module is update_growth else "pulse_gradient_norm", np.arange(2000), grown)
+    assert module.measure(found, getattr(Thresholds(), module.__name__.rpartition(".")[2])).level >= 1
+
+
 def test_growth_that_has_lasted_longer_than_the_window_is_tested():
     gradients = np.append(np.ones(300), 3 * np.ones(LAG + WIDTH + 10))
     assert level(gradient_growth, learning_rate=np.ones(len(gradients)), pulse_gradient_norm=gradients) == 0
@@ -254,6 +281,13 @@ def test_drift_of_batch_norm_counts_from_a_tenth_on():
         < 1
         <= level(norm_drift, learning_rate=rates, norm_drift=running)
     )
+
+
+def test_batch_norm_that_is_frozen_has_stopped_running_away():
+    rising = np.concatenate([np.full(60, 0.05), np.full(3, 0.9)])
+    assert level(norm_drift, learning_rate=np.ones(63), norm_drift=rising) >= 1
+    frozen = np.append(rising, np.zeros(3))
+    assert level(norm_drift, learning_rate=np.ones(66), norm_drift=frozen) == 0
 
 
 def test_batch_norm_that_was_frozen_is_judged_by_how_it_moves_later():
@@ -311,6 +345,11 @@ def test_where_nothing_moved_the_least_rise_is_no_jump():
     rising = np.append(still, 2.302585 + 1e-4 * np.arange(1, 7))
     assert max(level(loss_jump, loss=rising[:end]) or 0.0 for end in range(100, 157)) < 1
     assert level(loss_jump, loss=np.append(still, [2.6, 2.6])) >= 1
+
+
+def test_how_high_a_loss_lies_does_not_matter_where_it_moves():
+    curve = np.append(falling(), [1.5, 1.4])
+    assert level(loss_jump, loss=curve + 1000) == pytest.approx(level(loss_jump, loss=curve))
 
 
 def test_a_jump_that_comes_back_is_let_go():

@@ -169,7 +169,7 @@ DETECTORS = (
     Detector(
         "untested_rate",
         "critical",
-        "The learning rate has left the range in which the run was stable.",
+        "The learning rate leaves the range in which the run was stable: it had settled, and rises or leaps.",
         measure=untested_rate.measure,
     ),
     Detector(

@@ -26,6 +26,8 @@ class GradientGrowthThresholds:
         comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
         learned: share of where the loss began (or of chance) from which on values count: on the plateau that comes
             before they are small, and grow tenfold as learning sets in.
+        young: values after which a run that has learned nothing, or whose loss is told too seldom to say so, is judged
+            all the same.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -36,6 +38,7 @@ class GradientGrowthThresholds:
     lag: int = 48
     comparable: float = 0.6
     learned: float = 0.8
+    young: int = 512
     release: float = 0.25
 
     def __post_init__(self) -> None:
@@ -44,7 +47,7 @@ class GradientGrowthThresholds:
 
 def measure(history: History, thresholds: GradientGrowthThresholds) -> Measure | None:
     """Return how far the norm of the gradient stands above all recent ones; None where too little is known."""
-    start = history.learned(thresholds.learned)
+    start = history.judged_from("pulse_gradient_norm", thresholds.learned, thresholds.young)
     if start is None:
         return None
     norms = at_comparable_rates(history, "pulse_gradient_norm", thresholds.comparable, thresholds.window, since=start)

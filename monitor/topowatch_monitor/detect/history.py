@@ -62,7 +62,7 @@ class History:
         self._curve: Curve | None = None
         self._curve_before: Curve | None = None  # of fewer values of the same
         self._said: dict[str, tuple[Hashable, str | None]] = {}
-        self._learned: dict[tuple[float, tuple[int, int]], int | None] = {}  # the newest answer
+        self._learned: dict[Hashable, int | None] = {}  # the newest answer
         self._probed: tuple[ProbeCurve | None] | None = None  # not known yet
         self._fresh: dict[str, list[int]] = {}  # steps that came since detectors last looked
         self.layers = LayerHistory()
@@ -90,10 +90,22 @@ class History:
         """Return the step from which on the run had learned something; see `level.learned`. 0 after a checkpoint."""
         if self.resumed:
             return 0
-        key = share, self.curve.moment
+        key = share, self.chance_loss, self.curve.moment, self.curve.count > 0
         if key not in self._learned:
             self._learned = {key: learned(self.curve, self.loss, share, self.chance_loss)}
         return self._learned[key]
+
+    def judged_from(self, name: str, share: float, young: int) -> int | None:
+        """Return the step from which on values of a name count: where the run had learned; None while it is too young.
+
+        Args:
+            name: of the series.
+            share: see `learned`.
+            young: values after which all count, though nobody can say that anything was learned.
+        """
+        start = self.learned(share)
+        series = self[name]
+        return 0 if start is None and len(series) + series.old_count >= young else start
 
     def once(self, name: str, moment: Hashable, ask: Callable[[], str | None]) -> str | None:
         """What `ask` returns; it is asked anew only at another moment, or once something was forgotten or came late."""

@@ -34,6 +34,7 @@ class Curve:
         initial: mean of its first 4 or its first 32 finite values, whichever is higher; None before 4.
         head: mean of its first 32 finite values (fewer at the start); None before 4.
         lowest: its lowest level among the settled values; None before 32 of these.
+        begun: whether its first 32 values are all there, so that `initial` and `head` are final.
         settled: how many of `values` are: all but what the count exceeds a multiple of 16 by, so that what takes long
             is worked out once for 16 of them.
     """
@@ -45,6 +46,7 @@ class Curve:
     head: float | None
     lowest: Lowest | None
     settled: int
+    begun: bool
 
     @property
     def moment(self) -> tuple[int, int]:
@@ -78,20 +80,21 @@ def curve_of(series: Series, before: Curve | None = None) -> Curve:
         steps, values = steps[mask], values[mask]
     values = bounded(values)
     count = len(values) + series.old_count
-    if before is not None and before.count >= HEAD:
+    begun = len(series.head) == HEAD
+    if before is not None and before.begun:
         initial, first = before.initial, before.head
     else:
         head = bounded(series.head[np.isfinite(series.head)])
         first = float(head.mean()) if len(head) >= 4 else None
         initial = None if first is None else max(float(head[:4].mean()), first)
-    curve = Curve(steps, values, count, initial, first, None, len(values) - count % SETTLING)
+    curve = Curve(steps, values, count, initial, first, None, len(values) - count % SETTLING, begun)
     if before is not None and before.moment == curve.moment:
         return replace(curve, lowest=before.lowest)
     return replace(curve, lowest=_lowest(steps[: curve.settled], values[: curve.settled], series))
 
 
 def learned(curve: Curve, series: Series, share: float, chance: float | None) -> int | None:
-    """Return the step from which on a run had learned something; None where it has not, 0 where nobody can tell.
+    """Return the step from which on a run had learned something; None where it has not yet, 0 where no loss is told.
 
     Args:
         curve: of its loss, from the beginning of the training on.

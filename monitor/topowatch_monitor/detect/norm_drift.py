@@ -44,7 +44,9 @@ class NormDriftThresholds:
 def measure(history: History, thresholds: NormDriftThresholds) -> Measure | None:
     """Return how far the drift stands above all recent ones; None without batch norm, or where too little is known."""
     drifts = at_comparable_rates(history, "norm_drift", thresholds.comparable, thresholds.window)
-    drifts = drifts[drifts != 0]  # where it is frozen, batch norm tells nothing of how it moves
+    if not drifts[-thresholds.width :].any():
+        return Measure(0.0, "no running variance of batch norm moves")
+    drifts = drifts[drifts != 0]  # while it was frozen, batch norm told nothing of how it moves
     beyond = beyond_past(drifts + thresholds.floor, thresholds)
     if beyond is None or not len(drifts):
         return None

@@ -12,8 +12,6 @@ from topowatch_monitor.detect.graded import Measure
 from topowatch_monitor.detect.tested import beyond_tested
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from topowatch_monitor.detect.history import History
 
 _ROUNDING = 1e-6  # of a rate: what comes back to where it was may come back a little higher
@@ -31,6 +29,9 @@ class UntestedRateThresholds:
         settled: values in a row, before it rises, that brought no rate above all before: while a run warms up, by
             whatever curve, each does.
         risings: new highest rates among the newest `lag`: a schedule that steps up from epoch to epoch has one.
+        leap: times the highest rate from one value to the next, which need not go on rising: once the run had learned
+            something, no schedule takes such a step.
+        learned: share of where the loss began (or of chance) that it has to come down to before.
         minimum: values that must have been seen before these: within a short warm-up every rate is new.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
@@ -39,6 +40,8 @@ class UntestedRateThresholds:
     lag: int = 128
     settled: int = 64
     risings: int = 6
+    leap: float = 4.0
+    learned: float = 0.8
     minimum: int = 96
     release: float = 0.25
 
@@ -53,15 +56,23 @@ def measure(history: History, thresholds: UntestedRateThresholds) -> Measure | N
         return None
     if series.old_highest > 0 and rates[-1] > 0:
         beyond = min(beyond, math.log(rates[-1] / series.old_highest))
-    if beyond > 0 and not _creeps(rates, series.old_highest, lag, thresholds):
+    if 0 < beyond < math.inf and not _counts(history, lag, thresholds):
         beyond = 0.0
     reason = f"the learning rate {rates[-1]:.2g} is {math.exp(min(beyond, 50.0)):.2g} times the highest that has held"
     return Measure(max(0.0, beyond) / math.log(thresholds.factor), reason)
 
 
-def _creeps(rates: NDArray[np.float64], before: float, lag: int, thresholds: UntestedRateThresholds) -> bool:
-    """Say whether rates rise value by value again after they had settled; `before` is the highest of older ones."""
-    highest = np.maximum.accumulate(np.concatenate([[max(before, 0.0)], rates[:-1]]))
+def _counts(history: History, lag: int, thresholds: UntestedRateThresholds) -> bool:
+    """Say whether rates rise value by value again after they had settled, or have leapt in a run that had learned."""
+    series = history["learning_rate"]
+    rates = np.where(np.isfinite(series.values), series.values, 0.0)
+    highest = np.maximum.accumulate(np.concatenate([[max(series.old_highest, 0.0)], rates[:-1]]))
     new = np.flatnonzero(rates > highest * (1 + _ROUNDING))
-    rising = np.count_nonzero(new >= len(rates) - lag) >= min(thresholds.risings, lag)
-    return rising and int(np.diff(new, prepend=0).max()) >= thresholds.settled
+    newest = new[new >= len(rates) - lag]
+    if not len(newest):
+        return False
+    leap = newest[rates[newest] >= thresholds.leap * highest[newest]]
+    start = history.learned(thresholds.learned) if history.curve.count else None
+    leaps = len(leap) and start is not None and start <= series.steps[leap[-1]]
+    rises = len(newest) >= min(thresholds.risings, lag) and np.diff(new, prepend=0).max() >= thresholds.settled
+    return bool(leaps or rises)

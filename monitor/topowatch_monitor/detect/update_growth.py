@@ -27,6 +27,8 @@ class UpdateGrowthThresholds:
         comparable: share of the newest learning rate, 0 to 1, that another has at least to be comparable.
         learned: share of where the loss began (or of chance) from which on values count: on the plateau that comes
             before they are small, and grow tenfold as learning sets in.
+        young: values after which a run that has learned nothing, or whose loss is told too seldom to say so, is judged
+            all the same.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -37,6 +39,7 @@ class UpdateGrowthThresholds:
     lag: int = 48
     comparable: float = 0.6
     learned: float = 0.8
+    young: int = 512
     release: float = 0.25
 
     def __post_init__(self) -> None:
@@ -45,7 +48,7 @@ class UpdateGrowthThresholds:
 
 def measure(history: History, thresholds: UpdateGrowthThresholds) -> Measure | None:
     """Return how far updates stand above all recent ones; None where too little is known."""
-    start = history.learned(thresholds.learned)
+    start = history.judged_from("pulse_update_ratio", thresholds.learned, thresholds.young)
     if start is None:
         return None
     sizes = at_comparable_rates(
