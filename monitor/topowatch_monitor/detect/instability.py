@@ -20,15 +20,15 @@ MOST = 2.0  # times its alarm: beyond, a level says no more
 # Those at 0 say nothing that the others do not: most jumps and violent starts of the suite are no departures.
 WEIGHTS = {
     "untested_rate": 1.45,
-    "update_growth": 3.74,
+    "update_growth": 3.45,
     "gradient_growth": 0.0,
-    "norm_drift": 0.79,
+    "norm_drift": 1.22,
     "violent_start": 0.0,
-    "loss_jump": 0.46,
-    "loss_rise": 0.76,
+    "loss_jump": 0.21,
+    "loss_rise": 0.32,
 }
-EVIDENCE = (0.01, 0.06, 0.08, 0.41, 0.89, 1.22, 1.24, 1.52, 2.57, 3.13, 5.71)
-PROBABILITIES = (0.069, 0.08, 0.094, 0.205, 0.205, 0.205, 0.205, 0.53, 0.532, 0.757, 0.795)
+EVIDENCE = (0.0, 0.14, 0.32, 0.47, 1.02, 1.82, 2.54, 2.91, 3.07, 3.84, 6.24)
+PROBABILITIES = (0.073, 0.159, 0.159, 0.398, 0.557, 0.557, 0.557, 0.557, 0.791, 0.8, 0.8)
 
 
 def evidence(levels: Mapping[str, float]) -> float:
