@@ -2,7 +2,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Without compiling all files: most are never imported, and compiling takes a third of the installation.
+# Without compiling all files, which takes a third of the installation: most are never imported, and the others are
+# compiled when they first are. Many images forbid that, and each process would compile torch and all else anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PROTOS_VENV := .venv-protos
 PROTOS_OUT ?= protos
