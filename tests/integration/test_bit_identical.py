@@ -89,8 +89,6 @@ CASES = {
     "compiled-language": Case(lambda: TinyGPT(VOCABULARY, LENGTH), compiled="after", backend="eager"),
 }
 
-SLOW = {"compiled-before", "compiled-language"}
-
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -178,7 +176,7 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES],
+    [pytest.param(name, marks=pytest.mark.slow) if CASES[name].backend == "inductor" else name for name in CASES],
 )
 def test_losses_are_bit_identical(name: str, tmp_path: Path) -> None:
     """With probe passes, and with activations of training steps where there are none; nothing is compiled anew."""

@@ -37,7 +37,7 @@ def trainers(demo: subprocess.Popen[str]) -> int:
 
 @pytest.mark.xdist_group("ray")
 def test_the_demo_ends_with_a_verdict_on_each_run_and_leaves_no_process() -> None:
-    with start("--no-stay", "--steps", "3000") as demo:
+    with start("--no-stay") as demo:
         seen: set[psutil.Process] = set()
         while demo.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired, psutil.NoSuchProcess):

@@ -45,22 +45,22 @@ def job(inline_daemon: Daemon, start_job: Callable[..., Job]) -> Iterator[Job]:
 @pytest.mark.usefixtures("job")
 def test_a_job_takes_the_slice_that_somebody_asks_for_and_goes_on(inline_daemon: Daemon) -> None:
     url = f"http://{inline_daemon.http}"
-    asked = topowatch("show", "job", "--slice", "--side", "3", "--json", "--url", url)
+    asked = topowatch("show", "job", "--slice", "--side", "5", "--json", "--url", url)
     assert asked.returncode == 0, asked.stderr
     landscape = json.loads(asked.stdout)["landscape"]
-    assert (landscape["side"], len(landscape["values"]), landscape["problem"]) == (3, 9, "")
+    assert (landscape["side"], len(landscape["values"]), landscape["problem"]) == (5, 25, "")
     assert landscape["basin_depth"] >= 0
     assert landscape["escape_height"] >= 0
     assert min(landscape["values"]) > 0  # cross-entropies
     persistence = inline_daemon.metric("topowatch_landscape_total_persistence", run="job")
     assert persistence == pytest.approx(landscape["total_persistence"])
     shown = topowatch("show", "job", "--url", url)
-    assert f"around step {landscape['step']:,}, 3 × 3 points" in shown.stdout
+    assert f"around step {landscape['step']:,}, 5 × 5 points" in shown.stdout
     step = inline_daemon.run("job")["step"]
     eventually(lambda: inline_daemon.run("job")["step"] > step)
     again = topowatch("show", "job", "--slice", "--side", "3", "--json", "--url", url)
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["landscape"]["step"] > landscape["step"]
+    assert json.loads(again.stdout)["landscape"]["side"] == 3
 
 
 @pytest.mark.usefixtures("job")

@@ -154,7 +154,7 @@ def _check_sums(weights: list[dict[str, torch.Tensor]], samples: list[list[sampl
             assert error < 1e-4  # differences of float32 sketches of weights ten times as long
 
 
-LONG = 96
+LONG = 200
 OFTEN = {"interval": 2, "probe_interval": 4}
 
 

@@ -9,7 +9,7 @@ from scipy.signal import lfilter
 from topowatch_monitor.detect import DETECTORS, History, Thresholds, detect_all
 from topowatch_monitor.detect.level import LowLossThresholds, was_low
 
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def drive(loss=None, every=16, **others):

@@ -15,7 +15,7 @@ from topowatch_monitor.detect.probe_curve import probe_curve
 from topowatch_monitor.detect.series import Series
 from topowatch_monitor.detect.variance_growth import swings
 
-SEEDS = range(5)
+SEEDS = range(8)
 HALVES = st.floats(-6e4, 6e4, width=16)
 DETECT = {detector.name: detector.detect for detector in DETECTORS}
 

@@ -155,7 +155,7 @@ def test_a_variable_that_is_no_threshold_is_refused(monkeypatch: pytest.MonkeyPa
         load()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None)
 @given(told=thresholds)
 def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str, float]):
     settings = Settings(detect=nested(told))
@@ -179,7 +179,7 @@ def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str,
     assert HostSettings(**json.loads(host.to_json())).run_settings().thresholds == settings.detect
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None)
 @given(told=thresholds)
 def test_the_listing_as_toml_says_the_same_settings_again(
     tmp_path_factory: pytest.TempPathFactory, told: dict[str, Any]

@@ -239,12 +239,10 @@ def test_growth_as_learning_sets_in_is_no_failure_and_later_growth_is(module):
     """A deep network leaves a plateau on which gradients and updates are small."""
     name = "pulse_update_ratio" if module is update_growth else "pulse_gradient_norm"
     sizes = np.concatenate([np.full(150, 0.1), 0.1 * 1.05 ** np.arange(60), np.full(190, 1.8)])
-    loss = np.concatenate([np.full(150, 5.0), np.linspace(5, 0.5, 60), np.full(190, 0.5)])
+    loss = np.concatenate([np.full(150, 5.0), np.linspace(5, 0.5, 60), np.full(290, 0.5)])
     grown = np.append(sizes, 1.8 * 1.03 ** np.arange(100))
     found = [
-        level(
-            module, learning_rate=np.ones(end), **{name: grown[:end], "loss": np.append(loss, np.full(100, 0.5))[:end]}
-        )
+        level(module, learning_rate=np.ones(end), **{name: grown[:end], "loss": loss[:end]})
         for end in range(100, 501, 4)
     ]
     assert max(each or 0.0 for each in found[:75]) < 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-# Names that detectors read; they always find room.
+# Names that detectors or the view of a run read; they always find room.
 KNOWN_NAMES = frozenset(
     {
         "loss",

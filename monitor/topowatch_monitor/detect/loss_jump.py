@@ -14,8 +14,6 @@ from topowatch_monitor.detect.series import median
 if TYPE_CHECKING:
     from topowatch_monitor.detect.history import History
 
-_STILL = 1e-4  # of the usual loss
-
 
 @dataclass(frozen=True)
 class LossJumpThresholds:
@@ -30,8 +28,9 @@ class LossJumpThresholds:
         highest: times what the highest of the past stands above the usual loss: where some batches are much harder than
             others, two of these come together now and then.
         share: of the way down from where the loss began, above the usual loss.
-        floor: share of the usual loss itself, above it, where nothing has moved by a ten-thousandth of it, as at a rate
-            of 0: all else is next to 0 then.
+        still: share of the usual loss: where all of these are less, as at a rate of 0, nothing moves, and the floor is
+            what counts.
+        floor: share of the usual loss itself, above it.
         release: share of the alarm, 0 to 1, below which it lets go.
     """
 
@@ -41,6 +40,7 @@ class LossJumpThresholds:
     noise: float = 10.0
     highest: float = 1.5
     share: float = 0.3
+    still: float = 1e-4
     floor: float = 0.05
     release: float = 0.5
 
@@ -55,6 +55,6 @@ def measure(history: History, thresholds: LossJumpThresholds) -> Measure | None:
     usual, highest, both = float(median(past)), float(past.max()), float(np.minimum(newest[1:], newest[:-1]).max())
     noise, descent = thresholds.noise * noise_of(past), thresholds.share * (curve.initial - usual)
     unit = max(noise, descent, thresholds.highest * (highest - usual), float(np.finfo(np.float64).tiny))
-    if unit < _STILL * abs(usual):
+    if unit < thresholds.still * abs(usual):
         unit = thresholds.floor * abs(usual)
     return Measure(max(0.0, both - usual) / unit, f"the loss jumped from about {usual:.3g} to {both:.3g}")
