@@ -15,7 +15,7 @@ WORKERS ?= 3
 SYSTEM := prometheus prometheus-alertmanager
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
+.PHONY: help demo test test-slow test-cuda test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
   evaluate-minima fit-minima text protos dashboards install system clean
 
 help: ## Show this list.
@@ -25,10 +25,13 @@ demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the i
 	@$(BIN)/topowatch demo
 
 test: install system lint ## Everything that must hold: linters, types, unit, integration and fault tests.
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow and not cuda"
 
 test-slow: install system ## The tests that take a minute or more each.
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not cuda"
+
+test-cuda: install ## The tests that need an NVIDIA GPU (and a torch that knows it).
+	@$(BIN)/python -m pytest -m cuda
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

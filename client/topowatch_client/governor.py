@@ -38,6 +38,8 @@ _RATIO_DECAY = 0.96  # a sample: halves in 17, as costs come in bursts (a probe 
 _HYSTERESIS = 0.75  # an interval shortens only if the shorter one stays well below the cap
 
 _COLD = 8.0  # times what later samples take: the first one also builds tables and loads code
+_LOOKS = 3.0  # that take as long as a sample: with what else it reads, and with putting it away
+_PASSED_ONCE = 1024  # steps at most to the second probe pass on an accelerator
 _UNSEEN = 0.005  # of a step: what takes no more may be done at any step
 _WITHIN_NOISE = 0.04  # up to this, or to what steps differ by anyway, one step in 64 may be slower
 _UPPER = 0.9  # of all steps: the slower ones tell what steps differ by
@@ -105,6 +107,7 @@ class Governor:
         self.pulse_interval = power_of_two_above(budget.pulse_interval or 1)
         self._searches_wanted = power_of_two_above(budget.critical_interval or _FIRST_SEARCHES * self.probe_interval)
         self.point_interval = self.gradient_interval = self.interval
+        self._warm: Spent | None = None  # a look, just after the first one
         self._looks: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._samples: deque[Spent] = deque(maxlen=_LOOK_BACK)
         self._probes: deque[Spent] = deque(maxlen=_LOOK_BACK)
@@ -114,6 +117,7 @@ class Governor:
         self._steps: deque[Spent] = deque(maxlen=_STEPS_BACK)
         self._plain: deque[Spent] = deque(maxlen=_STEPS_BACK)  # our share of steps without a look
         self._news: list[tuple[Spent, Spent, bool]] = []  # steps that are not yet accounted for: it costs less at once
+        self._unchosen = 0  # steps since intervals were chosen
         self._own, self._whole = Spent(), Spent()  # since the start
         self._window_own, self._window_whole = Spent(), Spent()  # lately
         self._window_forwarder = Spent()
@@ -191,8 +195,9 @@ class Governor:
             plain: Nothing was looked at or put into the spool.
         """
         self._news.append((whole, own, plain))
+        self._unchosen += 1
         # From the fourth step on the first interval, chosen blindly, can be corrected.
-        if len(self._news) >= _STEPS_BACK or (len(self._steps) < _FEW_STEPS <= len(self._steps) + len(self._news)):
+        if self._unchosen >= _STEPS_BACK or (len(self._steps) < _FEW_STEPS <= len(self._steps) + len(self._news)):
             self._choose()
 
     def on_forwarder(self, cpu_seconds: float) -> None:
@@ -206,10 +211,17 @@ class Governor:
         """Take in the cost of a look on the step before a sample."""
         self._looks.append(spent)
 
+    def on_warm(self, spent: Spent) -> None:
+        """Take in what a second look took just after the first one, before the cost of that sample.
+
+        Told on accelerators only: there the first look may take hundreds of times what others do, as it loads kernels.
+        """
+        self._warm = spent
+
     def on_sample(self, spent: Spent) -> None:
         """Take in the cost of one sample, without the look before it and the probe pass, and choose anew."""
         self._samples.append(spent)
-        if len(self._samples) < _LOOK_BACK or len(self._news) >= _CHOOSE_EVERY:
+        if len(self._samples) < _LOOK_BACK or self._unchosen >= _CHOOSE_EVERY:
             self._choose()
 
     def on_probe(self, spent: Spent) -> None:
@@ -255,13 +267,17 @@ class Governor:
 
     def _choose(self) -> None:
         self._fold()
+        self._unchosen = 0
         if len(self._steps) < _FEW_STEPS:
             return
         step = Spent(*(max(_median(times), 1e-9) for times in zip(*self._steps, strict=True)))
         noise = max(_upper([wall for wall, _ in self._steps]) / step.wall - 1, _WITHIN_NOISE)
         whole = allowed = self._allowed(step)
+        slows = 0.0
         if self._samples and self._budget.interval is None:
             sample = _typical(self._samples)
+            if len(self._samples) == 1 and self._warm is not None:
+                sample = Spent(*map(min, sample, self._warm.times(_LOOKS)))
             slows = sample.share_of(step)
             both = sample.plus(_typical(self._looks) if self._looks else sample).share_of(step)
             part = 1 - _PROBE_SHARE if self._budget.probes else 1 - self._reserved
@@ -272,7 +288,10 @@ class Governor:
         allowed -= whole * self._reserved
         if self._probes and not self._probes_fixed:
             share = _typical(self._probes).share_of(step)
-            self._probes_wanted = _settle(self.probe_interval, share / allowed, share, noise, seldom=_RARE)
+            slowed = share + slows  # as a sample goes with it
+            self._probes_wanted = _settle(self.probe_interval, share / allowed, slowed, noise, seldom=_RARE)
+            if len(self._probes) == 1 and self._warm is not None:
+                self._probes_wanted = min(self._probes_wanted, _PASSED_ONCE)
         if self._budget.excursions:
             self._choose_excursions(step, whole, noise)
         if self._beats and self._budget.pulse_interval is None:

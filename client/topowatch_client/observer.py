@@ -87,6 +87,7 @@ class Observer:
         self._ended_at = meter.now()
         self._late = Spent()  # what the device was busy with for us after the host had gone on
         self._passes = 0
+        self._marked = steps.marked(weights.shards.model, optimizers)
         self._mark: tuple[int, ...] = ()  # of the weights, at the end of the step
         self._probe_span: Span | None = None
         self._forwarder_cpu: float | None = None
@@ -225,7 +226,7 @@ class Observer:
 
     def mark(self) -> None:
         """Note that the weights are those of the step that ended last."""
-        self._mark = steps.mark(self._weights.shards.model, self._optimizers)
+        self._mark = steps.mark(self._marked)
 
     def let_go(self) -> None:
         """Take the hooks off the model."""
@@ -240,7 +241,7 @@ class Observer:
         self._before = self._taken = self._probe = self._activations = None
         self._news.release()
         self.excursions.release()
-        self._optimizers = []
+        self._optimizers, self._marked = [], []
 
     def charge_forwarder(self, cpu_seconds: float | None) -> None:
         """Tell the governor what the forwarder used; what it took to start is not held against how often we look."""
@@ -274,9 +275,8 @@ class Observer:
         responsive = self._arrives()
         self._emit()
         cheap = responsive and (self.governor.typical_sample_cost or 0.0) < _FINISH_SECONDS
-        marked = self._mark
-        self.mark()
-        final = self._mark == marked  # and not those of the best checkpoint
+        weights = steps.marked(self._weights.shards.model, self._optimizers)
+        final = steps.mark(weights) == self._mark  # and not those of the best checkpoint
         if self._step >= self._start_step and self._sampled_step != self._step and final and cheap:
             cost = self.governor.typical_probe_cost
             quick = not self.collective and cost is not None and cost < _FINISH_SECONDS
@@ -319,6 +319,7 @@ class Observer:
         before = self._before if self._before is not None and self._before.step == step - 1 else None
         self._news.note_rate(step)
         look = self._weights.look()
+        self._marked = steps.marked(self._weights.shards.model, self._optimizers)
         if self._leads:
             self._news.looked(step, look.parts)
         earlier = before.rows if before is not None and before.rows.shape == look.rows.shape else None
@@ -334,6 +335,10 @@ class Observer:
         )
         self._taken = taken
         spans = {"look": before.span if before is not None else None, "probe": self._probe_span, "sample": span.stop()}
+        if not self._begun and self._device is not None and self._device.type == "cuda":
+            again = Span(self._device)
+            self._weights.look()
+            spans = {"warm": again.stop(), **spans}
         taken.spans = {kind: each for kind, each in spans.items() if each is not None}
         self._probe_span = None
         self._before, self._sampled_step = _Before(step, look.rows, None), step
@@ -376,10 +381,9 @@ class Observer:
 
     def _account(self, spans: Mapping[str, Span], put_away: Spent) -> None:
         """Tell the governor what a sample took, now that the device has passed it."""
-        tell = {"look": self.governor.on_look, "probe": self.governor.on_probe, "sample": self.governor.on_sample}
         for kind, span in spans.items():
             self._late = self._late.plus(span.beyond_host())
-            tell[kind](span.spent().plus(put_away if kind == "sample" else Spent()))
+            getattr(self.governor, f"on_{kind}")(span.spent().plus(put_away if kind == "sample" else Spent()))
 
     def _probe_pass(self) -> Found | None:
         """Look at the probe set. One that fails is not looked at again, unless other ranks wait for this one."""

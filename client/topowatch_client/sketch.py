@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from topowatch_client.batches import Batches, Stretch
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 DIMENSION = 1021
 # Rows that share one window: long enough that the kernel runs at memory speed, short enough to stay in cache.
@@ -123,6 +125,7 @@ class FoldSketch:
         self._window_cache: dict[str, list[tuple[int, int]]] = {}
         self._scratch: dict[tuple[torch.device, str], torch.Tensor] = {}
         self._packed: tuple[object, _Pack] | None = None
+        self._batched: tuple[object, Batches] | None = None
 
     def slice(self, name: str, values: torch.Tensor, offset: int = 0) -> torch.Tensor:
         """Sketch a part of parameter `name` that is contiguous in the flattened whole.
@@ -190,11 +193,32 @@ class FoldSketch:
                 pack = self._pack([parts[index] for index in small], tuple(small), device)
                 torch._foreach_copy_(pack.views, [parts[index].values for index in small])
                 rows.index_add_(0, pack.owners, pack.buffer.mul_(pack.signs))
-            for index in sorted({*range(len(parts))}.difference(small)):
+            rest = sorted({*range(len(parts))}.difference(small))
+            if device.type != "cpu":  # where kernels cost more to launch than to run
+                rest = self._fold_together(parts, rest, rows)
+            for index in rest:
                 part = parts[index]
                 values = part.values.detach()
                 self._add_box(rows[index], part.name, values, shape=part.shape, starts=part.starts, offset=0)
         return rows
+
+    def _fold_together(self, parts: Sequence[Part], numbers: Sequence[int], rows: torch.Tensor) -> list[int]:
+        """Sketch those of the numbered parts that lie in one piece, and return the others."""
+        flat = {n: start for n in numbers if (start := parts[n].flat_start) is not None and _is_one_piece(parts[n])}
+        if flat:
+            key = rows.device, tuple((n, parts[n].name, parts[n].values.shape, start) for n, start in flat.items())
+            if self._batched is None or self._batched[0] != key:
+                self._batched = key, self._batches(parts, flat, rows.device)
+            self._batched[1].fold([parts[n].values.detach().view(-1) for n in flat], rows)
+        return [n for n in numbers if n not in flat]
+
+    def _batches(self, parts: Sequence[Part], starts: Mapping[int, int], device: torch.device) -> Batches:
+        stretches = []
+        for n, start in starts.items():
+            count = parts[n].values.numel()
+            windows = self._windows(parts[n].name, (start + count - 1) // self._block + 1)
+            stretches.append(Stretch(n, start, count, windows))
+        return Batches(stretches, _table(self.seed, self.dim, device), _BLOCK_ROWS, self.dim)
 
     def _small(self, parts: Sequence[Part]) -> list[int]:
         """Return the numbers of the parts to pack."""
@@ -359,6 +383,10 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def _is_one_piece(part: Part) -> bool:
+    return part.values.is_contiguous() and part.values.numel() > 0
 
 
 def _contiguous_pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -112,15 +112,19 @@ def have_stepped(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
     return any(any(optimizer.state.values()) for optimizer in optimizers)
 
 
-def mark(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, ...]:
-    """Return what changes when an optimiser, or whoever loads a checkpoint, writes to the weights.
-
-    It looks at three parameters only: whoever loads weights loads all. What is written through `.data` leaves no mark.
-    """
+def marked(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.nn.Parameter]:
+    """Return three parameters at most, of which a mark is made: whoever loads weights loads all."""
     groups = [group["params"] for optimizer in optimizers[:1] for group in optimizer.param_groups]
     known = [*groups[0][:1], *groups[-1][-1:]] if groups else []
-    watched = [first_parameter(model), *known]
-    return tuple(number for each in watched if each is not None for number in (id(each), each._version))
+    return [each for each in (first_parameter(model), *known) if each is not None]
+
+
+def mark(parameters: Iterable[torch.nn.Parameter]) -> tuple[int, ...]:
+    """Return what changes when an optimiser, or whoever loads a checkpoint, writes to the weights.
+
+    What is written through `.data` leaves no mark.
+    """
+    return tuple(number for each in parameters for number in (id(each), each._version))
 
 
 def learning_rate(optimizers: Sequence[torch.optim.Optimizer]) -> object:

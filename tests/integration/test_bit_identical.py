@@ -1,4 +1,4 @@
-"""Losses of 200 steps are the same to the last bit whether a training is watched or not.
+"""Losses of 200 steps are the same to the last bit whether a training is watched or not, on the CPU and on a GPU.
 
 Watched means: with probe passes, searches for the critical step, and a loss slice. Distributed trainings have files of
 their own.
@@ -64,6 +64,16 @@ class Attentive(nn.Module):
         return self.head(self.attention(rows, rows, rows)[0].flatten(1))
 
 
+class Convolutional(nn.Sequential):
+    """Convolutions with batch norm, on images of 2 × 3."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 8, 2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        )  # fmt: skip
+
+
 class Case(NamedTuple):
     """A way to train."""
 
@@ -71,7 +81,8 @@ class Case(NamedTuple):
     compiled: str = ""  # before or after attach
     backend: str = "aot_eager"
     sizes: tuple[int, ...] = (16,)  # batches, in turn
-    autocast: bool = False
+    autocast: torch.dtype | None = None
+    scaled: bool = False  # by a gradient scaler, which skips steps
     accumulated: int = 1
 
 
@@ -80,8 +91,10 @@ CASES = {
     "restless": Case(Restless),
     "language": Case(lambda: TinyGPT(VOCABULARY, LENGTH)),
     "attention": Case(Attentive),
-    "attention-bfloat16": Case(Attentive, autocast=True),
-    "bfloat16": Case(autocast=True),
+    "convolutions": Case(Convolutional),
+    "attention-bfloat16": Case(Attentive, autocast=torch.bfloat16),
+    "bfloat16": Case(autocast=torch.bfloat16),
+    "float16": Case(autocast=torch.float16, scaled=True),
     "accumulated": Case(accumulated=3),
     "compiled-before": Case(compiled="before", backend="inductor"),
     "compiled-after": Case(compiled="after"),
@@ -99,11 +112,21 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def batch(model: nn.Module, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Where to train; a GPU adds in any order unless it is told not to."""
+    if request.param == "cuda":
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    yield torch.device(request.param)
+    torch.use_deterministic_algorithms(False)
+
+
+def batch(model: nn.Module, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(model, TinyGPT):
         text = torch.randint(VOCABULARY, (min(size, 5), LENGTH + 1))
-        return text[:, :-1], text[:, 1:]
-    return torch.randn(size, 6), torch.randint(4, (size,))
+        return text[:, :-1].to(device), text[:, 1:].to(device)
+    return torch.randn(size, 6).to(device), torch.randint(4, (size,)).to(device)
 
 
 def outputs(model: Any, inputs: torch.Tensor) -> torch.Tensor:
@@ -111,9 +134,11 @@ def outputs(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     return (made if isinstance(made, torch.Tensor) else made.logits).flatten(0, -2)
 
 
-def attach(model: nn.Module, optimizer: torch.optim.Optimizer, inner: nn.Module, spool: Path) -> Any:
+def attach(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inner: nn.Module, spool: Path, device: torch.device
+) -> Any:
     generator = torch.random.get_rng_state()
-    inputs, targets = batch(inner, 40)
+    inputs, targets = batch(inner, 40, device)
     torch.random.set_rng_state(generator)
     watch = topowatch_client.attach(
         model,
@@ -135,27 +160,29 @@ class Trained(NamedTuple):
     activations: list[int]  # how many modules were seen in each watched step
 
 
-def train(case: Case, spool: Path | None = None, *, activations: bool = False) -> Trained:
+def train(case: Case, device: torch.device, spool: Path | None = None, *, activations: bool = False) -> Trained:
     """Train, watched if there is a spool; with `activations`, hooks hang on the model in every eighth step."""
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
-    inner = case.model()
+    inner = case.model().to(device)
     optimizer = torch.optim.SGD(inner.parameters(), lr=0.05, momentum=0.9)
     model: Any = torch.compile(inner, backend=case.backend) if case.compiled == "before" else inner
-    watch = attach(model, optimizer, inner, spool) if spool is not None else None
+    watch = attach(model, optimizer, inner, spool, device) if spool is not None else None
     if case.compiled == "after":
         model = torch.compile(inner, backend=case.backend)
+    scaler = torch.amp.GradScaler(device.type, enabled=case.scaled, init_scale=2.0**24, growth_interval=20)
     hooks, losses, seen = Activations(inner), [], []
     for step in range(STEPS):
         optimizer.zero_grad()
         for _ in range(case.accumulated):
-            inputs, targets = batch(inner, case.sizes[step % len(case.sizes)])
-            with torch.autocast("cpu", dtype=torch.bfloat16) if case.autocast else contextlib.nullcontext():
+            inputs, targets = batch(inner, case.sizes[step % len(case.sizes)], device)
+            with torch.autocast(device.type, dtype=case.autocast) if case.autocast else contextlib.nullcontext():
                 loss = nn.functional.cross_entropy(outputs(model, inputs), targets.flatten())
-                loss.backward()
+                scaler.scale(loss).backward()
                 losses.append(loss.item().hex())
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         if activations and step % 8 == 6:
             hooks.arm(training=True)
         elif activations and step % 8 == 7:
@@ -165,7 +192,7 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
         watch.finish()
         status = watch.status
         assert (status["error"], status["failures"]) == (None, 0)
-        assert status["samples"] >= STEPS // 4
+        assert status["samples"] >= STEPS // 5  # a step that the scaler skips is none
         found = samples_at(status["spool"])
         assert sum(each.HasField("curvature") for each in found) > 3
         assert [each.loss_slice.rows for each in found if each.HasField("loss_slice")] == [5]
@@ -178,10 +205,10 @@ def train(case: Case, spool: Path | None = None, *, activations: bool = False) -
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if CASES[name].backend == "inductor" else name for name in CASES],
 )
-def test_losses_are_bit_identical(name: str, tmp_path: Path) -> None:
+def test_losses_are_bit_identical(name: str, device: torch.device, tmp_path: Path) -> None:
     """With probe passes, and with activations of training steps where there are none; nothing is compiled anew."""
     case = CASES[name]
-    bare, probed, seen = train(case), train(case, tmp_path), train(case, activations=True)
+    bare, probed, seen = train(case, device), train(case, device, tmp_path), train(case, device, activations=True)
     assert len(bare.losses) == STEPS * case.accumulated
     assert len(set(bare.losses)) > STEPS / 2
     assert bool(bare.compiled) == bool(case.compiled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from topowatch_client.governor import Budget, Governor, Spent, power_of_two_above
@@ -29,6 +29,7 @@ class Job:
     probe: float = 0.0
     plain: float = 0.0
     cold: float = 1.0  # times what the first sample and pass cost
+    accelerator: bool = False  # which tells what a second look costs just after the first
     jitter: float = 0.0  # by which every fifth step is longer
     number: int = 0
     slowed: list[tuple[int, float]] = field(default_factory=list)
@@ -45,6 +46,8 @@ class Job:
                 if governor.probes_at(self.number):
                     own += self.probe * warm
                     governor.on_probe(spent(self.probe * warm))
+                if self.accelerator and not self.number:
+                    governor.on_warm(spent(self.look))
                 governor.on_sample(spent(self.sample * warm))
             elif prepared:
                 own += self.look
@@ -79,6 +82,7 @@ def test_the_cost_of_looking_stays_under_the_cap(step: float, sample: float, loo
 
 @settings(max_examples=15, deadline=None)
 @given(step=SECONDS, sample=st.floats(1e-4, 0.5), looks=st.floats(0.3, 1.0), probe=st.floats(0.0, 1.0))
+@example(step=1.0, sample=0.00390625, looks=1.0, probe=0.00390625)  # together more than either
 def test_few_steps_are_slower_than_the_rest(step: float, sample: float, looks: float, probe: float) -> None:
     """At most one step in a hundred by more than a twenty-fifth, at most one in fifty by more than a two-hundredth."""
     job = Job(step, step * sample, step * sample * looks, step * probe)
@@ -153,6 +157,35 @@ def test_a_first_sample_that_was_only_cold_is_forgiven() -> None:
     job.run(governor, 300)
     assert governor.interval == 64
     assert [number for number, _ in job.slowed if number <= 128] == [0, 64, 128]
+
+
+def test_on_an_accelerator_a_first_sample_may_take_a_thousand_times_what_others_do() -> None:
+    """As kernels are loaded, and libraries begin: seen on an NVIDIA GPU, where no second sample came."""
+    job = Job(step=0.1, sample=2e-3, look=1e-3, probe=0.02, cold=1000.0, accelerator=True)
+    governor = Governor(Budget(cap=CAP, probes=True))
+    job.run(governor, 2100)
+    assert governor.interval == 64
+    assert [number for number, _ in job.slowed if number <= 128 and number % 64 == 0] == [0, 64, 128]
+    assert governor.probe_interval <= 1024
+
+
+def test_items_that_travel_between_samples_do_not_keep_intervals_as_they_are() -> None:
+    """Each asks for the ratio, which accounts for the steps so far."""
+    governor = Governor(Budget(cap=CAP))
+    Job(step=2e-4, sample=1e-3, look=1e-3).run(governor, 8)
+    assert governor.interval >= 512
+    slow = Job(step=0.1, sample=1e-3, number=8)
+    for _ in range(24):
+        slow.run(governor, 8)
+        governor.take_ratio()
+    assert governor.interval == 64
+
+
+def test_on_an_accelerator_dear_looks_are_still_rare() -> None:
+    job = Job(step=0.01, sample=0.5, look=0.5, probe=0.01, accelerator=True)
+    governor = Governor(Budget(cap=CAP, probes=True))
+    job.run(governor, 1000)
+    assert [number for number, _ in job.slowed] == [0]
 
 
 def test_follows_a_job_that_becomes_slower_and_faster() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from topowatch_client import batches
 from topowatch_client.sketch import DIMENSION, FoldSketch, Part, canonical_name, signs, splitmix64
 from weight_differences import BARS, differences, training_path
 
@@ -223,3 +224,33 @@ def test_distances_along_a_real_path_survive() -> None:
             true = torch.sqrt(sum((path[step + 1][name] - path[step][name]).square().sum() for name in path[0]))
             errors.append(abs(float((points[step + 1] - points[step]).norm() / true) - 1))
     assert np.quantile(errors, 0.99) <= 0.08
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 900), st.integers(1, 40)), min_size=1, max_size=6),
+    first=st.integers(0, 500),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    slots=st.sampled_from([1, 3, 16]),
+)
+def test_together_parts_get_the_rows_that_they_get_one_by_one(
+    shapes: list[tuple[int, int]], first: int, dtype: torch.dtype, slots: int
+) -> None:
+    """As on an accelerator, in any batches; shards of rows, and one that does not lie in one piece."""
+    torch.manual_seed(0)
+    fold = FoldSketch(seed=5, dim=7)
+    parts = [
+        Part(f"w{n}", torch.randn(shape).to(dtype), (first * (n % 2) + shape[0], shape[1]), (first * (n % 2), 0))
+        for n, shape in enumerate(shapes)
+    ]
+    parts.append(Part("scattered", torch.randn(9, 300).t(), (300, 9), (0, 0)))
+    expected = fold.matrix(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "SLOTS", slots)
+        for _ in range(2):  # the second time with what was planned the first
+            rows = torch.zeros(len(parts), fold.dim)
+            left = fold._fold_together(parts, range(len(parts)), rows)
+            assert left == [n for n, part in enumerate(parts) if n == len(shapes) or not part.values.numel()]
+            expected[left] = 0
+            scale = float(expected.abs().max()) + 1e-9
+            torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-5 * scale)
