@@ -147,10 +147,15 @@ class History:
 
         A value may come with a later item than those of its step: the loss of a step is logged after its sample.
         """
-        series, new = self[name], np.array(sorted(self._fresh.get(name, ())), dtype=np.int64)
-        places = np.searchsorted(series.steps, new)
+        series, fresh = self[name], self._fresh.get(name, [])
+        count, steps = len(fresh), series.steps
+        # As a rule they are the newest, one after the other.
+        if count and count <= len(steps) and steps[-count:].tolist() == fresh:
+            return np.arange(len(steps) - count, len(steps))
+        new = np.array(sorted(fresh), dtype=np.int64)
+        places = np.searchsorted(steps, new)
         known = places < len(series)
-        known[known] &= series.steps[places[known]] == new[known]
+        known[known] &= steps[places[known]] == new[known]
         return places[known]
 
     def looked(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,10 +87,12 @@ def curve_of(series: Series, before: Curve | None = None) -> Curve:
         head = bounded(series.head[np.isfinite(series.head)])
         first = float(head.mean()) if len(head) >= 4 else None
         initial = None if first is None else max(float(head[:4].mean()), first)
-    curve = Curve(steps, values, count, initial, first, None, len(values) - count % SETTLING, begun)
-    if before is not None and before.moment == curve.moment:
-        return replace(curve, lowest=before.lowest)
-    return replace(curve, lowest=_lowest(steps[: curve.settled], values[: curve.settled], series))
+    settled = len(values) - count % SETTLING
+    if before is not None and before.moment == (count // SETTLING, settled):
+        lowest = before.lowest
+    else:
+        lowest = _lowest(steps[:settled], values[:settled], series)
+    return Curve(steps, values, count, initial, first, lowest, settled, begun)
 
 
 def learned(curve: Curve, series: Series, share: float, chance: float | None) -> int | None:

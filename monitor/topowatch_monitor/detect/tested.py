@@ -63,7 +63,9 @@ def at_comparable_rates(
             if relative:
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                     values = values / used
-            chosen = values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
+            least = used.min()  # at one rate all are comparable, and nothing has to be copied
+            alike = least >= comparable * used[-1] and (least > 0 or not relative)
+            chosen = values if alike else values[(used >= comparable * used[-1]) & (used > 0 if relative else True)]
         if len(chosen) >= most or reach == count:
             break
     return chosen
@@ -100,7 +102,8 @@ def beyond_tested(values: NDArray[np.float64], *, window: int, minimum: int, wid
     if len(newest) < width:
         return None
     past = values[max(0, len(values) - window) : max(0, len(values) - lag)]
-    past = past[np.isfinite(past) & (past > 0)]
+    if len(past) and not (past.min() > 0 and past.max() < np.inf):  # as it is for NaN
+        past = past[np.isfinite(past) & (past > 0)]
     if len(past) < max(minimum, width):
         return None
     known = newest[np.isfinite(newest)]
