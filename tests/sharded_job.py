@@ -14,7 +14,8 @@ from topowatch_monitor.engine.lineage import generation_of
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import parse, read_item, read_sample
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
 

@@ -13,7 +13,8 @@ from replication.data import load, split
 from topowatch_client import attach
 from topowatch_monitor.demo.trainer import network
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2
 

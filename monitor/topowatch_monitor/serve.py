@@ -19,6 +19,7 @@ import uvicorn
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.forecasts import Forecasts
 from topowatch_monitor.engine.groups import Groups
 from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.pool import InlinePool
@@ -119,7 +120,8 @@ class Daemon:
             LogReader(settings.data_dir / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
         )
         groups = Groups(dispatcher, pool, checkpoints, settings=told.group_settings(), wall=time.time)
-        return InlineEngine(dispatcher, groups, self._take_report)
+        forecasts = Forecasts(dispatcher, pool, settings=told.group_settings())
+        return InlineEngine(dispatcher, groups, forecasts, self._take_report)
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]

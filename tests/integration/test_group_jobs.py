@@ -18,8 +18,8 @@ from topowatch_monitor.engine.child_job import NICER
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import InlinePool, Job, JobFailedError, JobLostError
 from topowatch_monitor.engine.ray_pool import RayPool
-from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.shard import Shard
+from topowatch_monitor.engine.told import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

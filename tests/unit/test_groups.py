@@ -17,8 +17,8 @@ from topowatch_monitor.engine.groups import LONGEST_PAUSE
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.placing import OUTSIDE_FOR
 from topowatch_monitor.engine.pool import InlinePool
-from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.shard import Shard
+from topowatch_monitor.engine.told import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,11 +14,18 @@ ROOMS = {
     "client": (ROOT / "client", ("topowatch_protos",)),
     "topology": (MONITOR / "topology", ()),
     "detect": (MONITOR / "detect", ("topowatch_monitor.topology",)),
+    "forecast": (MONITOR / "forecast", ("topowatch_monitor.topology",)),
     "store": (MONITOR / "store", ("topowatch_protos.framing",)),
     "ingest": (MONITOR / "ingest", ("topowatch_monitor.store", "topowatch_protos")),
     "engine": (
         MONITOR / "engine",
-        ("topowatch_monitor.detect", "topowatch_monitor.topology", "topowatch_monitor.store", "topowatch_protos"),
+        (
+            "topowatch_monitor.detect",
+            "topowatch_monitor.forecast",
+            "topowatch_monitor.topology",
+            "topowatch_monitor.store",
+            "topowatch_protos",
+        ),
     ),
     "export": (
         MONITOR / "export",
@@ -26,9 +33,9 @@ ROOMS = {
     ),
 }
 OWN = {"protos": "topowatch_protos", "client": "topowatch_client"}
-PURE = {"topology", "detect"}
+PURE = {"topology", "detect", "forecast"}
 PURE_LIBRARIES = {"numpy", "scipy", "sklearn", "gtda", "gph", "ripser"}
-STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}
+STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing", "warnings"}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -12,8 +12,8 @@ from group_runs import DIGEST, GROUP, TENANT, ended, handed_out, named, opened, 
 from topowatch_monitor.engine.group_fit import OTHER_PROBES, OTHER_SKETCH, GroupFit, fit_group
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.placing import NO_PREDICTIONS, OUTSIDE_FOR, POINTS_AT_ONCE, TO_COME
-from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.shard import ApplyResult, Part, Shard
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.topology import PathTracker
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from topowatch_monitor.commands.records import by_run, keys_in, of_run
 from topowatch_monitor.detect.departure import departure
 from topowatch_monitor.detect.loss_rise import LossRiseThresholds
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.store.log import Record
 from topowatch_monitor.store.recording import write_recording
 from topowatch_protos.framing import LogKind
@@ -182,7 +183,7 @@ def test_at_its_end_a_life_is_in_the_state_of_the_run(losses: list[float], start
     lives = list(lives_of(("", "g", "r"), records, SMALL))
     assert lives[-1].stop == state.step + 1 == start + 60
     running = {flag.detector: flag for flag in lives[-1].flags if flag.off is None}
-    assert running.keys() == state.events.on.keys()
+    assert running.keys() == state.told.events.on.keys()
     for life in lives:
         for flag in life.flags:
             assert life.start <= flag.on < life.stop

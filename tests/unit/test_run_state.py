@@ -14,7 +14,8 @@ from scipy.spatial.distance import pdist
 
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.engine.view import at
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
@@ -416,7 +417,7 @@ def test_the_events_of_a_run_tell_what_a_rewind_took_back():
         (120, "non_finite_loss"),
         (120, "minimum_unstable"),
     ]
-    assert run.events.on.keys() == {"non_finite_loss", "minimum_unstable"}
+    assert run.told.events.on.keys() == {"non_finite_loss", "minimum_unstable"}
 
 
 def test_a_flag_of_the_ranks_is_an_event_too():

@@ -15,8 +15,8 @@ from topowatch_monitor.engine import assembly
 from topowatch_monitor.engine.assembly import WAITING
 from topowatch_monitor.engine.codec import decode, encode
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.shard import STATE, Part, Shard
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.topology import IncrementalMST
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2, sample_pb2
@@ -136,7 +136,7 @@ def without(name: str) -> bytes:
     [
         lambda: b"not a snapshot",
         lambda: saved_state()[:-200],
-        lambda: without("path"),
+        lambda: without("told"),
         lambda: encode({"runs": decode(saved_state())["runs"]}),
         lambda: encode(decode(saved_state()) | {"state": STATE + 1}),
         lambda: encode(decode(saved_state()) | {"runs": 7}),

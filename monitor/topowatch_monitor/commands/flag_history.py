@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from topowatch_monitor.commands.records import Key
-    from topowatch_monitor.engine.run_state import RunSettings
+    from topowatch_monitor.engine.told import RunSettings
     from topowatch_monitor.store.log import Record
 
 
@@ -84,7 +84,7 @@ def _follow(life: Life, state: RunState, step: int) -> None:
     life.losses += losses.tolist()
     life.stop = max(life.stop, step + 1)
     running = {flag.detector: flag for flag in life.flags if flag.off is None}
-    on = state.events.on
+    on = state.told.events.on
     for name in running.keys() - on.keys():
         running[name].off = step
     life.flags += [Flagged(name, step, None, reason) for name, reason in on.items() if name not in running]
@@ -93,7 +93,7 @@ def _follow(life: Life, state: RunState, step: int) -> None:
 def _begun_after(before: Life, step: int, state: RunState) -> Life:
     """The life that begins after a step to which the job has gone back, with the losses and flags that still stand."""
     kept = int(np.searchsorted(before.loss_steps, step, side="right"))
-    flags = [Flagged(name, step + 1, None, reason) for name, reason in state.events.on.items()]
+    flags = [Flagged(name, step + 1, None, reason) for name, reason in state.told.events.on.items()]
     return Life(step + 1, step + 1, flags, before.loss_steps[:kept], before.losses[:kept])
 
 

@@ -175,6 +175,10 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     )
     if not run["path_class"]["abstained"]:
         parts += _section("Path class", _path_class(run["path_class"]))
+    forecast = run["forecast"]
+    if not forecast["abstained"]:
+        interval = f"{number(forecast['lower'])} to {number(forecast['upper'])} (90 %)"
+        parts += _section("Forecast", {forecast["metric"]: number(forecast["value"]), "interval": interval})
     for title, key in (("Path class", "path_class"), ("Forecast", "forecast")):
         if run[key]["abstained"] and run[key]["reason"]:
             parts += [Text.assemble(f"\n{title}: ", ("abstained", "dim"), f", {run[key]['reason']}")]

@@ -25,7 +25,7 @@ from topowatch_monitor.export.strict_json import dumps
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from topowatch_monitor.engine.run_state import RunSettings
+    from topowatch_monitor.engine.told import RunSettings
     from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.store.log import Record
 
@@ -186,7 +186,7 @@ def _named(files: Sequence[Path]) -> str:
 def _run_settings(file: Path | None) -> RunSettings:
     """Return how much of a run a daemon with this config file looks at."""
     from topowatch_monitor.engine.path_state import PathSettings
-    from topowatch_monitor.engine.run_state import RunSettings
+    from topowatch_monitor.engine.told import RunSettings
 
     try:
         told = config.load(file=file).settings

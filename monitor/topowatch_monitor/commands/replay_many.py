@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.commands.marks import Mark
     from topowatch_monitor.commands.records import Key
-    from topowatch_monitor.engine.run_state import RunSettings
+    from topowatch_monitor.engine.told import RunSettings
     from topowatch_monitor.store.log import Record
 
 # What is judged by the clock when somebody looks is not in a recording.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from topowatch_monitor.engine.group_fit import GroupFit
+    from topowatch_monitor.engine.group_forecast import ForecastFit
     from topowatch_monitor.engine.placing import GroupKey
     from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.store.log import Record
@@ -89,6 +90,7 @@ class Dispatcher:
         self._flights: list[deque[_Flight]] = [deque() for _ in range(pool.size)]
         self._views: dict[tuple[str, str, str], RunView] = {}
         self._published: dict[GroupKey, tuple[Any, dict[str, int]]] = {}
+        self._forecasts: dict[GroupKey, Any] = {}
         self._waiting: set[int] = set()  # carriers with runs whose place among their siblings is still to be found
         self._next_save_at = 0.0
         self._durable = 0
@@ -189,6 +191,12 @@ class Dispatcher:
         self._published[group] = self._published[group][0], dict(outside)
         for carrier in range(self._pool.size):
             self._begin(carrier, self.position, "stand", group, outside)
+
+    def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> None:
+        """Give every carrier what was learned from a group, and again to one that is rebuilt."""
+        shared = self._forecasts[group] = self._pool.put(fit)
+        for carrier in range(self._pool.size):
+            self._begin(carrier, self.position, "publish_forecast", group, shared)
 
     def check(self) -> None:
         """Have every carrier answer, so that one that is lost is noticed and rebuilt though nothing is sent to it."""
@@ -310,6 +318,9 @@ class Dispatcher:
                 self._replay(carrier)
                 for group, (fit, outside) in self._published.items():  # before anybody sees its runs without a class
                     call = self._pool.call(carrier, "publish", group, fit, outside)
+                    self._accept(carrier, self._pool.result(call, self._timeout))
+                for group, learned in self._forecasts.items():
+                    call = self._pool.call(carrier, "publish_forecast", group, learned)
                     self._accept(carrier, self._pool.result(call, self._timeout))
             except ShardLostError as again:
                 error = again

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 from topowatch_monitor.detect.threshold_tables import thresholds_from
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
+from topowatch_monitor.engine.forecasts import Forecasts
 from topowatch_monitor.engine.groups import Groups, GroupSettings
 from topowatch_monitor.engine.loop import FrontLink, run_engine
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings
 from topowatch_monitor.engine.session import kill_session
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
@@ -118,7 +119,8 @@ def main(descriptor: int, settings: HostSettings) -> None:
             LogReader(data / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
         )
         groups = Groups(dispatcher, pool, checkpoints, settings=settings.group_settings(), wall=time.time)
-        run_engine(dispatcher, groups, link, time.monotonic)
+        forecasts = Forecasts(dispatcher, pool, settings=settings.group_settings())
+        run_engine(dispatcher, groups, forecasts, link, time.monotonic)
     finally:
         pool.close()
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.forecasts import Forecasts
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.engine.groups import Groups
     from topowatch_monitor.engine.view import RunView
@@ -91,7 +92,9 @@ class FrontLink(ABC):
         """Send a report to the front."""
 
 
-def run_engine(dispatcher: Dispatcher, groups: Groups, link: FrontLink, clock: Callable[[], float]) -> None:
+def run_engine(
+    dispatcher: Dispatcher, groups: Groups, forecasts: Forecasts, link: FrontLink, clock: Callable[[], float]
+) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
     dispatcher.restore(link.durable)
     groups.restore()
@@ -103,7 +106,10 @@ def run_engine(dispatcher: Dispatcher, groups: Groups, link: FrontLink, clock: C
             dispatcher.save_due(clock())
             views = dispatcher.take_views()
             groups.see(views)
-            groups.tick(clock(), caught_up=link.durable - dispatcher.position < CHUNK_RECORDS)
+            forecasts.see(views)
+            caught_up = link.durable - dispatcher.position < CHUNK_RECORDS
+            groups.tick(clock(), caught_up=caught_up)
+            forecasts.tick(clock(), caught_up=caught_up)
             changed = groups.take_views()
             if views or changed or clock() - reported_at >= IDLE_SECONDS:
                 reported_at = clock()
@@ -114,6 +120,7 @@ def run_engine(dispatcher: Dispatcher, groups: Groups, link: FrontLink, clock: C
                 link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
     finally:
         groups.close()
+        forecasts.close()
     dispatcher.settle()
     dispatcher.save()
 

@@ -156,7 +156,7 @@ class Placing:
         follower = self._followers.get(run.key)
         if not _followable(fit, run):
             self._followers.pop(run.key, None)
-        elif follower is None or not follower.follow(run.probed.trace):
+        elif follower is None or not follower.follow(run.told.probed.trace):
             self._followers.pop(run.key, None)
             self._waiting[run.key] = None
 
@@ -173,8 +173,8 @@ class Placing:
             del self._waiting[key]
             run, fit = find(key), self._fits[key[:2]]
             if run is not None and fit.atlas is not None and _followable(fit, run):
-                self._followers[key] = Follower(fit, fit.atlas, run.probed.trace)
-                points += len(run.probed.trace)
+                self._followers[key] = Follower(fit, fit.atlas, run.told.probed.trace)
+                points += len(run.told.probed.trace)
                 placed.append(run)
         return placed
 
@@ -214,11 +214,11 @@ def _obstacle(fit: GroupFit, run: RunState) -> str:
     """Why the path of a run cannot be followed on the atlas of a refit; empty if it can."""
     if fit.atlas is None:
         return fit.reason
-    if not len(run.probed.trace):
+    if not len(run.told.probed.trace):
         return NO_PREDICTIONS
-    if run.probed.digest.hex() != fit.digest:
+    if run.told.probed.digest.hex() != fit.digest:
         return OTHER_PROBES
-    return "" if len(run.probed.trace.newest) == len(fit.atlas.projection.mean) else OTHER_SKETCH
+    return "" if len(run.told.probed.trace.newest) == len(fit.atlas.projection.mean) else OTHER_SKETCH
 
 
 def _followable(fit: GroupFit, run: RunState) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from topowatch_monitor.engine.loss_path import LossPath
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.trace import Trace
@@ -11,8 +13,10 @@ from topowatch_monitor.engine.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
+
+Said = tuple["NDArray[np.uint32]", "NDArray[np.float16]"]
+_NOTHING: Said = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.float16)
 
 
 class Probed:
@@ -24,6 +28,8 @@ class Probed:
 
     Attributes:
         digest: of the probe set; empty until known.
+        classes: that the predictions are of; 0 where they are of none.
+        said: class that was predicted last on each probe, and its probability.
         predictions: the window of the path of the predictions.
         losses: the window of the path of the losses.
         trace: the path of the predictions from its first point to its newest.
@@ -33,6 +39,7 @@ class Probed:
         self._settings = settings
         self._trace_points = trace_points
         self.digest = b""
+        self.classes = 0
         self._clear()
 
     def show(self, digest: bytes) -> bool:
@@ -43,10 +50,13 @@ class Probed:
         self.digest = digest or self.digest
         return changed
 
-    def predicted(self, step: int, point: NDArray[np.float32]) -> None:
+    def predicted(self, step: int, point: NDArray[np.float32], said: Said | None = None) -> None:
         """Take the predictions of a step; what has no place on the path has none in the trace."""
+        newest = self.predictions.steps[-1] if self.predictions.points else -1
         if self.predictions.add(step, point):
             self.trace.add(step, point)
+            if said is not None and step > newest:
+                self.said = said
 
     def discard(self, start: int, stop: int | None = None) -> None:
         """Drop what was seen at start ≤ step (< stop)."""
@@ -61,6 +71,8 @@ class Probed:
             "predictions": self.predictions.state_dict(),
             "trace": self.trace.state_dict(),
             "losses": self.losses.state_dict(),
+            "classes": self.classes,
+            "said": list(self.said),
         }
 
     @classmethod
@@ -71,9 +83,13 @@ class Probed:
         probed.predictions = PathState.from_state(state["predictions"])
         probed.trace = Trace.from_state(state["trace"], trace_points)
         probed.losses = LossPath.from_state(state["losses"], settings)
+        probed.classes = state["classes"]
+        classes, confidence = state["said"]
+        probed.said = classes, confidence
         return probed
 
     def _clear(self) -> None:
         self.predictions = PathState(self._settings)
         self.trace = Trace(self._trace_points)
         self.losses = LossPath(self._settings)
+        self.said = _NOTHING

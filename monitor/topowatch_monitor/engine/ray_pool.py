@@ -16,7 +16,7 @@ from topowatch_monitor.engine.shard import Shard
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from topowatch_monitor.engine.run_state import RunSettings
+    from topowatch_monitor.engine.told import RunSettings
 
 OBJECT_STORE_BYTES = 256 << 20
 

@@ -57,6 +57,7 @@ class Reading:
         scalars: name, steps and values of each series.
         weights: sketch of the weights, or of this rank's part.
         representation: sketch of the predictions on the probes.
+        said: class that is predicted on each probe, and its probability; None where none were sent.
         probe_losses: loss on each probe; None where none were sent.
         probe_loss: their mean.
         layers: names of layers, and what is known of them (layers × FIELDS); None where none were sent.
@@ -73,6 +74,7 @@ class Reading:
     scalars: list[tuple[str, NDArray[np.int64], NDArray[np.float64]]]
     weights: NDArray[np.float32] | None
     representation: NDArray[np.float32] | None
+    said: tuple[NDArray[np.uint32], NDArray[np.float16]] | None
     probe_losses: NDArray[np.float32] | None
     probe_loss: float | None
     layers: tuple[list[str], NDArray[np.float32]] | None
@@ -145,6 +147,7 @@ def read_sample(sample: sample_pb2.Sample) -> Reading:
         scalars=[_read_series(series, sample.step) for series in sample.scalars],
         weights=_read_sketch(sample.weights) if sample.HasField("weights") else None,
         representation=_read_sketch(sample.predictions.sketch) if sample.predictions.HasField("sketch") else None,
+        said=_read_said(sample.predictions) if sample.predictions.argmax else None,
         probe_losses=losses,
         probe_loss=None if losses is None else _mean(losses),
         layers=_read_layers(sample.layers) if sample.layers else None,
@@ -177,6 +180,15 @@ def _read_sketch(sketch: sample_pb2.Sketch) -> NDArray[np.float32] | None:
     if not np.isfinite(values).all():
         raise ValueError("a sketch with NaN or infinite numbers")
     return values
+
+
+def _read_said(predictions: sample_pb2.Predictions) -> tuple[NDArray[np.uint32], NDArray[np.float16]] | None:
+    """None where the probabilities are not those of the classes, as of a client that sends none."""
+    if len(predictions.argmax) % 4 or len(predictions.confidence) % 2:
+        raise ValueError("predictions whose bytes are no row of uint32, or of float16")
+    classes = np.frombuffer(predictions.argmax, dtype="<u4").astype(np.uint32, copy=False)
+    confidence = np.frombuffer(predictions.confidence, dtype="<f2").astype(np.float16, copy=False)
+    return (classes, confidence) if len(classes) == len(confidence) and np.isfinite(confidence).all() else None
 
 
 def _read_losses(losses: bytes) -> NDArray[np.float32] | None:

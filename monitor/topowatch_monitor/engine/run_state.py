@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from topowatch_monitor.detect import ANALYSIS_FAILED, History, Thresholds
-from topowatch_monitor.detect.effective_rank import effective_rank
+from topowatch_monitor.detect import ANALYSIS_FAILED
 from topowatch_monitor.engine.assembly import PARTIAL, Part
-from topowatch_monitor.engine.events import Events
 from topowatch_monitor.engine.failures import Failures
-from topowatch_monitor.engine.judgement import Judgement
 from topowatch_monitor.engine.lineage import generation_of
-from topowatch_monitor.engine.path_state import PathSettings, PathState
-from topowatch_monitor.engine.probed import Probed
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
-from topowatch_monitor.engine.terrain import Terrain
 from topowatch_monitor.engine.times import Times
+from topowatch_monitor.engine.told import RunSettings, Told
 from topowatch_monitor.engine.view import no_class, no_forecast
-from topowatch_protos.v1 import log_pb2, run_pb2
+from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Mapping
 
-    from topowatch_monitor.engine.lineage import Generation, Span
+    from topowatch_monitor.detect import History
+    from topowatch_monitor.engine.lineage import Generation
+    from topowatch_monitor.engine.path_state import PathState
     from topowatch_monitor.engine.view import Flag, RunView
     from topowatch_protos.v1 import sample_pb2
 
@@ -36,16 +31,6 @@ log = logging.getLogger("topowatch.engine")
 
 NOT_CLASSIFIED = "paths are compared once their group has enough ended runs"
 NOT_FORECAST = "no forecast has been made for this run"
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How much of a run is looked at, and when detectors fire."""
-
-    path: PathSettings = field(default_factory=PathSettings)
-    history: int = 2048
-    trace_points: int = 256
-    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 class RunState:
@@ -60,6 +45,9 @@ class RunState:
         group: second part.
         run: third part.
         settings: how much is looked at.
+
+    Attributes:
+        told: what the leader tells.
     """
 
     def __init__(self, tenant: str, group: str, run: str, settings: RunSettings | None = None) -> None:
@@ -69,21 +57,7 @@ class RunState:
         self._failures = Failures()
         self._samples = self._dropped = self._rejected = 0
         self._times = Times()
-        self._begin()
-
-    def _begin(self) -> None:
-        """Know nothing yet of what the leader tells."""
-        self._labels: dict[str, str] = {}
-        self._path = PathState(self._settings.path)
-        self._probed = Probed(self._settings.path, self._settings.trace_points)
-        self._history = History(self._settings.history)
-        self._terrain = Terrain()
-        self._judgement = Judgement(self._settings.thresholds)
-        self._events = Events()
-        self._step: int | None = None
-        self._ended = False
-        self._results: dict[str, float] | None = None
-        self._status: tuple[float, int, float] | None = None
+        self.told = Told(self._settings)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -98,42 +72,27 @@ class RunState:
     @property
     def ended(self) -> bool:
         """Whether the newest life of the lowest rank has ended."""
-        return self._ended
+        return self.told.ended
 
     @property
     def path(self) -> PathState:
         """The path of the weights."""
-        return self._path
+        return self.told.path
 
     @property
     def representation(self) -> PathState:
         """The path of the predictions on the probes."""
-        return self._probed.predictions
-
-    @property
-    def probed(self) -> Probed:
-        """All that the probes show."""
-        return self._probed
+        return self.told.probed.predictions
 
     @property
     def history(self) -> History:
         """The scalars of the run."""
-        return self._history
-
-    @property
-    def events(self) -> Events:
-        """When flags went on and off."""
-        return self._events
+        return self.told.history
 
     @property
     def step(self) -> int | None:
         """The latest step of the leader; after a rewind, the one before the step that it went back to."""
-        return self._step
-
-    @property
-    def judgement(self) -> Judgement:
-        """What the detectors say."""
-        return self._judgement
+        return self.told.step
 
     def apply(self, kind: int, payload: bytes) -> bool:
         """Take in a log record of this run; one that cannot be decoded is counted as rejected.
@@ -168,40 +127,40 @@ class RunState:
     def view(self) -> RunView:
         """What is known of the run, without the clock."""
         tenant, group, run = self._key
-        latest = self._history.latest
-        overhead, interval, coverage = self._status or (None, None, None)
+        told, latest = self.told, self.history.latest
+        overhead, interval, coverage = told.status or (None, None, None)
         return {
             "tenant": tenant,
             "group": group,
             "run": run,
-            "labels": dict(self._labels),
+            "labels": dict(told.labels),
             "incarnation": self._ranks.newest(self._ranks.leader),
-            "step": self._step,
+            "step": told.step,
             "samples": self._samples,
             "dropped": self._dropped,
             "rejected": self._rejected,
             "superseded": self._ranks.superseded,
             "incomplete": self._ranks.incomplete,
             "ranks": self._ranks.view(),
-            "state": "ended" if self._ended else "live",
+            "state": "ended" if told.ended else "live",
             "started_at": self._times.started_at,
             "last_received_at": self._times.received_at,
             "longest_pause": self._times.longest_pause,
-            "results": None if self._results is None else dict(self._results),
+            "results": None if told.results is None else dict(told.results),
             "loss": latest.get("loss"),
             "probe_loss": latest.get("probe_loss"),
             "scalars": latest,
             "overhead_ratio": overhead,
             "interval": interval,
             "coverage": coverage,
-            "path": self._path.view(elsewhere=self._ranks.refused),
+            "path": told.path.view(elsewhere=self._ranks.refused),
             "representation": self.representation.view() if self.representation.points else None,
-            "loss_path": self._probed.losses.view(),
-            **self._terrain.view(latest),
+            "loss_path": told.probed.losses.view(),
+            **told.terrain.view(latest),
             "flags": self._flags(),
-            "events": self._events.view(),
-            "minimum_unstable": self._judgement.minimum_unstable,
-            "instability_score": self._judgement.score,
+            "events": told.events.view(),
+            "minimum_unstable": told.judgement.minimum_unstable,
+            "instability_score": told.judgement.score,
             "path_class": no_class(NOT_CLASSIFIED),
             "forecast": no_forecast(NOT_FORECAST),
         }
@@ -211,20 +170,10 @@ class RunState:
         return {
             "key": list(self._key),
             "ranks": self._ranks.state_dict(),
-            "labels": dict(self._labels),
-            "path": self._path.state_dict(),
-            "probed": self._probed.state_dict(),
-            "history": self._history.state_dict(),
-            "terrain": self._terrain.state_dict(),
-            "judgement": self._judgement.state_dict(),
-            "events": self._events.state_dict(),
+            "told": self.told.state_dict(),
             "failures": self._failures.state_dict(),
-            "step": self._step,
             "counts": [self._samples, self._dropped, self._rejected],
-            "ended": self._ended,
-            "results": self._results,
             "times": self._times.state(),
-            "status": self._status,
         }
 
     @classmethod
@@ -233,20 +182,10 @@ class RunState:
         tenant, group, name = state["key"]
         run = cls(tenant, group, name, settings)
         run._ranks = Ranks.from_state(state["ranks"], run._settings.thresholds)
-        run._labels = dict(state["labels"])
-        run._path = PathState.from_state(state["path"])
-        run._probed = Probed.from_state(state["probed"], run._settings.path, run._settings.trace_points)
-        run._history = History.from_state(state["history"])
-        run._terrain = Terrain.from_state(state["terrain"])
-        run._judgement = Judgement.from_state(state["judgement"], run._settings.thresholds)
-        run._events = Events.from_state(state["events"])
+        run.told = Told.from_state(state["told"], run._settings)
         run._failures = Failures.from_state(state["failures"])
-        run._step = state["step"]
         run._samples, run._dropped, run._rejected = state["counts"]
-        run._ended = state["ended"]
-        run._results = state["results"]
         run._times = Times(*state["times"])
-        run._status = None if state["status"] is None else tuple(state["status"])
         return run
 
     # Messages
@@ -264,7 +203,7 @@ class RunState:
     def _fail(self, message: Message, error: Exception) -> None:
         """Note that a message could not be taken in. Of many, those numbered by a power of two are logged."""
         told = step_of(message)
-        step = (self._step or 0) if told is None else told
+        step = (self.step or 0) if told is None else told
         self._failures.add(step, error)
         self._note(step)
         count = self._failures.count
@@ -278,7 +217,7 @@ class RunState:
         rank, incarnation = descriptor.rank, descriptor.incarnation
         self._meet(rank)
         if rank == self._ranks.leader and incarnation >= (self._ranks.newest(rank) or 0):
-            self._describe(descriptor)
+            self.told.describe(descriptor)
         if self._ranks.knows(rank, incarnation):
             return  # sent again after UNKNOWN_RUN, or repeated at the head of a log segment
         received_at = seconds(opened.received_at)
@@ -288,45 +227,24 @@ class RunState:
 
     def _meet(self, rank: int) -> None:
         if self._ranks.meet(rank):
-            self._begin()  # what was told so far was not the leader's word
+            self.told = Told(self._settings)  # what was told so far was not the leader's word
 
     def _enter(self, rank: int, incarnation: int, generation: Generation, received_at: float | None) -> None:
         """Begin a life of a rank and drop the samples that it supersedes."""
         opening = self._ranks.open(rank, incarnation, generation, received_at)
         for span in opening.undone:
-            self._path.discard(*span)
-            self._history.discard(*span, names=PARTIAL)
+            self.told.undo(span)
         if rank != self._ranks.leader:
             return
-        start = generation.start
         if opening.first:
-            self._history.resumed = start > 0
+            self.history.resumed = generation.start > 0
         if opening.superseded is not None:
-            self._path.discard(*opening.superseded)
-            self._probed.discard(*opening.superseded)
-            self._terrain.discard(*opening.superseded)
-            self._history.discard(*opening.superseded)
+            self.told.supersede(opening.superseded)
         if opening.newest:
-            self._ended, self._results, self._times.sampled_at = False, None, None
-            if self._step is not None and self._step >= start:
-                self._step = start - 1 if start > 0 else None
-            self._judgement.rewind(self._history, start)
-            self._failures.discard(start)
-            self._events.supersede(start)
-            self._note(start)
-
-    def _describe(self, descriptor: run_pb2.RunDescriptor) -> None:
-        """Take over what the newest life of the lowest rank says of the run; what cannot be compared begins anew.
-
-        Sketches always can: ingest refuses a life whose sketches are made otherwise than those of the run.
-        """
-        self._labels = dict(descriptor.labels)
-        probe = descriptor.probe
-        if self._probed.show(probe.digest):
-            self._history.forget("probe_loss")
-            self._history.forget("representation_rank")
-        if probe.kind in (run_pb2.OUTPUT_KIND_LOGITS, run_pb2.OUTPUT_KIND_PROBS) and probe.outputs > 1:
-            self._history.chance_loss = math.log(probe.outputs)
+            self._times.sampled_at = None
+            self._failures.discard(generation.start)
+            self.told.rewind(generation.start)
+            self._note(generation.start)
 
     # Items
 
@@ -351,8 +269,7 @@ class RunState:
 
     def _end(self, stored: log_pb2.StoredItem, end: sample_pb2.RunEnd) -> None:
         if stored.rank == self._ranks.leader and stored.incarnation == self._ranks.newest(stored.rank):
-            self._ended = True
-            self._results = dict(end.results)
+            self.told.end(end.results)
 
     def _take(self, rank: int, incarnation: int, reading: Reading, received_at: float | None) -> None:
         if not self._ranks.knows(rank, incarnation):  # its descriptor was lost
@@ -360,59 +277,26 @@ class RunState:
             self._enter(rank, incarnation, self._ranks.presumed(rank, reading.step), received_at)
         generation, span = self._ranks.life(rank, incarnation)
         if reading.step < span.start:
-            self._path.ignored += 1  # it contradicts its own descriptor
+            self.path.ignored += 1  # it contradicts its own descriptor
         whole = self._ranks.take(rank, incarnation, reading, received_at)
         leads, sharded = rank == self._ranks.leader, generation.ranks > 1
         if leads and not sharded and reading.step in span:
             whole = Part(reading.weights, {})
         if whole is not None:
-            if whole.weights is not None:
-                before = self._path.loop
-                self._path.add(reading.step, whole.weights)
-                if self._path.loop is not None and self._path.loop != before:
-                    self._history.extend("path_loop", [self._path.loop[0]], [self._path.loop[1]])
-            for name, value in whole.scalars.items():
-                self._history.extend(name, [reading.step], [value])
+            self.told.add(reading.step, whole)
         if leads:
-            self._lead(incarnation, span, reading, PARTIAL if sharded else (), received_at)
+            on_path = self.told.take(span, reading, PARTIAL if sharded else ())
+            if on_path and incarnation == self._ranks.newest(rank):
+                self.told.status = reading.status or self.told.status
+                self._times.sampled(reading.time if reading.time is not None else received_at)
         elif whole is not None:
-            self._judgement.judge(self._history, reading.step)
+            self.told.judgement.judge(self.history, reading.step)
         self._note(reading.step)
-
-    def _lead(
-        self, incarnation: int, span: Span, reading: Reading, partial: Container[str], received_at: float | None
-    ) -> None:
-        """Take what the leader says of the run as a whole, without the scalars that are `partial`.
-
-        Where some are, the statistics of layers are of its own part as well, and say nothing of the whole.
-        """
-        on_path = reading.step in span
-        if on_path and reading.representation is not None:
-            self._probed.predicted(reading.step, reading.representation)
-        for name, steps, values in reading.scalars:
-            if name not in partial:
-                inside = (steps >= span.start) & (steps < span.stop)
-                self._history.extend(name, steps[inside], values[inside])
-        if not on_path:
-            return
-        if not partial and reading.layers is not None:
-            self._history.layers.add(reading.step, *reading.layers)
-        if reading.frames is not None:
-            self._history.extend("representation_rank", [reading.step], [effective_rank(reading.frames)])
-        if reading.probe_losses is not None and reading.probe_loss is not None:
-            self._probed.losses.add(reading.step, reading.probe_losses)
-            self._history.extend("probe_loss", [reading.step], [reading.probe_loss])
-        self._terrain.take(reading, self._history)
-        if incarnation == self._ranks.newest(self._ranks.leader):
-            self._status = reading.status or self._status
-            self._times.sampled(reading.time if reading.time is not None else received_at)
-        self._step = reading.step if self._step is None else max(self._step, reading.step)
-        self._judgement.judge(self._history, reading.step)
 
     # Views
 
     def _flags(self) -> list[Flag]:
-        return self._judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()})
+        return self.told.judgement.views({**self._ranks.flags(), ANALYSIS_FAILED.name: self._failures.flag()})
 
     def _note(self, step: int) -> None:
-        self._events.note(step, self._flags(), self._judgement.minimum_unstable)
+        self.told.events.note(step, self._flags(), self.told.judgement.minimum_unstable)

@@ -10,22 +10,26 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.engine.codec import CodecError, decode, encode
+from topowatch_monitor.engine.forecasting import Forecasting
 from topowatch_monitor.engine.group_fit import EndedRun
+from topowatch_monitor.engine.group_forecast import Finished
 from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from topowatch_monitor.engine.group_fit import GroupFit
+    from topowatch_monitor.engine.group_forecast import ForecastFit
     from topowatch_monitor.engine.view import RunView
 
 log = logging.getLogger("topowatch.engine")
 
 # The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
 # what an older version saved is made again from the log.
-STATE = 8
+STATE = 9
 
 
 class Part(NamedTuple):
@@ -76,6 +80,7 @@ class Shard:
         self._settings = settings or RunSettings()
         self._virtual: dict[int, _Virtual] = {}
         self._placing = Placing()
+        self._forecasting = Forecasting()
         self._refused_states = 0
 
     def load(self, vshard: int, epoch: int, next_offset: int, state: bytes | None) -> bool:
@@ -128,12 +133,21 @@ class Shard:
         """The ended runs of a group that have a path of predictions, for a refit, with at most so many points each."""
         found = []
         for run in self._of_group(group):
-            trace = run.probed.trace
+            trace = run.told.probed.trace
             if run.ended and len(trace):
                 view, points = run.view(), trace.few(most)[1] if len(trace) > most else np.stack(trace.points)
-                digest, results = run.probed.digest.hex(), view["results"] or {}
+                digest, results = run.told.probed.digest.hex(), view["results"] or {}
                 found.append(EndedRun(view["run"], view["samples"], digest, view["labels"], results, points))
         return found
+
+    def finished_runs(self, group: GroupKey) -> list[Finished]:
+        """The ended runs of a group with a result, for forecasts."""
+        return [finished(run) for run in self._of_group(group) if run.ended and run.told.results]
+
+    def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> ApplyResult:
+        """Take over what was learned from the ended runs of a group."""
+        self._forecasting.publish(group, fit)
+        return ApplyResult(self._views(self._of_group(group)), [], 0, self._placing.waiting)
 
     def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> ApplyResult:
         """Take over a refit of a group, and for how many evaluations in a row its live runs were outside."""
@@ -167,6 +181,7 @@ class Shard:
         for run in runs:
             view = run.view()
             view["path_class"] = self._placing.view(run, view)
+            view["forecast"] = self._forecasting.view(run) or view["forecast"]
             views.append(view)
         return views
 
@@ -198,6 +213,26 @@ class Shard:
                 type(error).__name__,
                 error,
             )
+
+
+def finished(run: RunState) -> Finished:
+    """What a run that has ended hands out for forecasts."""
+    told, step = run.told, run.step or 0
+    results = told.results or {}
+    milestones = [each for each in told.milestones.known if each.step < step]
+    curves = {
+        name: (series.steps.copy(), series.values.copy()) for name in results if len(series := told.history[name])
+    }
+    return Finished(
+        run=run.key[2],
+        samples=run.samples,
+        digest=told.probed.digest.hex(),
+        classes=told.probed.classes,
+        results=results,
+        steps=step + 1,
+        milestones=[*milestones, told.milestone(step)],
+        curves=curves,
+    )
 
 
 def _by_run(records: Iterable[tuple[int, int, bytes]]) -> tuple[dict[Key, list[Message]], int]:

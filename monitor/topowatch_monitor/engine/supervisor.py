@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.forecasts import Forecasts
     from topowatch_monitor.engine.groups import Groups
     from topowatch_monitor.engine.host import HostSettings
     from topowatch_monitor.engine.loop import EngineReport
@@ -145,9 +146,16 @@ class HostedEngine:
 class InlineEngine:
     """The engine as a thread of the daemon, without Ray."""
 
-    def __init__(self, dispatcher: Dispatcher, groups: Groups, on_report: Callable[[EngineReport], None]) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        groups: Groups,
+        forecasts: Forecasts,
+        on_report: Callable[[EngineReport], None],
+    ) -> None:
         self._dispatcher = dispatcher
         self._groups = groups
+        self._forecasts = forecasts
         self._on_report = on_report
         self._loop: asyncio.AbstractEventLoop | None = None
         self.restarts = 0  # a thread that fails ends the daemon
@@ -164,7 +172,7 @@ class InlineEngine:
 
         def body() -> None:
             try:
-                run_engine(self._dispatcher, self._groups, self._link, time.monotonic)
+                run_engine(self._dispatcher, self._groups, self._forecasts, self._link, time.monotonic)
             except Exception as error:  # noqa: BLE001 - handed to the event loop, which raises it
                 loop.call_soon_threadsafe(ended.set_exception, error)
             else:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
-FORECAST_REASON = "this version of topowatch does not forecast yet"
+NO_LIVE_RUN = "none of its runs is live"
 LISTED = "/api/v1/runs lists the groups of all runs"
 LONG = {"events", "landscape"}  # of a run, told where one is asked for, not in the list of all
 HEADERS = {
@@ -130,7 +130,13 @@ def create_app(
     def forecast(request: Request) -> Response:
         group, found = members(request)
         answers = [{"run": run["run"], **run["forecast"]} for run in found]
-        return json_response({"group": group, "abstained": True, "reason": FORECAST_REASON, "runs": answers})
+        live = [run["forecast"] for run in found if run["state"] == "live"]
+        reasons = sorted({forecast["reason"] for forecast in live if forecast["abstained"]})
+        abstained = all(forecast["abstained"] for forecast in live)
+        reason = "; ".join(reasons) if live else NO_LIVE_RUN
+        return json_response(
+            {"group": group, "abstained": abstained, "reason": reason if abstained else "", "runs": answers}
+        )
 
     async def index(_: Request) -> Response:
         return Response(page.HTML, media_type="text/html")

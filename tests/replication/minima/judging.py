@@ -17,7 +17,8 @@ from topowatch_monitor.detect import DETECTORS, Thresholds
 from topowatch_monitor.detect.departure import departure, standing
 from topowatch_monitor.detect.instability import HORIZON
 from topowatch_monitor.engine.path_state import PathSettings
-from topowatch_monitor.engine.run_state import RunSettings, RunState
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.told import RunSettings
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -120,7 +121,7 @@ def _follow(job: Job, thresholds: Thresholds) -> Judged:
         stored = log_pb2.StoredItem(key=descriptor.key, incarnation=descriptor.incarnation, item=data[start:end])
         state.apply(LogKind.STORED_ITEM, stored.SerializeToString())
         view = state.view()
-        levels.append(state.judgement.levels)
+        levels.append(state.told.judgement.levels)
         flags.append({flag["detector"] for flag in view["flags"]})
         scores.append(view["instability_score"])
     names = [detector.name for detector in DETECTORS]

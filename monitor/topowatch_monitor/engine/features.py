@@ -1,0 +1,119 @@
+"""The features of a run at this moment, by the names of `forecast.FEATURES`: what is computed already, read in O(1)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from topowatch_monitor.detect.level import WIDTH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from topowatch_monitor.detect import History
+    from topowatch_monitor.engine.path_state import PathState
+    from topowatch_monitor.engine.probed import Probed
+    from topowatch_monitor.engine.terrain import Terrain
+
+_OF_PATH = {
+    "length": "path_length",
+    "h0_total_persistence": "h0_total_persistence",
+    "dimension": "dimension",
+    "magnitude": "magnitude",
+}
+_OF_REPRESENTATION = {
+    "length": "representation_length",
+    "h0_total_persistence": "representation_h0",
+    "dimension": "representation_dimension",
+    "magnitude": "representation_magnitude",
+}
+_AS_THEY_ARE = ("representation_rank", "weight_norm", "update_ratio_max", "gradient_norm")
+
+
+def features_of(history: History, path: PathState, probed: Probed, terrain: Terrain) -> dict[str, float]:
+    """All that is known of a run now; what is not, or is no finite number, is missing."""
+    found = {
+        **loss_features(history),
+        **path_features(path, probed.predictions),
+        **terrain_features(terrain, history),
+        **probe_features(*probed.said),
+        **scalar_features(history),
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def loss_features(history: History) -> dict[str, float]:
+    """How the training loss has come down."""
+    curve, series = history.curve, history.loss
+    if len(curve.values) < 4 or curve.initial is None:
+        return {}
+    recent = curve.values[-WIDTH:]
+    now = float(recent.mean())
+    half = np.searchsorted(curve.steps, curve.steps[-1] // 2)
+    if half >= 4:
+        earlier = float(curve.values[max(0, half - WIDTH) : half].mean())
+    else:
+        old = series.old[: np.searchsorted(series.old_steps, curve.steps[-1] // 2) + 1]
+        earlier = float(old[-1]) if len(old) and np.isfinite(old[-1]) else math.nan
+    found = {"loss": now, "loss_noise": float(recent.std()) / max(abs(now), 1e-12)}
+    if curve.lowest is not None:
+        found["loss_lowest"] = curve.lowest.level
+    if now > 0 and curve.initial > 0:
+        found["loss_fall"] = math.log(curve.initial / now)
+    if now > 0 and earlier > 0:
+        found["loss_slope"] = math.log(earlier / now)
+    return found
+
+
+def path_features(path: PathState, representation: PathState) -> dict[str, float]:
+    """How long and of what shape the path is, that of the weights and that of the predictions."""
+    found: dict[str, float] = {}
+    for state, names, loops in (
+        (path, _OF_PATH, "h1_total_persistence"),
+        (representation, _OF_REPRESENTATION, "representation_h1"),
+    ):
+        view: dict[str, Any] = dict(state.view())
+        found |= {name: view[key] for key, name in names.items() if view[key] is not None}
+        h0, h1 = view["h0_total_persistence"], view["h1_total_persistence"]
+        if h0 and h1 is not None:
+            found[loops] = h1 / h0
+    sums = path.view()["e_alpha"]
+    if sums is not None:
+        found |= {"e_alpha_half": sums["0.5"], "e_alpha_two": sums["2"]}
+    return found
+
+
+def terrain_features(terrain: Terrain, history: History) -> dict[str, float]:
+    """What was seen of the loss around the path."""
+    view = terrain.view(history.latest)
+    land: dict[str, Any] = dict(view["landscape"] or {})
+    found: dict[str, Any] = {
+        "critical_lr_ratio": view["critical_lr_ratio"],
+        "gradient_flow_consistency": view["gradient_flow_consistency"],
+        "landscape_total_persistence": land.get("total_persistence"),
+        "basin_depth": land.get("basin_depth"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def probe_features(predicted: NDArray[np.uint32], confidence: NDArray[np.float16]) -> dict[str, float]:
+    """How sure the predictions on the probes are, and how many classes they use."""
+    if not len(predicted) or len(confidence) != len(predicted):
+        return {}
+    sure = confidence.astype(np.float64)
+    _, counts = np.unique(predicted, return_counts=True)
+    share = counts / len(predicted)
+    return {
+        "confidence": float(sure.mean()),
+        "confidence_low": float(np.quantile(sure, 0.1)),
+        "confidence_spread": float(sure.std()),
+        "class_entropy": float(-(share * np.log(share)).sum() / math.log(max(2, len(predicted)))),
+    }
+
+
+def scalar_features(history: History) -> dict[str, float]:
+    """Newest values that are features as they are."""
+    latest = history.latest
+    return {name: latest[name] for name in _AS_THEY_ARE if name in latest}

@@ -1,0 +1,110 @@
+"""What the forecasts learned from ended siblings say of the runs of a shard."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from topowatch_monitor.engine.group_forecast import LEVELS, TOTAL_LABEL, at_level, features_at, level_of
+from topowatch_monitor.engine.view import no_forecast
+from topowatch_monitor.forecast import UnusableError
+
+if TYPE_CHECKING:
+    from topowatch_monitor.engine.group_forecast import ForecastFit
+    from topowatch_monitor.engine.milestones import Milestone
+    from topowatch_monitor.engine.placing import GroupKey, Key
+    from topowatch_monitor.engine.run_state import RunState
+    from topowatch_monitor.engine.view import ForecastView
+
+UNKNOWN_LENGTH = (
+    "how many steps the run will take is not known, as its siblings differ: "
+    f"tell it by attach(…, labels={{'{TOTAL_LABEL}': 5000}})"
+)
+ENDED = "it has ended"
+TOO_EARLY = f"too early: the first forecast is made at a {LEVELS}th of the steps"
+NO_SAMPLE = "it has sent no sample near the share of its steps that siblings are compared at"
+STRANGE = "it is unlike all runs that were learned from"
+
+
+class _Made(NamedTuple):
+    """A forecast, and what it rests on: as long as that is the same, so is the forecast."""
+
+    fit: ForecastFit
+    milestone: Milestone
+    view: ForecastView
+
+
+class Forecasting:
+    """What was learned by group, and the newest forecast of each run."""
+
+    def __init__(self) -> None:
+        self._fits: dict[GroupKey, ForecastFit] = {}
+        self._made: dict[Key, _Made] = {}
+
+    def publish(self, group: GroupKey, fit: ForecastFit) -> None:
+        """Take over what was learned from a group."""
+        self._fits[group] = fit
+
+    def view(self, run: RunState) -> ForecastView | None:
+        """What is forecast of a run; None where nothing was learned from its group yet."""
+        fit = self._fits.get(run.key[:2])
+        if fit is None:
+            return None
+        if run.ended:
+            self._made.pop(run.key, None)
+            return no_forecast(ENDED)
+        return no_forecast(fit.reason) if fit.metric is None else self._of_live(run, fit)
+
+    def _of_live(self, run: RunState, fit: ForecastFit) -> ForecastView:
+        steps = total_steps(run) or fit.steps
+        if steps is None:
+            return no_forecast(UNKNOWN_LENGTH)
+        level = 0 if run.step is None else level_of(run.step, steps)
+        if level == 0:
+            return no_forecast(TOO_EARLY)
+        milestone = at_level(run.told.milestones.known, steps, level)
+        if milestone is None:
+            return no_forecast(NO_SAMPLE)
+        made = self._made.get(run.key)
+        if made is None or made.fit is not fit or made.milestone is not milestone:
+            view = forecast(fit, milestone, run.told.probed.digest.hex(), level)
+            made = self._made[run.key] = _Made(fit, milestone, view)
+        return made.view
+
+
+def total_steps(run: RunState) -> float | None:
+    """How many steps a run says that it will take, by its label; None where it does not say so."""
+    try:
+        told = float(run.told.labels[TOTAL_LABEL])
+    except (KeyError, ValueError):
+        return None
+    return told if math.isfinite(told) and told >= 1 else None
+
+
+def forecast(fit: ForecastFit, milestone: Milestone, digest: str, level: int) -> ForecastView:
+    """Forecast a run.
+
+    Args:
+        fit: what was learned from its siblings.
+        milestone: of the run, at this level.
+        digest: of its probe set, in hex.
+        level: sixteenths of its steps.
+    """
+    learned = fit.levels[level - 1]
+    if learned.table is None or learned.regressor is None:
+        return no_forecast(learned.reason)
+    try:
+        row = learned.table.row(features_at(milestone, digest, fit.siblings))
+    except UnusableError as error:
+        return no_forecast(str(error))
+    found = learned.regressor.predict(row)
+    if found.strangeness > 1:
+        return no_forecast(f"{STRANGE} ({found.strangeness:.2g} times what is least alike among them)")
+    return {
+        "metric": fit.metric,
+        "value": found.value,
+        "lower": found.lower,
+        "upper": found.upper,
+        "abstained": False,
+        "reason": "",
+    }

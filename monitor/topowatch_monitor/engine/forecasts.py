@@ -1,0 +1,131 @@
+"""Keeps what can be forecast in each group up to date: one job at a time beside the shards, never waited for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from topowatch_monitor.engine.group_forecast import fit_forecasts
+from topowatch_monitor.engine.pool import JobFailedError, JobLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.group_forecast import ForecastFit
+    from topowatch_monitor.engine.groups import GroupSettings
+    from topowatch_monitor.engine.placing import GroupKey
+    from topowatch_monitor.engine.pool import Job, ShardPool
+    from topowatch_monitor.engine.view import RunView
+
+log = logging.getLogger("topowatch.engine")
+
+LONGEST_PAUSE = 3600.0  # seconds between two attempts, after many that failed
+MOST_DOUBLINGS = 30
+
+
+@dataclass(frozen=True)
+class _Learning:
+    group: GroupKey
+    job: Job
+    deadline: float
+
+
+class Forecasts:
+    """Learns anew from a group after runs of it have ended, and hands on what comes of it.
+
+    Args:
+        dispatcher: of the shards.
+        pool: where jobs run.
+        settings: how often, and how long a job may take.
+        learn: the job; see `fit_forecasts`.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        pool: ShardPool,
+        *,
+        settings: GroupSettings,
+        learn: Callable[..., ForecastFit] = fit_forecasts,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._pool = pool
+        self._settings = settings
+        self._learn = learn
+        self._ended: dict[GroupKey, dict[str, int]] = {}  # samples of each ended run that has a result
+        self._wanting: dict[GroupKey, float] = {}  # not before when, in the order in which they came to want it
+        self._failures: dict[GroupKey, int] = {}
+        self._learning: _Learning | None = None
+
+    def see(self, views: Iterable[RunView]) -> None:
+        """Take in the views of runs that changed."""
+        for view in views:
+            key = view["tenant"], view["group"]
+            ended = self._ended.setdefault(key, {})
+            counted = view["samples"] if view["state"] == "ended" and view["results"] else None
+            if ended.get(view["run"]) != counted:
+                if counted is None:
+                    del ended[view["run"]]
+                else:
+                    ended[view["run"]] = counted
+                self._wanting.setdefault(key, 0.0)
+
+    def tick(self, now: float, *, caught_up: bool) -> None:
+        """Do what is due.
+
+        Args:
+            now: seconds of the clock.
+            caught_up: whether the shards are at the log's end, or near it; before, nothing is begun.
+        """
+        if self._learning is not None:
+            self._watch(self._learning, now)
+        if caught_up and self._learning is None:
+            group = next((group for group, since in self._wanting.items() if now >= since), None)
+            if group is not None:
+                del self._wanting[group]
+                self._begin(group, now)
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self._learning is not None:
+            self._pool.cancel(self._learning.job)
+            self._learning = None
+
+    def _begin(self, group: GroupKey, now: float) -> None:
+        try:
+            job = self._pool.submit(self._learn, *self._dispatcher.ask("finished_runs", group))
+        except JobLostError as error:
+            self._fail(group, now, str(error))
+        else:
+            self._learning = _Learning(group, job, now + self._settings.timeout_seconds)
+
+    def _watch(self, learning: _Learning, now: float) -> None:
+        if not self._pool.ended(learning.job):
+            if now >= learning.deadline:
+                self._learning = None
+                self._pool.cancel(learning.job)
+                self._fail(learning.group, now, f"it took over {self._settings.timeout_seconds:g} s and was dropped")
+            return
+        self._learning = None
+        try:
+            fit = self._pool.outcome(learning.job)
+        except JobLostError as error:
+            self._dispatcher.check()  # what died may have been a carrier that has nothing else to do
+            self._fail(learning.group, now, f"it was lost ({error})")
+        except JobFailedError as error:
+            self._fail(learning.group, now, f"it failed ({error}); this is a fault of topowatch")
+        else:
+            self._failures.pop(learning.group, None)
+            if learning.group in self._wanting:  # runs have ended since
+                self._wanting[learning.group] = now + self._settings.atlas_seconds
+            self._dispatcher.publish_forecast(learning.group, fit)
+
+    def _fail(self, group: GroupKey, now: float, trouble: str) -> None:
+        """Tell what went wrong, and try again after a while that doubles every time."""
+        failures = self._failures.get(group, 0)
+        pause = min(self._settings.atlas_seconds * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_PAUSE)
+        self._failures[group] = failures + 1
+        self._wanting[group] = now + pause
+        log.warning("group %s: nothing was learned for forecasts: %s; again in %g s", "/".join(group), trouble, pause)

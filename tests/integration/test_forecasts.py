@@ -1,0 +1,49 @@
+"""A run that still goes on is told how it will end, by what its ended siblings were like, also after a SIGKILL."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from harness import Daemon, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GROUP, LIVE = "simulated", "stalled-0016"  # of the 17 runs, the one that falls silent half-way
+SLOW = 120.0  # jobs yield to everything else on the machine
+SEND = ["simulate", "--runs", "17", "--failing", "0.3", "--samples", "64", "--probes", "32", "--rate", "0"]
+
+
+def command(*arguments: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-m", "topowatch_monitor", *arguments], check=True, capture_output=True, text=True
+    )
+    return found.stdout
+
+
+def made(daemon: Daemon) -> dict[str, Any] | None:
+    """The forecast of the live run, once there is one."""
+    told = daemon.get(f"/api/v1/runs/{LIVE}")["forecast"]
+    return None if told["abstained"] else told
+
+
+def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon("--engine", "inline")
+    command(*SEND, "--endpoint", daemon.grpc)
+    first = eventually(lambda: made(daemon), within=SLOW)
+    assert first["metric"] == "loss"
+    assert first["lower"] < first["value"] < first["upper"]
+    group = daemon.get(f"/api/v1/groups/{GROUP}/forecast")
+    assert (group["abstained"], group["reason"]) == (False, "")
+    told = {run["run"]: run["reason"] for run in group["runs"]}
+    assert told.pop(LIVE) == ""
+    assert set(told.values()) == {"it has ended"}
+    shown = command("show", LIVE, "--url", f"http://{daemon.http}")
+    assert "Forecast" in shown
+    assert "(90 %)" in shown
+    daemon.kill()
+    daemon.start()
+    again = eventually(lambda: made(daemon), within=SLOW)
+    assert abs(again["value"] - first["value"]) <= 1e-6 * abs(first["value"])
