@@ -37,11 +37,14 @@ from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
 from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from topowatch_monitor.config import Address, Settings
+    from topowatch_monitor.engine.forecasts import NewForecast
     from topowatch_monitor.engine.loop import EngineReport
     from topowatch_monitor.engine.supervisor import Engine
     from topowatch_monitor.export.fleet import FleetRun
@@ -131,6 +134,8 @@ class Daemon:
         self._homology_timeouts += report["homology_timeouts"]
         self._homology_refused += report["homology_refused"]
         self.fleet.update_groups(report["groups"])
+        self.fleet.update_forecasts(report["group_forecasts"])
+        self.ingest.note([(LogKind.FORECAST, _record_of(made)) for made in report["forecasts"]])
 
     def stats(self) -> DaemonStats:
         """The daemon's own figures now."""
@@ -221,6 +226,20 @@ class Daemon:
                 for run in self.ingest.take_changed()
             )
             await asyncio.sleep(SUMMARY_SECONDS)
+
+
+def _record_of(made: NewForecast) -> bytes:
+    """The log record of a forecast that was made now."""
+    record = log_pb2.Forecast(
+        key=run_pb2.RunKey(tenant=made["tenant"], group=made["group"], run=made["run"]),
+        step=made["step"],
+        metric=made["metric"],
+        value=made["value"],
+        lower=made["lower"],
+        upper=made["upper"],
+    )
+    record.made_at.GetCurrentTime()
+    return record.SerializeToString()
 
 
 class _Http(uvicorn.Server):

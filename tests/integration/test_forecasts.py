@@ -7,6 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from harness import Daemon, eventually
+from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.reader import LogReader
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +33,12 @@ def made(daemon: Daemon) -> dict[str, Any] | None:
     return None if told["abstained"] else told
 
 
+def logged(daemon: Daemon) -> list[log_pb2.Forecast]:
+    """The forecasts in the daemon's log."""
+    records = LogReader(daemon.data_dir / "log", OsDisk()).read(0, 1 << 62)
+    return [log_pb2.Forecast.FromString(record.payload) for record in records if record.kind == LogKind.FORECAST]
+
+
 def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon("--engine", "inline")
     command(*SEND, "--endpoint", daemon.grpc)
@@ -43,6 +53,9 @@ def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..
     shown = command("show", LIVE, "--url", f"http://{daemon.http}")
     assert "Forecast" in shown
     assert "(90 %)" in shown
+    in_log = eventually(lambda: [made for made in logged(daemon) if made.key.run == LIVE])
+    assert [(made.step, made.metric, made.value) for made in in_log] == [(first["step"], "loss", first["value"])]
+    assert "loss, learned from" in command("forecast", GROUP, "--url", f"http://{daemon.http}")
     daemon.kill()
     daemon.start()
     again = eventually(lambda: made(daemon), within=SLOW)

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from forecast_views import forecast, learned_view, score_view
 from group_views import group_view, path_class
 from topowatch_monitor.engine.view import at, no_class
 from topowatch_monitor.export import registry
@@ -32,10 +33,11 @@ def flag(detector: str) -> dict[str, Any]:
     return {"detector": detector, "severity": "warning", "since_step": 3, "reason": "because"}
 
 
-def collector_of(*views: Any, groups: Any = (), stats: DaemonStats | None = None) -> FleetCollector:
+def collector_of(*views: Any, groups: Any = (), learned: Any = (), stats: DaemonStats | None = None) -> FleetCollector:
     fleet = Fleet(at)
     fleet.update(views)
     fleet.update_groups(groups)
+    fleet.update_forecasts(learned)
     return FleetCollector(fleet, lambda: stats or DaemonStats(), lambda: NOW, "1.2.3")
 
 
@@ -68,6 +70,7 @@ def full(run: str = "a") -> Any:
         critical_lr_ratio=0.75,
         gradient_flow_consistency=-0.5,
         landscape={"total_persistence": 1.25},
+        forecast=forecast(0.875, 0.125),
     )
 
 
@@ -79,6 +82,9 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_run_last_sample_timestamp_seconds"] == [(labels, NOW)]
     assert found["topowatch_client_overhead_ratio"] == [(labels, 0.003)]
     assert found["topowatch_client_dropped_samples_total"] == [(labels, 4.0)]
+    assert found["topowatch_forecast_metric"] == [(labels, 0.875)]
+    assert found["topowatch_forecast_lower"] == [(labels, 0.75)]
+    assert found["topowatch_forecast_upper"] == [(labels, 1.0)]
     assert found["topowatch_path_length"] == [(labels, 3.0)]
     assert found["topowatch_h0_total_persistence"] == [(labels, 2.0)]
     assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
@@ -283,12 +289,30 @@ def test_refusals_have_a_series_for_each_reason_before_the_first():
     assert set(refused.values()) == {0.0}
 
 
+def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended():
+    """At half of the steps; the best plain forecast stands beside it."""
+    labels = {"group": "g"}
+    found = series(collector_of(view("a"), groups=[group_view()], learned=[learned_view()]))
+    assert found["topowatch_group_forecast_r2"] == [(labels, 0.88)]
+    assert found["topowatch_group_forecast_baseline_r2"] == [(labels, pytest.approx(0.7))]
+    assert found["topowatch_group_forecast_coverage"] == [(labels, 0.93)]
+    few = learned_view()
+    few["levels"][1]["made"] = score_view(0.99, 7, 1.0)
+    found = series(collector_of(view("a"), groups=[group_view()], learned=[few]))
+    assert "topowatch_group_forecast_r2" not in found
+    assert "topowatch_group_forecast_coverage" not in found
+    nothing = learned_view(metric=None, levels=[])
+    assert "topowatch_group_forecast_baseline_r2" not in series(
+        collector_of(view("a"), groups=[group_view()], learned=[nothing])
+    )
+
+
 def test_only_registered_metrics_are_exported_with_their_registered_labels():
     stats = DaemonStats(rejected_total={"x": 1}, ack_seconds_buckets=((math.inf, 0),))
     known = {metric.name: metric for metric in registry.METRICS}
     exported = set()
     runs = full(), view("b", flags=[flag("loss_rise")])
-    for family in collector_of(*runs, groups=[group_view()], stats=stats).collect():
+    for family in collector_of(*runs, groups=[group_view()], learned=[learned_view()], stats=stats).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         metric = known[name]
         assert (family.type, family.documentation) == (metric.kind, metric.help)

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def report(**changes: Any) -> Any:
-    told = {"views": [], "groups": [], "homology_timeouts": 0, "homology_refused": 0}
+    told = {
+        "views": [],
+        "groups": [],
+        "forecasts": [],
+        "group_forecasts": [],
+        "homology_timeouts": 0,
+        "homology_refused": 0,
+    }
     return {**told, "applied": 0, "restarts": 0, "lost_records": 0, **changes}
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from finished_runs import STEPS, finished, fleet, milestone
 from topowatch_monitor.engine.forecasting import STRANGE, forecast
 from topowatch_monitor.engine.group_forecast import (
     LEVELS,
@@ -16,38 +17,10 @@ from topowatch_monitor.engine.group_forecast import (
     fit_forecasts,
     higher_is_better,
     level_of,
+    score_made,
 )
-from topowatch_monitor.engine.milestones import Milestone
+from topowatch_monitor.engine.made_forecasts import MadeForecast
 from topowatch_monitor.forecast.table import NAMES, TOPOLOGICAL
-
-STEPS, PROBES, CLASSES = 320, 64, 5
-TRUTH = np.random.default_rng(99).integers(0, CLASSES, PROBES)
-
-
-def milestone(step: int, skill: float, rng: np.random.Generator) -> Milestone:
-    """Of a run whose skill shows in some features, the more the farther it has come, and in what it predicts."""
-    features = np.exp(0.3 * rng.standard_normal(len(NAMES)))
-    features[[NAMES.index(name) for name in ("agreement", "agreement_mean", "agreement_sure")]] = np.nan
-    progress = (step + 1) / STEPS
-    features[NAMES.index("loss")] = math.exp(-2 * skill * progress + 0.05 * rng.standard_normal())
-    features[NAMES.index("dimension")] = 1 + skill * progress + 0.05 * rng.standard_normal()
-    right = rng.random(PROBES) < 0.2 + 0.7 * skill * progress
-    predicted = np.where(right, TRUTH, rng.integers(0, CLASSES, PROBES)).astype(np.uint32)
-    return Milestone(step, features, predicted, np.full(PROBES, 0.5, dtype=np.float16))
-
-
-def finished(number: int, skill: float, *, steps: int = STEPS, results: dict[str, float] | None = None) -> Finished:
-    rng = np.random.default_rng(number)
-    milestones = [milestone(step, skill, rng) for step in [*range(0, steps - 1, 10), steps - 1]]
-    known = {"test_accuracy": 0.3 + 0.6 * skill + 0.01 * rng.standard_normal()} if results is None else results
-    at = np.arange(0, steps, 20)
-    curve = known.get("test_accuracy", 0.5) - 0.5 * (at + 1.0) ** -0.5
-    return Finished(f"r{number:03d}", 32, "aa", CLASSES, known, steps, milestones, {"test_accuracy": (at, curve)})
-
-
-def fleet(count: int = 24) -> list[Finished]:
-    skills = np.random.default_rng(0).random(count)
-    return [finished(number, float(skill)) for number, skill in enumerate(skills)]
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +122,26 @@ def test_levels_are_shares_of_the_steps() -> None:
     assert at_level(run.milestones, STEPS, 8).step == 160
     assert at_level(run.milestones[:3], STEPS, 8) is None
     assert at_level([], STEPS, 8) is None
+
+
+def test_forecasts_are_scored_as_they_were_made() -> None:
+    """At a level counts what was said last up to it, of the metric that runs ended with."""
+    runs = [
+        finished(number, 0.1 * number)._replace(
+            results={"acc": 0.1 * number},
+            forecasts=[
+                MadeForecast(79, "acc", 0.1 * number + 0.2, 0.0, 0.1),
+                MadeForecast(159, "acc", 0.1 * number + 0.02, -1.0, 2.0),
+                MadeForecast(160, "loss", 7.0, 7.0, 7.0),
+            ],
+        )
+        for number in range(8)
+    ]
+    quarter, half = score_made(runs, "acc", 4), score_made(runs, "acc", 8)
+    assert (quarter.runs, quarter.error, quarter.coverage) == (8, pytest.approx(0.2), 0.25)
+    assert (half.runs, half.error, half.coverage) == (8, pytest.approx(0.02), 1.0)
+    assert half.r2 > 0.99 > quarter.r2
+    assert score_made(runs, "acc", 3).runs == 0
 
 
 def test_losses_are_better_when_low() -> None:

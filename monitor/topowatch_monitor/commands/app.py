@@ -17,6 +17,7 @@ from topowatch_monitor.commands import (
     config_check,
     demo,
     export_run,
+    forecast,
     passed_on,
     read,
     replay,
@@ -44,6 +45,7 @@ app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
 app.command("runs", rich_help_panel=LOOK)(read.runs)
 app.command("show", rich_help_panel=LOOK)(read.show)
 app.command("classes", rich_help_panel=LOOK)(classes.classes)
+app.command("forecast", rich_help_panel=LOOK)(forecast.forecast)
 app.command("compare", rich_help_panel=LOOK)(by_label.compare)
 app.command("classify", rich_help_panel=DATA)(classify.classify)
 app.command("simulate", rich_help_panel=DATA)(simulate.simulate)

@@ -29,11 +29,19 @@ def fetch_run(url: str, run: str, group: str | None = None) -> dict[str, Any]:
 
 def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, Any]:
     """Return the JSON of a group's path classes; raises CommandError."""
+    return _of_group(url, group, "classes", tenant)
+
+
+def fetch_forecasts(url: str, group: str) -> dict[str, Any]:
+    """Return the JSON of a group's forecasts; raises CommandError."""
+    return _of_group(url, group, "forecast", None)
+
+
+def _of_group(url: str, group: str, what: str, tenant: str | None) -> dict[str, Any]:
     missing = f"no run of a group {group!r} is known to the daemon at {url}: `topowatch runs` lists groups and runs"
     if group in {"", ".", ".."}:  # no names of groups, and a path would lead elsewhere
         raise CommandError(missing)
-    path = f"/api/v1/groups/{quote(group, safe='')}/classes"
-    return _fetch(url, path, tenant, missing, asked="tenant")
+    return _fetch(url, f"/api/v1/groups/{quote(group, safe='')}/{what}", tenant, missing, asked="tenant")
 
 
 def ask_for_slice(url: str, run: str, side: int, group: str | None = None) -> str:

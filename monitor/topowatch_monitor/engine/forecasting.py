@@ -105,6 +105,7 @@ def forecast(fit: ForecastFit, milestone: Milestone, digest: str, level: int) ->
         "value": found.value,
         "lower": found.lower,
         "upper": found.upper,
+        "step": milestone.step,
         "abstained": False,
         "reason": "",
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.group_forecast import fit_forecasts
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.forecast_view import GroupForecastView
     from topowatch_monitor.engine.group_forecast import ForecastFit
     from topowatch_monitor.engine.groups import GroupSettings
-    from topowatch_monitor.engine.placing import GroupKey
+    from topowatch_monitor.engine.placing import GroupKey, Key
     from topowatch_monitor.engine.pool import Job, ShardPool
     from topowatch_monitor.engine.view import RunView
 
@@ -23,6 +25,19 @@ log = logging.getLogger("topowatch.engine")
 
 LONGEST_PAUSE = 3600.0  # seconds between two attempts, after many that failed
 MOST_DOUBLINGS = 30
+
+
+class NewForecast(TypedDict):
+    """A forecast that was made, for the log."""
+
+    tenant: str
+    group: str
+    run: str
+    step: int
+    metric: str
+    value: float
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,9 @@ class Forecasts:
         self._wanting: dict[GroupKey, float] = {}  # not before when, in the order in which they came to want it
         self._failures: dict[GroupKey, int] = {}
         self._learning: _Learning | None = None
+        self._newest: dict[Key, int] = {}  # step of the newest forecast of each run
+        self._made: list[NewForecast] = []
+        self._untold: dict[GroupKey, GroupForecastView] = {}
 
     def see(self, views: Iterable[RunView]) -> None:
         """Take in the views of runs that changed."""
@@ -71,6 +89,17 @@ class Forecasts:
                 else:
                     ended[view["run"]] = counted
                 self._wanting.setdefault(key, 0.0)
+            self._note(view)
+
+    def take_made(self) -> list[NewForecast]:
+        """The forecasts that were made since the last call."""
+        made, self._made = self._made, []
+        return made
+
+    def take_views(self) -> list[GroupForecastView]:
+        """Newest views of the groups that something was learned from since the last call."""
+        views, self._untold = list(self._untold.values()), {}
+        return views
 
     def tick(self, now: float, *, caught_up: bool) -> None:
         """Do what is due.
@@ -92,6 +121,20 @@ class Forecasts:
         if self._learning is not None:
             self._pool.cancel(self._learning.job)
             self._learning = None
+
+    def _note(self, view: RunView) -> None:
+        """Note a forecast that is of a later step than those before; after a rewind it may be of an earlier one."""
+        told, key = view["forecast"], (view["tenant"], view["group"], view["run"])
+        metric, step, value = told["metric"], told["step"], told["value"]
+        lower, upper = told["lower"], told["upper"]
+        newest = self._newest[key] = min(self._newest.get(key, -1), -1 if view["step"] is None else view["step"])
+        if metric is None or step is None or value is None or lower is None or upper is None:
+            return
+        if step > newest:
+            self._newest[key] = step
+            self._made.append(NewForecast(
+                tenant=key[0], group=key[1], run=key[2], step=step, metric=metric, value=value, lower=lower, upper=upper
+            ))  # fmt: skip
 
     def _begin(self, group: GroupKey, now: float) -> None:
         try:
@@ -120,6 +163,7 @@ class Forecasts:
             self._failures.pop(learning.group, None)
             if learning.group in self._wanting:  # runs have ended since
                 self._wanting[learning.group] = now + self._settings.atlas_seconds
+            self._untold[learning.group] = forecast_view(learning.group, fit)
             self._dispatcher.publish_forecast(learning.group, fit)
 
     def _fail(self, group: GroupKey, now: float, trouble: str) -> None:

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from topowatch_monitor.engine.made_forecasts import MadeForecast
     from topowatch_monitor.engine.milestones import Milestone
     from topowatch_monitor.forecast import Regressor
 
 # A forecast is made each time that a run passes a sixteenth of its steps.
 LEVELS = 16
+SCORED = (LEVELS // 4, LEVELS // 2, LEVELS)  # levels at which forecasts are held against plain ones
 # Ended runs that are learned from, at least.
 MIN_RUNS = 12
 # Runs whose lengths differ by no more are taken to be of one length, which those that do not say theirs will have too.
 SAME_LENGTH = 1.1
 TOTAL_LABEL = "total_steps"
+NOT_SCORED = Score(0, None, None, None, None)
 _LOWER_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae", "gap")
 _SIBLINGS = ("agreement", "agreement_mean", "agreement_sure")
 
@@ -46,6 +49,7 @@ class Finished(NamedTuple):
         steps: that it took.
         milestones: on its way; the last is its end.
         curves: scalars that were logged under the names of results: steps and values.
+        forecasts: that were made of it while it went on, ascending in step.
     """
 
     run: str
@@ -56,6 +60,7 @@ class Finished(NamedTuple):
     steps: int
     milestones: list[Milestone]
     curves: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    forecasts: list[MadeForecast]
 
 
 class Level(NamedTuple):
@@ -66,6 +71,7 @@ class Level(NamedTuple):
         with_topology: forecasts of the runs that were learned from, each left out: n numbers in the order of the runs.
         without_topology: the same without topological features; None where it was not tried.
         baselines: the same of each baseline, by name.
+        made: score of the forecasts that were made up to here while runs went on.
     """
 
     table: Table | None
@@ -74,6 +80,7 @@ class Level(NamedTuple):
     with_topology: NDArray[np.float64] | None = None
     without_topology: NDArray[np.float64] | None = None
     baselines: Mapping[str, NDArray[np.float64]] = {}
+    made: Score = NOT_SCORED
 
 
 class Siblings(NamedTuple):
@@ -157,6 +164,18 @@ def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
     )
 
 
+def score_made(ended: Sequence[Finished], metric: str, level: int) -> Score:
+    """Score the forecasts that were made before runs ended, as each was made nearest to a level, but not after it."""
+    results, said = [], []
+    for run in ended:
+        before = [made for made in run.forecasts if made.metric == metric and level_of(made.step, run.steps) <= level]
+        if before and metric in run.results:
+            results.append(run.results[metric])
+            said.append(before[-1])
+    values, lower, upper = ([getattr(made, name) for made in said] for name in ("value", "lower", "upper"))
+    return score(results, values, lower, upper)
+
+
 def nothing(reason: str) -> ForecastFit:
     """Say that nothing can be forecast, and why."""
     return ForecastFit(None, reason, True, [], np.empty(0), None, [], Siblings("", None))
@@ -196,12 +215,13 @@ def _learn(
     except UnusableError as error:
         return Level(None, None, str(error))
     regressor = fit(table.rows, results)
-    if level not in (LEVELS // 4, LEVELS // 2, LEVELS):
+    if level not in SCORED:
         return Level(table, regressor, "", regressor.left_out)
     plain = {"loss only": LOSS_ONLY, "weight norm and path length": NORM_AND_LENGTH}
     baselines = {name: found for name, left in plain.items() if (found := _left_out(raw, results, left)) is not None}
     baselines |= _drawn_on(runs, level, metric)
-    return Level(table, regressor, "", regressor.left_out, _left_out(raw, results, TOPOLOGICAL), baselines)
+    plain_too = _left_out(raw, results, TOPOLOGICAL)
+    return Level(table, regressor, "", regressor.left_out, plain_too, baselines, score_made(runs, metric, level))
 
 
 def _left_out(

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
-    from topowatch_monitor.engine.forecasts import Forecasts
+    from topowatch_monitor.engine.forecast_view import GroupForecastView
+    from topowatch_monitor.engine.forecasts import Forecasts, NewForecast
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.engine.groups import Groups
     from topowatch_monitor.engine.view import RunView
@@ -29,6 +30,8 @@ class EngineReport(TypedDict):
         restarts: carriers that were rebuilt since the last report.
         lost_records: log records that could not be read, decoded or taken in since the last report.
         groups: views of the groups that changed.
+        group_forecasts: views of the groups that something was learned from.
+        forecasts: that were made since the last report, to be kept in the log.
         homology_timeouts: comparisons of a group's paths that took too long and were dropped, since the last report.
         homology_refused: those that were too large, since the last report.
     """
@@ -38,6 +41,8 @@ class EngineReport(TypedDict):
     restarts: int
     lost_records: int
     groups: list[GroupView]
+    group_forecasts: list[GroupForecastView]
+    forecasts: list[NewForecast]
     homology_timeouts: int
     homology_refused: int
 
@@ -110,11 +115,12 @@ def run_engine(
             caught_up = link.durable - dispatcher.position < CHUNK_RECORDS
             groups.tick(clock(), caught_up=caught_up)
             forecasts.tick(clock(), caught_up=caught_up)
-            changed = groups.take_views()
-            if views or changed or clock() - reported_at >= IDLE_SECONDS:
+            changed, made, learned = groups.take_views(), forecasts.take_made(), forecasts.take_views()
+            if views or changed or made or learned or clock() - reported_at >= IDLE_SECONDS:
                 reported_at = clock()
                 now = _Counts(dispatcher.restarts, dispatcher.lost_records, groups.timeouts, groups.refused)
-                link.report(_report(views, changed, dispatcher.applied, told, now))
+                report = _report(views, changed, dispatcher.applied, told, now)
+                link.report({**report, "group_forecasts": learned, "forecasts": made})
                 told = now
             if not moved and not dispatcher.wait(timeout=0.05):
                 link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
@@ -132,6 +138,8 @@ def _report(views: list[RunView], groups: list[GroupView], applied: int, before:
         "restarts": now.restarts - before.restarts,
         "lost_records": now.lost_records - before.lost_records,
         "groups": groups,
+        "group_forecasts": [],
+        "forecasts": [],
         "homology_timeouts": now.timeouts - before.timeouts,
         "homology_refused": now.refused - before.refused,
     }

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from topowatch_protos.v1 import run_pb2
 
-Message = log_pb2.RunOpened | log_pb2.StoredItem | log_pb2.ItemsRejected
+Message = log_pb2.RunOpened | log_pb2.StoredItem | log_pb2.ItemsRejected | log_pb2.Forecast
 _KINDS: dict[int, type[Message]] = {
     LogKind.RUN_OPENED: log_pb2.RunOpened,
     LogKind.STORED_ITEM: log_pb2.StoredItem,
     LogKind.ITEMS_REJECTED: log_pb2.ItemsRejected,
+    LogKind.FORECAST: log_pb2.Forecast,
 }
 
 
@@ -107,6 +108,8 @@ def step_of(message: Message) -> int | None:
         return message.descriptor.start_step
     if isinstance(message, log_pb2.ItemsRejected):
         return None
+    if isinstance(message, log_pb2.Forecast):
+        return message.step
     try:
         item = sample_pb2.Item.FromString(message.item)
     except DecodeError:

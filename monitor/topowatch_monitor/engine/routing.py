@@ -33,6 +33,8 @@ def shards_of(kind: int, payload: bytes) -> range | tuple[int, ...]:
             return (shard_of_key(log_pb2.RunOpened.FromString(payload).descriptor.key),)
         case LogKind.ITEMS_REJECTED:
             return (shard_of_key(log_pb2.ItemsRejected.FromString(payload).key),)
+        case LogKind.FORECAST:
+            return (shard_of_key(log_pb2.Forecast.FromString(payload).key),)
         case LogKind.DECISION:
             decision = log_pb2.Decision.FromString(payload)
             return (shard_of_key(decision.key),) if decision.key.run else range(VIRTUAL_SHARDS)

@@ -195,6 +195,8 @@ class RunState:
             self._open(message)
         elif isinstance(message, log_pb2.StoredItem):
             return self._store(message)
+        elif isinstance(message, log_pb2.Forecast):
+            self.told.forecasts.add(message)
         else:
             self._rejected += len(message.seqs)
             self._times.heard(seconds(message.received_at))

@@ -232,6 +232,7 @@ def finished(run: RunState) -> Finished:
         steps=step + 1,
         milestones=[*milestones, told.milestone(step)],
         curves=curves,
+        forecasts=told.forecasts.made,
     )
 
 

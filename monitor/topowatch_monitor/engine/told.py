@@ -12,6 +12,7 @@ from topowatch_monitor.engine.assembly import PARTIAL
 from topowatch_monitor.engine.events import Events
 from topowatch_monitor.engine.features import features_of
 from topowatch_monitor.engine.judgement import Judgement
+from topowatch_monitor.engine.made_forecasts import MadeForecasts
 from topowatch_monitor.engine.milestones import Milestone, Milestones
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
@@ -52,6 +53,7 @@ class Told:
         judgement: what the detectors say.
         events: when flags went on and off.
         milestones: what the run was like on its way.
+        forecasts: that were made of it.
         step: the latest step; after a rewind, the one before the step that it went back to.
         ended: whether the newest life of the leader has ended.
         results: that it ended with.
@@ -68,6 +70,7 @@ class Told:
         self.judgement = Judgement(settings.thresholds)
         self.events = Events()
         self.milestones = Milestones()
+        self.forecasts = MadeForecasts()
         self.step: int | None = None
         self.ended = False
         self.results: dict[str, float] | None = None
@@ -99,6 +102,7 @@ class Told:
         self.terrain.discard(*span)
         self.history.discard(*span)
         self.milestones.discard(*span)
+        self.forecasts.discard(*span)
 
     def rewind(self, start: int) -> None:
         """Take in that the newest life goes on from step `start`."""
@@ -169,6 +173,7 @@ class Told:
             "judgement": self.judgement.state_dict(),
             "events": self.events.state_dict(),
             "milestones": self.milestones.state_dict(),
+            "forecasts": self.forecasts.state_dict(),
             "step": self.step,
             "ended": self.ended,
             "results": self.results,
@@ -187,6 +192,7 @@ class Told:
         told.judgement = Judgement.from_state(state["judgement"], settings.thresholds)
         told.events = Events.from_state(state["events"])
         told.milestones = Milestones.from_state(state["milestones"])
+        told.forecasts = MadeForecasts.from_state(state["forecasts"])
         told.step, told.ended, told.results = state["step"], state["ended"], state["results"]
         told.status = None if state["status"] is None else tuple(state["status"])
         return told

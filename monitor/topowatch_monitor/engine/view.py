@@ -48,12 +48,22 @@ class ClassView(TypedDict):
 
 
 class ForecastView(TypedDict):
-    """How well the run will do."""
+    """How well the run will do.
+
+    Attributes:
+        metric: that is forecast.
+        value: at the end of the run.
+        lower: of the 90 % interval.
+        upper: of it.
+        step: at whose end the run was as the forecast sees it.
+        reason: why nothing is forecast.
+    """
 
     metric: str | None
     value: float | None
     lower: float | None
     upper: float | None
+    step: int | None
     abstained: bool
     reason: str
 
@@ -143,7 +153,15 @@ def no_class(reason: str) -> ClassView:
 
 def no_forecast(reason: str) -> ForecastView:
     """Say that nothing is forecast, and why."""
-    return {"metric": None, "value": None, "lower": None, "upper": None, "abstained": True, "reason": reason}
+    return {
+        "metric": None,
+        "value": None,
+        "lower": None,
+        "upper": None,
+        "step": None,
+        "abstained": True,
+        "reason": reason,
+    }
 
 
 def at(view: RunView, now: float, thresholds: StalledRunThresholds | None = None) -> RunView:

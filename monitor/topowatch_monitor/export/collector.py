@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric as Family
 
+    from topowatch_monitor.engine.forecast_view import GroupForecastView
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet
     from topowatch_monitor.export.registry import Metric
 
 MAX_LABEL_CHARACTERS = 200
 NO_TENANT = ("", "default")  # ingest calls it "default" where nobody has said who sends
+SCORED_RUNS = 8  # that have to have ended for the score of their forecasts to say anything
 VERDICTS = ("healthy", "starting", "warning", "unstable", "lost")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -81,6 +83,7 @@ class FleetCollector(Collector):
     ) -> None:
         """Add the series of the groups of which a run is shown: a group goes with the last of its runs."""
         seen: set[tuple[tuple[str, str], ...]] = set()
+        forecasts = self._fleet.forecasts()
         for (tenant, group), view in self._fleet.groups().items():
             if (tenant, group) not in shown:
                 continue
@@ -90,6 +93,8 @@ class FleetCollector(Collector):
                 left_out[tenant, group, ""] = len(series)
                 continue
             seen.add(identity)
+            if (forecast := forecasts.get((tenant, group))) is not None:
+                series += _forecast_series(forecast)
             for metric, value in series:
                 families[metric].add_sample(metric.name, labels, value)
 
@@ -166,6 +171,9 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.CRITICAL_LR_RATIO, run["critical_lr_ratio"]),
         (registry.GRADIENT_FLOW_CONSISTENCY, run["gradient_flow_consistency"]),
         (registry.LANDSCAPE_TOTAL_PERSISTENCE, (run["landscape"] or {}).get("total_persistence")),
+        (registry.FORECAST_METRIC, run["forecast"]["value"]),
+        (registry.FORECAST_LOWER, run["forecast"]["lower"]),
+        (registry.FORECAST_UPPER, run["forecast"]["upper"]),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
         (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):
@@ -174,6 +182,23 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
     # Critical ones first: where there is no room for all, those that say that a minimum is being lost stay.
     for _, detector in sorted({(flag["severity"], flag["detector"]) for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
+
+
+def _forecast_series(view: GroupForecastView) -> Iterator[tuple[Metric, float]]:
+    """Yield (metric, value) of how good the forecasts of a group are at half of the steps."""
+    half = next((level for level in view["levels"] if level["share"] == 0.5), None)
+    if half is None:
+        return
+    made, plain = half["made"], [r2 for r2 in half["baselines"].values() if r2 is not None]
+    if made["runs"] >= SCORED_RUNS:
+        for metric, value in (
+            (registry.GROUP_FORECAST_R2, made["r2"]),
+            (registry.GROUP_FORECAST_COVERAGE, made["coverage"]),
+        ):
+            if value is not None:
+                yield metric, value
+    if plain:
+        yield registry.GROUP_FORECAST_BASELINE_R2, max(plain)
 
 
 def _group_series(view: GroupView) -> Iterator[tuple[Metric, float]]:

@@ -12,6 +12,7 @@ from topowatch_monitor.engine.view import RunView, no_class, no_forecast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from topowatch_monitor.engine.forecast_view import GroupForecastView
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.engine.path_state import PathView
 
@@ -131,6 +132,7 @@ class Fleet:
         self._views: dict[Key, RunView] = {}
         self._summaries: dict[Key, IngestSummary] = {}
         self._groups: dict[GroupKey, GroupView] = {}
+        self._forecasts: dict[GroupKey, GroupForecastView] = {}
 
     def update(self, views: Iterable[RunView]) -> None:
         """Take newer views from the engine."""
@@ -149,6 +151,17 @@ class Fleet:
         newer = {(view["tenant"], view["group"]): view for view in views}
         with self._lock:
             self._groups.update(newer)
+
+    def update_forecasts(self, views: Iterable[GroupForecastView]) -> None:
+        """Take newer views of what can be forecast in groups from the engine."""
+        newer = {(view["tenant"], view["group"]): view for view in views}
+        with self._lock:
+            self._forecasts.update(newer)
+
+    def forecasts(self) -> dict[GroupKey, GroupForecastView]:
+        """Return what the engine has told of the forecasts of every group, by tenant and name."""
+        with self._lock:
+            return dict(self._forecasts)
 
     def groups(self, name: str | None = None) -> dict[GroupKey, GroupView]:
         """Return what the engine has told of every group (of that name), by tenant and name, in order."""

@@ -19,6 +19,7 @@ from topowatch_monitor.export.fleet import (
     GroupNotFoundError,
     RunNotFoundError,
 )
+from topowatch_monitor.export.forecasts import forecast_answer
 from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
 from topowatch_monitor.export.strict_json import dumps
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
-NO_LIVE_RUN = "none of its runs is live"
 LISTED = "/api/v1/runs lists the groups of all runs"
 LONG = {"events", "landscape"}  # of a run, told where one is asked for, not in the list of all
 HEADERS = {
@@ -129,14 +129,8 @@ def create_app(
 
     def forecast(request: Request) -> Response:
         group, found = members(request)
-        answers = [{"run": run["run"], **run["forecast"]} for run in found]
-        live = [run["forecast"] for run in found if run["state"] == "live"]
-        reasons = sorted({forecast["reason"] for forecast in live if forecast["abstained"]})
-        abstained = all(forecast["abstained"] for forecast in live)
-        reason = "; ".join(reasons) if live else NO_LIVE_RUN
-        return json_response(
-            {"group": group, "abstained": abstained, "reason": reason if abstained else "", "runs": answers}
-        )
+        learned = [view for (_, name), view in sorted(fleet.forecasts().items()) if name == group]
+        return json_response(forecast_answer(group, found, learned))
 
     async def index(_: Request) -> Response:
         return Response(page.HTML, media_type="text/html")

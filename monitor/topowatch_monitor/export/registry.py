@@ -123,6 +123,33 @@ DETECTOR_ACTIVE = Metric(
 )
 
 # --- by group, while a run of it has series ---
+FORECAST_METRIC = Metric(
+    "topowatch_forecast_metric",
+    "gauge",
+    RUN,
+    "What a live run is forecast to end with, in the unit of the result that its group is forecast in.",
+)
+FORECAST_LOWER = Metric("topowatch_forecast_lower", "gauge", RUN, "Lower end of the 90 % interval of that forecast.")
+FORECAST_UPPER = Metric("topowatch_forecast_upper", "gauge", RUN, "Upper end of the 90 % interval of that forecast.")
+
+GROUP_FORECAST_R2 = Metric(
+    "topowatch_group_forecast_r2",
+    "gauge",
+    GROUP,
+    "R2 of the forecasts that were made up to half of the steps of runs that have ended since; 8 of them at least.",
+)
+GROUP_FORECAST_BASELINE_R2 = Metric(
+    "topowatch_group_forecast_baseline_r2",
+    "gauge",
+    GROUP,
+    "R2 of the best plain forecast at half of the steps: last value, power law, loss only, norm and length.",
+)
+GROUP_FORECAST_COVERAGE = Metric(
+    "topowatch_group_forecast_coverage",
+    "gauge",
+    GROUP,
+    "Share of those runs that ended within the 90 % interval that was told.",
+)
 GROUP_CLASSES = Metric(
     "topowatch_group_classes",
     "gauge",
@@ -227,6 +254,12 @@ METRICS: Final = (
     MINIMUM_UNSTABLE,
     INSTABILITY_SCORE,
     DETECTOR_ACTIVE,
+    FORECAST_METRIC,
+    FORECAST_LOWER,
+    FORECAST_UPPER,
+    GROUP_FORECAST_R2,
+    GROUP_FORECAST_BASELINE_R2,
+    GROUP_FORECAST_COVERAGE,
     GROUP_CLASSES,
     GROUP_ABSTAINED,
     GROUP_OUTLIERS,

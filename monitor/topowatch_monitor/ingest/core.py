@@ -22,7 +22,7 @@ from topowatch_protos.v1 import ingest_pb2 as pb
 from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from concurrent.futures import Future
 
     from topowatch_monitor.ingest.registry import RunSummary
@@ -129,6 +129,12 @@ class Ingest:
                 ack.slice_requests.extend(self.wishes.of((tenant, batch.key.group, batch.key.run)))
         self.counters.count_ack(ack, self._monotonic() - started)
         return ack
+
+    def note(self, records: Sequence[tuple[int, bytes]]) -> None:
+        """Put records of the daemon's own into the log, where that can be done; nothing waits for them."""
+        if records and self.ready:
+            with contextlib.suppress(QueueFullError, CommitClosedError):
+                self._commit.submit(records).add_done_callback(lambda future: future.exception())
 
     async def close(self) -> None:
         """Answer what is being handled, refuse what comes, and end the group commit; not for ever, if one is stuck."""

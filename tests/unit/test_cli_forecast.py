@@ -1,0 +1,98 @@
+"""`forecast`: live runs in the order of what they will end with, and what such forecasts were worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from forecast_views import forecast, learned_view
+from group_views import run_view
+from served import Served
+from topowatch_monitor.cli import main
+from topowatch_monitor.engine.view import no_forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    made.fleet.update(
+        [
+            run_view("middling", forecast=forecast(0.91), step=260),
+            run_view("best", forecast=forecast(0.95), step=300),
+            run_view("worst", forecast=forecast(0.71), step=270),
+            run_view("odd", forecast=no_forecast("it is unlike all runs that were learned from")),
+            run_view("done", state="ended", results={"test_accuracy": 0.9}, forecast=no_forecast("it has ended")),
+        ]
+    )
+    made.fleet.update_forecasts([learned_view(), learned_view("other")])
+    yield made
+    made.close()
+
+
+def test_live_runs_come_in_the_order_of_their_forecasts(run: Run, served: Served) -> None:
+    status, out, _ = run("forecast", "g", "--url", served.url)
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    order = [words[0] for words in lines if words and words[0] in {"best", "middling", "worst"}]
+    assert order == ["best", "middling", "worst"]
+    assert next(words for words in lines if words[:1] == ["best"])[1:3] == ["300", "0.95"]
+    assert next(words for words in lines if words[:1] == ["worst"])[-1] == "worse"
+    assert next(words for words in lines if words[:1] == ["middling"])[-1] == "better"
+    assert "unlike all runs" in out
+    assert "done" not in out
+
+
+def test_a_loss_is_best_when_low(run: Run, served: Served) -> None:
+    served.fleet.update_forecasts([learned_view(metric="loss", higher_is_better=False)])
+    _, out, _ = run("forecast", "g", "--url", served.url)
+    assert out.index("worst") < out.index("middling") < out.index("best ")
+
+
+def test_what_forecasts_were_worth_stands_below(run: Run, served: Served) -> None:
+    _, out, _ = run("forecast", "g", "--url", served.url)
+    half = next(line.split() for line in out.splitlines() if line.strip().startswith("50.00 %"))
+    assert half == ["50.00", "%", "0.88", "15", "93.00", "%", "0.9", "0.89", "0.7"]
+    assert "learned from 20 ended runs" in out
+    assert out.count("What forecasts were worth") == 1
+
+
+def test_where_nothing_is_forecast_the_reason_is_given(run: Run, served: Served) -> None:
+    reason = "3 ended runs have a finite acc: forecasts need at least 12"
+    served.fleet.update([run_view("new", "h", forecast=no_forecast(reason))])
+    served.fleet.update_forecasts([learned_view("h", metric=None, reason=reason, levels=[])])
+    status, out, _ = run("forecast", "h", "--url", served.url)
+    assert status == 0
+    assert f"abstained, {reason}" in out
+    assert "Nothing was learned" in out
+
+
+def test_json_has_all_of_it_and_an_unknown_group_is_said(run: Run, served: Served) -> None:
+    status, out, _ = run("forecast", "g", "--url", served.url, "--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert (answer["abstained"], answer["learned"][0]["runs"]) == (False, 20)
+    assert {each["run"]: each["value"] for each in answer["runs"]}["best"] == 0.95
+    status, _, error = run("forecast", "nowhere", "--url", served.url)
+    assert status == 1
+    assert "no run of a group 'nowhere'" in error

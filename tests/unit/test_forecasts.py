@@ -1,0 +1,137 @@
+"""When something is learned for forecasts, what goes into the log, and what comes of jobs that fail."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import group_jobs
+from finished_runs import fleet
+from forecast_views import forecast
+from group_views import run_view
+from topowatch_monitor.engine.forecasts import LONGEST_PAUSE, Forecasts
+from topowatch_monitor.engine.groups import GroupSettings
+from topowatch_monitor.engine.pool import InlinePool
+from topowatch_monitor.engine.view import no_forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SETTINGS = GroupSettings(atlas_seconds=60.0, timeout_seconds=30.0)
+KEY = ("", "g")
+
+
+class Told:
+    """Stands for the dispatcher: hands out runs, and notes what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[Any, Any]] = []
+        self.checks = 0
+
+    def ask(self, method: str, *arguments: Any) -> list[Any]:
+        assert (method, *arguments) == ("finished_runs", KEY)
+        return [fleet(3)]
+
+    def publish_forecast(self, group: Any, fit: Any) -> None:
+        self.published.append((group, fit))
+
+    def check(self) -> None:
+        self.checks += 1
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., tuple[Forecasts, Told]]]:
+    made: list[Forecasts] = []
+
+    def build(**options: Any) -> tuple[Forecasts, Told]:
+        told = Told()
+        made.append(Forecasts(told, InlinePool(), settings=SETTINGS, **options))
+        return made[-1], told
+
+    yield build
+    for each in made:
+        each.close()
+
+
+def ended(run: str, **changes: Any) -> Any:
+    return run_view(run, state="ended", results={"acc": 0.5}, forecast=no_forecast(""), **changes)
+
+
+def wait(forecasts: Forecasts, now: float) -> None:
+    """Turn until the job that is under way has ended, while the clock stands still."""
+    deadline = time.monotonic() + 60
+    while forecasts._learning is not None and time.monotonic() < deadline:
+        forecasts.tick(now, caught_up=True)
+        time.sleep(0.02)
+
+
+def test_it_learns_once_runs_have_ended_and_everybody_is_told(make: Any) -> None:
+    forecasts, told = make()
+    forecasts.see([run_view("a", forecast=no_forecast(""))])
+    forecasts.tick(0.0, caught_up=True)
+    assert forecasts._learning is None
+    forecasts.see([ended("a")])
+    forecasts.tick(1.0, caught_up=False)
+    assert forecasts._learning is None
+    forecasts.tick(1.0, caught_up=True)
+    assert forecasts._learning is not None
+    wait(forecasts, 2.0)
+    [(group, fit)] = told.published
+    assert group == KEY
+    assert "forecasts need at least 12" in fit.reason
+    [view] = forecasts.take_views()
+    assert (view["group"], view["metric"], view["levels"]) == ("g", None, [])
+    forecasts.see([ended("a")])  # as before
+    forecasts.tick(3.0, caught_up=True)
+    assert forecasts._learning is None
+
+
+def test_runs_that_end_meanwhile_are_learned_from_after_a_while(make: Any) -> None:
+    forecasts, told = make()
+    forecasts.see([ended("a")])
+    forecasts.tick(0.0, caught_up=True)
+    forecasts.see([ended("b")])
+    wait(forecasts, 1.0)
+    forecasts.tick(59.0, caught_up=True)
+    assert forecasts._learning is None
+    forecasts.tick(62.0, caught_up=True)
+    wait(forecasts, 63.0)
+    assert len(told.published) == 2
+
+
+@pytest.mark.parametrize("job", [group_jobs.fail, group_jobs.sleep])
+def test_a_job_that_fails_or_hangs_is_tried_again_ever_later(make: Any, job: Any, caplog: Any) -> None:
+    forecasts, told = make(learn=job)
+    forecasts.see([ended("a")])
+    now, pauses = 0.0, []
+    for _ in range(3):
+        forecasts.tick(now, caught_up=True)
+        assert forecasts._learning is not None
+        if job is group_jobs.sleep:
+            now = forecasts._learning.deadline
+        wait(forecasts, now)
+        begun, now = now, forecasts._wanting[KEY]
+        pauses.append(now - begun)
+    assert pauses[1] > 1.5 * pauses[0]
+    assert pauses[2] > 1.5 * pauses[1]
+    assert max(pauses) <= LONGEST_PAUSE
+    assert told.published == []
+    assert "nothing was learned for forecasts" in caplog.text
+
+
+def test_each_new_forecast_of_a_run_goes_into_the_log_once(make: Any) -> None:
+    forecasts, _ = make()
+
+    def seen(step: int, at: int | None) -> list[tuple[str, int]]:
+        told = no_forecast("too early") if at is None else forecast(0.9, step=at)
+        forecasts.see([run_view("a", step=step, forecast=told)])
+        return [(made["run"], made["step"]) for made in forecasts.take_made()]
+
+    assert seen(10, None) == []
+    assert seen(70, 60) == [("a", 60)]
+    assert seen(75, 60) == []
+    assert seen(130, 120) == [("a", 120)]
+    assert seen(65, 60) == []  # the run went back, and this one is in the log
+    assert seen(90, 80) == [("a", 80)]
