@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GROUP, LIVE = "simulated", "stalled-0016"  # of the 17 runs, the one that falls silent half-way
 SLOW = 120.0  # jobs yield to everything else on the machine
-SEND = ["simulate", "--runs", "17", "--failing", "0.3", "--samples", "64", "--probes", "32", "--rate", "0"]
+SEND = ["simulate", "--runs", "17", "--failing", "0.3", "--samples", "32", "--probes", "32", "--rate", "0"]
 
 
 def command(*arguments: str) -> str:

@@ -59,6 +59,9 @@ def ended(run: str, **changes: Any) -> Any:
     return run_view(run, state="ended", results={"acc": 0.5}, forecast=no_forecast(""), **changes)
 
 
+ENOUGH = [f"r{number}" for number in range(12)]
+
+
 def wait(forecasts: Forecasts, now: float) -> None:
     """Turn until the job that is under way has ended, while the clock stands still."""
     deadline = time.monotonic() + 60
@@ -74,23 +77,27 @@ def test_it_learns_once_runs_have_ended_and_everybody_is_told(make: Any) -> None
     assert forecasts._learning is None
     forecasts.see([ended("a")])
     forecasts.tick(1.0, caught_up=False)
-    assert forecasts._learning is None
+    assert told.published == []
     forecasts.tick(1.0, caught_up=True)
+    assert forecasts._learning is None
+    assert [fit.reason for _, fit in told.published] == ["1 runs have ended with a result: forecasts need at least 12"]
+    forecasts.see(map(ended, ENOUGH))
+    forecasts.tick(2.0, caught_up=True)
     assert forecasts._learning is not None
     wait(forecasts, 2.0)
-    [(group, fit)] = told.published
+    group, fit = told.published[-1]
     assert group == KEY
-    assert "forecasts need at least 12" in fit.reason
+    assert fit.reason.startswith("3 ended runs have a finite test_accuracy")
     [view] = forecasts.take_views()
     assert (view["group"], view["metric"], view["levels"]) == ("g", None, [])
-    forecasts.see([ended("a")])  # as before
+    forecasts.see(map(ended, ENOUGH))  # as before
     forecasts.tick(3.0, caught_up=True)
     assert forecasts._learning is None
 
 
 def test_runs_that_end_meanwhile_are_learned_from_after_a_while(make: Any) -> None:
     forecasts, told = make()
-    forecasts.see([ended("a")])
+    forecasts.see(map(ended, ENOUGH))
     forecasts.tick(0.0, caught_up=True)
     forecasts.see([ended("b")])
     wait(forecasts, 1.0)
@@ -104,7 +111,7 @@ def test_runs_that_end_meanwhile_are_learned_from_after_a_while(make: Any) -> No
 @pytest.mark.parametrize("job", [group_jobs.fail, group_jobs.sleep])
 def test_a_job_that_fails_or_hangs_is_tried_again_ever_later(make: Any, job: Any, caplog: Any) -> None:
     forecasts, told = make(learn=job)
-    forecasts.see([ended("a")])
+    forecasts.see(map(ended, ENOUGH))
     now, pauses = 0.0, []
     for _ in range(3):
         forecasts.tick(now, caught_up=True)

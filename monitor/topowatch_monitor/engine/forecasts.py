@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from topowatch_monitor.engine.forecast_view import forecast_view
-from topowatch_monitor.engine.group_forecast import fit_forecasts
+from topowatch_monitor.engine.group_forecast import MIN_RUNS, fit_forecasts, nothing
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 
 if TYPE_CHECKING:
@@ -137,6 +137,10 @@ class Forecasts:
             ))  # fmt: skip
 
     def _begin(self, group: GroupKey, now: float) -> None:
+        ended = len(self._ended[group])
+        if ended < MIN_RUNS:  # there is nothing to learn from, and no need of a job to say so
+            self._tell(group, nothing(f"{ended} runs have ended with a result: forecasts need at least {MIN_RUNS}"))
+            return
         try:
             job = self._pool.submit(self._learn, *self._dispatcher.ask("finished_runs", group))
         except JobLostError as error:
@@ -163,8 +167,11 @@ class Forecasts:
             self._failures.pop(learning.group, None)
             if learning.group in self._wanting:  # runs have ended since
                 self._wanting[learning.group] = now + self._settings.atlas_seconds
-            self._untold[learning.group] = forecast_view(learning.group, fit)
-            self._dispatcher.publish_forecast(learning.group, fit)
+            self._tell(learning.group, fit)
+
+    def _tell(self, group: GroupKey, fit: ForecastFit) -> None:
+        self._untold[group] = forecast_view(group, fit)
+        self._dispatcher.publish_forecast(group, fit)
 
     def _fail(self, group: GroupKey, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""
