@@ -64,7 +64,7 @@ def _worth(view: Mapping[str, Any]) -> list[RenderableType]:
     """Lay out how good forecasts were, beside plain ones."""
     if view["metric"] is None:
         return [Text(f"\nNothing was learned: {view['reason']}")]
-    table = _table("of the steps", "R² as made", "runs", "within 90 %", "R², left out", "no topology", "best plain")
+    table = _table("share", "R² made", "runs", "in 90 %", "R² left out", "no topology", "plain")
     for level in view["levels"]:
         made, left_out = level["made"], level["left_out"]
         plain = [r2 for r2 in level["baselines"].values() if r2 is not None]
