@@ -32,7 +32,7 @@ def finished(number: int, skill: float, *, steps: int = STEPS, results: dict[str
     known = {"test_accuracy": 0.3 + 0.6 * skill + 0.01 * rng.standard_normal()} if results is None else results
     at = np.arange(0, steps, 20)
     curve = known.get("test_accuracy", 0.5) - 0.5 * (at + 1.0) ** -0.5
-    return Finished(f"r{number:03d}", 32, "aa", CLASSES, known, steps, milestones, {"test_accuracy": (at, curve)}, [])
+    return Finished(f"r{number:03d}", "aa", CLASSES, known, steps, milestones, {"test_accuracy": (at, curve)}, [])
 
 
 def fleet(count: int = 24) -> list[Finished]:

@@ -335,7 +335,7 @@ class Observer:
         )
         self._taken = taken
         spans = {"look": before.span if before is not None else None, "probe": self._probe_span, "sample": span.stop()}
-        if not self._begun and self._device is not None and self._device.type == "cuda":
+        if self.governor.typical_sample_cost is None and self._device is not None and self._device.type == "cuda":
             again = Span(self._device)
             self._weights.look()
             spans = {"warm": again.stop(), **spans}

@@ -11,8 +11,8 @@ import group_jobs
 from finished_runs import fleet
 from forecast_views import forecast
 from group_views import run_view
-from topowatch_monitor.engine.forecasts import LONGEST_PAUSE, Forecasts
-from topowatch_monitor.engine.groups import GroupSettings
+from topowatch_monitor.engine.forecasts import Forecasts
+from topowatch_monitor.engine.groups import LONGEST_PAUSE, GroupSettings
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.view import no_forecast
 

@@ -119,7 +119,7 @@ def test_levels_are_shares_of_the_steps() -> None:
     assert [level_of(step, 320) for step in (0, 18, 19, 159, 319, 1000)] == [0, 0, 1, 8, 16, 16]
     run = finished(0, 0.5)
     assert at_level(run.milestones, STEPS, 16).step == STEPS - 1
-    assert at_level(run.milestones, STEPS, 8).step == 160
+    assert at_level(run.milestones, STEPS, 8).step == 150
     assert at_level(run.milestones[:3], STEPS, 8) is None
     assert at_level([], STEPS, 8) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from topowatch_monitor.engine.group_forecast import LEVELS, NOT_SCORED, SCORED
+from topowatch_monitor.engine.group_forecast import LEVELS, NOT_SCORED, SCORED, higher_is_better
 from topowatch_monitor.forecast.scores import score
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def forecast_view(group: GroupKey, fit: ForecastFit) -> GroupForecastView:
         "group": group[1],
         "metric": fit.metric,
         "reason": fit.reason,
-        "higher_is_better": fit.higher_is_better,
+        "higher_is_better": higher_is_better(fit.metric or ""),
         "runs": len(fit.runs),
         "steps": fit.steps,
         "levels": [_level_view(level, fit.levels[level - 1], fit) for level in SCORED if fit.levels],

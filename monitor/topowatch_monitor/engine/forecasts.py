@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("topowatch.engine")
 
-LONGEST_PAUSE = 3600.0  # seconds between two attempts, after many that failed
-MOST_DOUBLINGS = 30
-
 
 class NewForecast(TypedDict):
     """A forecast that was made, for the log."""
@@ -176,7 +173,7 @@ class Forecasts:
     def _fail(self, group: GroupKey, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""
         failures = self._failures.get(group, 0)
-        pause = min(self._settings.atlas_seconds * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_PAUSE)
+        pause = self._settings.pause_after(failures)
         self._failures[group] = failures + 1
         self._wanting[group] = now + pause
         log.warning("group %s: nothing was learned for forecasts: %s; again in %g s", "/".join(group), trouble, pause)

@@ -190,15 +190,15 @@ def _comparable(runs: Sequence[EndedRun]) -> tuple[list[EndedRun], dict[str, str
     """The runs that share the commonest probe set and sketch and have moved; why the others were left out."""
     left_out = {run.run: UNMOVED for run in runs if len(run.points) < 2 or not np.ptp(run.points, axis=0).any()}
     moved = [run for run in runs if run.run not in left_out]
-    digest = _commonest(run.digest for run in moved)
+    digest = commonest(run.digest for run in moved)
     left_out |= {run.run: OTHER_PROBES for run in moved if run.digest != digest}
     alike = [run for run in moved if run.digest == digest]
-    dimension = _commonest(run.points.shape[1] for run in alike)
+    dimension = commonest(run.points.shape[1] for run in alike)
     left_out |= {run.run: OTHER_SKETCH for run in alike if run.points.shape[1] != dimension}
     return [run for run in alike if run.points.shape[1] == dimension], left_out
 
 
-def _commonest(values: Iterable[str] | Iterable[int]) -> object:
+def commonest(values: Iterable[str] | Iterable[int]) -> object:
     """The commonest value, of equally common ones the least; None of none."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value), default=None)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from topowatch_monitor.engine.group_fit import commonest
 from topowatch_monitor.engine.group_spread import commonest_metric
 from topowatch_monitor.forecast import Table, UnusableError, fit
 from topowatch_monitor.forecast.baselines import LOSS_ONLY, NORM_AND_LENGTH, last_value, power_law
@@ -17,7 +17,7 @@ from topowatch_monitor.forecast.scores import Score, score
 from topowatch_monitor.forecast.table import NAMES, TOPOLOGICAL, raw_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,7 +42,6 @@ class Finished(NamedTuple):
     """What a shard hands out of an ended run.
 
     Attributes:
-        samples: when it was handed out.
         digest: of its probe set, in hex; empty without one.
         classes: that predictions on it are of; 0 where they are of none.
         results: that it ended with.
@@ -53,7 +52,6 @@ class Finished(NamedTuple):
     """
 
     run: str
-    samples: int
     digest: str
     classes: int
     results: dict[str, float]
@@ -95,7 +93,6 @@ class ForecastFit(NamedTuple):
 
     Attributes:
         metric: that is forecast; None where nothing is, for this `reason`.
-        higher_is_better: of it.
         runs: that were learned from.
         results: of each.
         steps: that runs of the group take, where all take about the same.
@@ -105,7 +102,6 @@ class ForecastFit(NamedTuple):
 
     metric: str | None
     reason: str
-    higher_is_better: bool
     runs: list[str]
     results: NDArray[np.float64]
     steps: int | None
@@ -129,12 +125,10 @@ def level_of(step: int, steps: float) -> int:
 
 
 def at_level(milestones: Sequence[Milestone], steps: float, level: int) -> Milestone | None:
-    """The milestone nearest to a level of a run; None where none is within half a level of it."""
+    """The newest milestone up to a level of a run, which knows nothing of later steps; None where it is a level old."""
     wanted = steps * level / LEVELS - 1
-    nearest = min(milestones, key=lambda milestone: abs(milestone.step - wanted), default=None)
-    if nearest is None or abs(nearest.step - wanted) > max(1.0, steps / LEVELS / 2):
-        return None
-    return nearest
+    newest = next((each for each in reversed(milestones) if each.step <= wanted + 1e-9), None)
+    return None if newest is None or wanted - newest.step > max(1.0, steps / LEVELS) else newest
 
 
 def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
@@ -149,13 +143,12 @@ def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
     results = np.array([run.results[metric] for run in usable])
     if np.ptp(results) <= 1e-12 * max(1.0, float(np.abs(results).max())):
         return nothing(f"all ended runs have the same {metric}: there is nothing to tell apart")
-    digest = _commonest(run.digest for run in usable if run.classes > 1 and len(run.milestones[-1].predicted))
+    digest = str(commonest(run.digest for run in usable if run.classes > 1 and len(run.milestones[-1].predicted)) or "")
     siblings = Siblings(digest, _consensus(usable, digest))
     lengths = np.array([run.steps for run in usable], dtype=np.float64)
     return ForecastFit(
         metric=metric,
         reason="",
-        higher_is_better=higher_is_better(metric),
         runs=[run.run for run in usable],
         results=results,
         steps=int(np.median(lengths)) if lengths.max() <= SAME_LENGTH * lengths.min() else None,
@@ -178,7 +171,7 @@ def score_made(ended: Sequence[Finished], metric: str, level: int) -> Score:
 
 def nothing(reason: str) -> ForecastFit:
     """Say that nothing can be forecast, and why."""
-    return ForecastFit(None, reason, True, [], np.empty(0), None, [], Siblings("", None))
+    return ForecastFit(None, reason, [], np.empty(0), None, [], Siblings("", None))
 
 
 def features_at(
@@ -257,8 +250,3 @@ def _consensus(runs: Sequence[Finished], digest: str) -> Consensus | None:
 def _speaks(run: Finished, digest: str) -> bool:
     """Whether the predictions that a run ended with are part of the consensus; one probe set has one number of them."""
     return bool(digest) and run.digest == digest and len(run.milestones[-1].predicted) > 0
-
-
-def _commonest(values: Iterable[str]) -> str:
-    counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value), default="")

@@ -40,6 +40,10 @@ class GroupSettings:
     atlas_seconds: float = 60.0
     timeout_seconds: float = 120.0
 
+    def pause_after(self, failures: int) -> float:
+        """Seconds before the next attempt after so many in a row that failed before this one: it doubles every time."""
+        return min(self.atlas_seconds * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_PAUSE)
+
 
 @dataclass(frozen=True)
 class _Refit:
@@ -219,7 +223,7 @@ class Groups:
 
     def _fail(self, group: GroupState, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""
-        pause = min(self._settings.atlas_seconds * 2.0 ** min(group.failures, MOST_DOUBLINGS), LONGEST_PAUSE)
+        pause = self._settings.pause_after(group.failures)
         group.failures += 1
         group.trouble = trouble
         self._retry_at[group.key] = now + pause

@@ -225,7 +225,6 @@ def finished(run: RunState) -> Finished:
     }
     return Finished(
         run=run.key[2],
-        samples=run.samples,
         digest=told.probed.digest.hex(),
         classes=told.probed.classes,
         results=results,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import least_squares
 
-from topowatch_monitor.forecast.table import NAMES
+from topowatch_monitor.forecast.table import FEATURES, NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-LOSS_ONLY = frozenset(NAMES) - {"loss", "loss_lowest", "loss_fall", "loss_slope", "loss_noise"}
+LOSS_ONLY = frozenset(feature.name for feature in FEATURES if feature.family != "loss")
 NORM_AND_LENGTH = frozenset(NAMES) - {"weight_norm", "path_length"}
 # Values of a curve that a power law is fitted to, at least.
 LEAST_VALUES = 4
