@@ -17,6 +17,7 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
             "made": score_view(r2 - 0.02, 15, 0.93),
             "left_out": score_view(r2),
             "without_topology": r2 - 0.01,
+            "halving": {"saved": (1 - share) / 2, "regret": 0.0, "kept_best": True},
             "baselines": {"last value": r2 - 0.2, "loss only": r2 - 0.3},
         }
         for share, r2 in ((0.25, 0.81), (0.5, 0.9), (1.0, 0.97))

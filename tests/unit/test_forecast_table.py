@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from topowatch_monitor.forecast.table import FEATURES, NAMES, TOPOLOGICAL, Table, UnusableError, families, raw_row
+from topowatch_monitor.forecast.table import FEATURES, NAMES, TOPOLOGICAL, Table, UnusableError, raw_row
 
 
 def raw(count: int, seed: int = 0) -> np.ndarray:
@@ -75,11 +75,9 @@ def test_too_little_is_said_by_name() -> None:
         Table(np.full((20, len(FEATURES)), np.nan))
 
 
-def test_names_families_and_layout_agree() -> None:
+def test_names_and_layout_agree() -> None:
     row = raw_row({"loss": 2.0, "confidence": 0.5, "unheard_of": 1.0})
     assert (row[NAMES.index("loss")], row[NAMES.index("confidence")]) == (2.0, 0.5)
     assert np.isnan(row).sum() == len(NAMES) - 2
-    found = families(["dimension", "loss", "h1_total_persistence"])
-    assert found == {"topology": [0, 2], "loss": [1]}
     assert "path_length" not in TOPOLOGICAL
     assert "dimension" in TOPOLOGICAL

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from finished_runs import STEPS, finished, fleet, milestone
+from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.forecasting import STRANGE, forecast
 from topowatch_monitor.engine.group_forecast import (
     LEVELS,
@@ -63,6 +64,13 @@ def test_plain_baselines_and_the_same_without_topology_stand_beside(fit: Forecas
     assert fit.levels[4].without_topology is None
     last, drawn = (fit.levels[3].baselines[name] for name in ("last value", "power law"))
     assert np.abs(drawn - fit.results).mean() < np.abs(last - fit.results).mean()
+
+
+def test_it_is_told_what_stopping_the_worse_half_would_have_brought(fit: ForecastFit) -> None:
+    view = forecast_view(("", "g"), fit)
+    assert [level["halving"]["saved"] for level in view["levels"]] == [0.375, 0.25, 0.0]
+    assert view["levels"][-1]["halving"]["kept_best"]
+    assert view["higher_is_better"]
 
 
 def test_where_the_order_of_hand_outs_changes_nothing_does(fit: ForecastFit) -> None:

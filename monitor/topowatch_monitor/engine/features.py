@@ -76,12 +76,11 @@ def path_features(path: PathState, representation: PathState) -> dict[str, float
     ):
         view: dict[str, Any] = dict(state.view())
         found |= {name: view[key] for key, name in names.items() if view[key] is not None}
+        if state is path and view["e_alpha"] is not None:
+            found |= {"e_alpha_half": view["e_alpha"]["0.5"], "e_alpha_two": view["e_alpha"]["2"]}
         h0, h1 = view["h0_total_persistence"], view["h1_total_persistence"]
         if h0 and h1 is not None:
             found[loops] = h1 / h0
-    sums = path.view()["e_alpha"]
-    if sums is not None:
-        found |= {"e_alpha_half": sums["0.5"], "e_alpha_two": sums["2"]}
     return found
 
 

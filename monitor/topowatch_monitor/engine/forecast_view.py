@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from topowatch_monitor.engine.group_forecast import LEVELS, NOT_SCORED, SCORED, higher_is_better
-from topowatch_monitor.forecast.scores import score
+from topowatch_monitor.forecast.scores import halve, score
 
 if TYPE_CHECKING:
     from topowatch_monitor.engine.group_forecast import ForecastFit, Level
@@ -23,6 +23,14 @@ class ScoreView(TypedDict):
     coverage: float | None
 
 
+class HalvingView(TypedDict):
+    """See `forecast.scores.Halving`."""
+
+    saved: float
+    regret: float
+    kept_best: bool
+
+
 class LevelView(TypedDict):
     """How good forecasts are after a share of the steps.
 
@@ -31,6 +39,7 @@ class LevelView(TypedDict):
         made: forecasts as they were made while runs went on, held against what these ended with.
         left_out: what the others forecast of each ended run.
         without_topology: R² of the same, from features that have nothing to do with topology.
+        halving: what it would have brought to stop the worse half of the ended runs then, by `left_out`.
         baselines: R² of plain forecasts of the same runs, by name.
     """
 
@@ -38,6 +47,7 @@ class LevelView(TypedDict):
     made: ScoreView
     left_out: ScoreView
     without_topology: float | None
+    halving: HalvingView | None
     baselines: dict[str, float | None]
 
 
@@ -83,8 +93,17 @@ def _level_view(number: int, level: Level, fit: ForecastFit) -> LevelView:
         "made": _score_view(level.made),
         "left_out": _score_view(left_out),
         "without_topology": None if plain is None else score(fit.results, plain).r2,
+        "halving": _halving_view(number, level, fit),
         "baselines": {name: score(fit.results, said).r2 for name, said in level.baselines.items()},
     }
+
+
+def _halving_view(number: int, level: Level, fit: ForecastFit) -> HalvingView | None:
+    if level.with_topology is None or fit.metric is None:
+        return None
+    better = higher_is_better(fit.metric)
+    found = halve(fit.results, level.with_topology, number / LEVELS, higher_is_better=better)
+    return {"saved": found.saved, "regret": found.regret, "kept_best": found.kept_best}
 
 
 def _score_view(found: Score) -> ScoreView:

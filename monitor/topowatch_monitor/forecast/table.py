@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 Family = Literal["loss", "path", "topology", "landscape", "probes", "siblings", "weights"]
@@ -141,12 +139,3 @@ class Table:
 def raw_row(known: dict[str, float]) -> NDArray[np.float64]:
     """Lay out what is known of a run by name: F numbers by FEATURES, NaN where unknown; other names are left out."""
     return np.array([known.get(name, np.nan) for name in NAMES], dtype=np.float64)
-
-
-def families(names: Sequence[str]) -> dict[Family, list[int]]:
-    """Places of features among `names`, by family."""
-    family = {feature.name: feature.family for feature in FEATURES}
-    found: dict[Family, list[int]] = {}
-    for place, name in enumerate(names):
-        found.setdefault(family[name], []).append(place)
-    return found
