@@ -96,18 +96,21 @@ class Convolutions(nn.Sequential):
         )
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+class Block(nn.Module):
+    """A layer of a transformer, norms first."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attend, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Batch × positions × width to the same."""
         batch, length, width = x.shape
         parts = self.attend(self.before(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(*parts, is_causal=True)
+        mixed = scaled_dot_product_attention(*parts, is_causal=self.causal)
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
         return x + self.narrow(nn.functional.gelu(self.widen(self.between(x))))
 
@@ -118,7 +121,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int = 48, heads: int = 4, layers: int = 2) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(CHARACTERS, width), nn.Embedding(CONTEXT, width)
-        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CHARACTERS, bias=False)
         for parameter in self.parameters():
             if parameter.dim() == 2:

@@ -1,0 +1,71 @@
+"""What the daemon knew of the runs of a sweep: its log read once more, as `topowatch replay` does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import MofNCompleteColumn, Progress
+
+import topowatch_monitor
+from replication.forecasts.generate import folder_of
+from topowatch_monitor.commands.records import by_run, log_records
+from topowatch_monitor.engine.run_state import RunState
+from topowatch_monitor.engine.shard import finished
+
+if TYPE_CHECKING:
+    from replication.forecasts.sweep import Sweep
+    from topowatch_monitor.commands.records import Key
+    from topowatch_monitor.engine.group_forecast import Finished
+
+_ROOMS = ("detect", "engine", "forecast", "topology")
+
+
+def read(sweep: Sweep) -> dict[str, list[Finished]]:
+    """Return the ended runs of each group, as a shard hands them out for forecasts; kept until the code changes."""
+    kept = folder_of(sweep) / "finished.pickle"
+    stamp = _stamp(sweep)
+    if kept.exists():
+        known, found = pickle.loads(kept.read_bytes())  # noqa: S301 - it was written below
+        if known == stamp:
+            return found
+    found = _read(sweep)
+    unfinished = kept.with_suffix(".part")
+    unfinished.write_bytes(pickle.dumps((stamp, found)))
+    unfinished.replace(kept)
+    return found
+
+
+def _read(sweep: Sweep) -> dict[str, list[Finished]]:
+    runs = by_run(log_records(folder_of(sweep) / "data"))
+    found: dict[str, list[Finished]] = {}
+    with (
+        Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress,
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+    ):
+        task = progress.add_task(f"reading {sweep.name}", total=len(runs))
+        jobs = {key: pool.submit(_follow, key, [(each.kind, each.payload) for each in runs[key]]) for key in runs}
+        for key, job in jobs.items():
+            if (run := job.result()) is not None:
+                found.setdefault(key[1], []).append(run)
+            progress.advance(task)
+    return found
+
+
+def _follow(key: Key, records: list[tuple[int, bytes]]) -> Finished | None:
+    run = RunState(*key)
+    for kind, payload in records:
+        run.apply(kind, payload)
+    return finished(run) if run.ended else None
+
+
+def _stamp(sweep: Sweep) -> str:
+    """Name the log and the code that reads it."""
+    code = Path(topowatch_monitor.__file__).parent
+    files = sorted(file for room in _ROOMS for file in (code / room).rglob("*.py"))
+    log = [f"{file.name} {file.stat().st_size}".encode() for file in sorted((folder_of(sweep) / "data/log").iterdir())]
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), *log])).hexdigest()
