@@ -19,6 +19,7 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
             "without_topology": r2 - 0.01,
             "halving": {"saved": (1 - share) / 2, "regret": 0.0, "kept_best": True},
             "baselines": {"last value": r2 - 0.2, "loss only": r2 - 0.3},
+            "gap": None,
         }
         for share, r2 in ((0.25, 0.81), (0.5, 0.9), (1.0, 0.97))
     ]
@@ -37,4 +38,5 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
 
 def forecast(value: float, width: float = 0.02, **changes: Any) -> Any:
     told = {"metric": "test_accuracy", "value": value, "lower": value - width, "upper": value + width}
+    told |= {"gap": None, "drivers": {"siblings": 0.03, "loss": -0.01}}
     return {**told, "step": 249, "abstained": False, "reason": "", **changes}

@@ -17,7 +17,7 @@ def test_shares_are_those_of_slow_loops(runs: int, probes: int, classes: int, se
     predictions = rng.integers(0, classes, (runs, probes))
     own = int(rng.integers(runs))
     predicted, confidence = rng.integers(0, classes, probes), rng.random(probes)
-    found = Consensus(predictions, classes).agreement(predicted, confidence, own=predictions[own])
+    found = Consensus(predictions, classes).agreement(predicted, confidence, own=own)
     others = [row for number, row in enumerate(predictions) if number != own]
     most = [np.bincount([row[probe] for row in others], minlength=classes).argmax() for probe in range(probes)]
     alike = [np.mean([row[probe] == predicted[probe] for row in others]) for probe in range(probes)]
@@ -25,6 +25,10 @@ def test_shares_are_those_of_slow_loops(runs: int, probes: int, classes: int, se
     assert found.with_most == pytest.approx(np.mean([a == b for a, b in zip(most, predicted, strict=True)]))
     assert found.mean == pytest.approx(np.mean(alike))
     assert found.where_sure == pytest.approx(np.mean([alike[probe] for probe in surest]))
+    best = others[: max(1, round(len(others) / 4))]
+    most = [np.bincount([row[probe] for row in best], minlength=classes).argmax() for probe in range(probes)]
+    assert found.with_best == pytest.approx(np.mean([a == b for a, b in zip(most, predicted, strict=True)]))
+    assert found.mean_best == pytest.approx(np.mean([np.mean(row == predicted) for row in best]))
 
 
 def test_agreement_ranks_runs_as_their_accuracy_does() -> None:
@@ -35,13 +39,28 @@ def test_agreement_ranks_runs_as_their_accuracy_does() -> None:
     predictions = np.array([np.where(rng.random(256) < rate, truth, rng.integers(0, 10, 256)) for rate in rates])
     consensus = Consensus(predictions, 10)
     accuracy = (predictions == truth).mean(axis=1)
-    agreed = [consensus.agreement(row, np.ones(256), own=row).with_most for row in predictions]
+    agreed = [consensus.agreement(row, np.ones(256), own=own).with_most for own, row in enumerate(predictions)]
     assert np.corrcoef(accuracy, agreed)[0, 1] > 0.98
+
+
+def test_the_best_siblings_know_better_than_the_many() -> None:
+    """Where most make one mistake, agreement with the best still ranks runs as their accuracy does."""
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 10, 256)
+    rates = np.linspace(0.9, 0.2, 24)
+    alike = np.where(rng.random(256) < 0.5, (truth + 1) % 10, truth)  # what a poor run says, as all poor runs do
+    predictions = np.array([np.where(rng.random(256) < rate, truth, alike) for rate in rates])
+    consensus = Consensus(predictions, 10)
+    accuracy = (predictions == truth).mean(axis=1)
+    found = [consensus.agreement(row, np.ones(256), own=own) for own, row in enumerate(predictions)]
+    with_best = np.corrcoef(accuracy, [each.with_best for each in found])[0, 1]
+    assert with_best > 0.98
+    assert with_best > np.corrcoef(accuracy, [each.with_most for each in found])[0, 1]
 
 
 def test_without_siblings_or_on_other_probes_nothing_is_known() -> None:
     one = np.array([[0, 1, 2]])
-    assert np.isnan(Consensus(one, 3).agreement(one[0], np.ones(3), own=one[0])).all()
+    assert np.isnan(Consensus(one, 3).agreement(one[0], np.ones(3), own=0)).all()
     assert np.isnan(Consensus(np.empty((0, 3), dtype=np.int64), 3).agreement(one[0], np.ones(3))).all()
     assert np.isnan(Consensus(one, 3).agreement(np.array([0, 1]), np.ones(2))).all()
 

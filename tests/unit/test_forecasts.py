@@ -142,3 +142,11 @@ def test_each_new_forecast_of_a_run_goes_into_the_log_once(make: Any) -> None:
     assert seen(130, 120) == [("a", 120)]
     assert seen(65, 60) == []  # the run went back, and this one is in the log
     assert seen(90, 80) == [("a", 80)]
+
+
+def test_a_forecast_of_the_gap_goes_into_the_log_beside_that_of_the_metric(make: Any) -> None:
+    forecasts, _ = make()
+    told = forecast(0.9, step=60, gap={"value": 0.05, "lower": 0.01, "upper": 0.09})
+    forecasts.see([run_view("a", step=70, forecast=told)])
+    made = [(each["metric"], each["value"], each["lower"], each["upper"]) for each in forecasts.take_made()]
+    assert made == [("test_accuracy", 0.9, 0.88, 0.92), ("generalization_gap", 0.05, 0.01, 0.09)]

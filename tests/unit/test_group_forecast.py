@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from finished_runs import STEPS, finished, fleet, milestone
+from topowatch_monitor.engine.finished import LEVELS, Finished, at_level, features_at, level_of
 from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.forecasting import STRANGE, forecast
-from topowatch_monitor.engine.group_forecast import (
-    LEVELS,
-    Finished,
-    ForecastFit,
-    at_level,
-    fit_forecasts,
-    higher_is_better,
-    level_of,
-    score_made,
-)
+from topowatch_monitor.engine.group_forecast import ForecastFit, fit_forecasts, score_made
 from topowatch_monitor.engine.made_forecasts import MadeForecast
-from topowatch_monitor.forecast.table import NAMES, TOPOLOGICAL
+from topowatch_monitor.forecast.scores import score
+from topowatch_monitor.forecast.table import NAMES
+
+if TYPE_CHECKING:
+    from topowatch_monitor.engine.milestones import Milestone
+    from topowatch_monitor.engine.view import ForecastView
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +28,23 @@ def fit() -> ForecastFit:
     return fit_forecasts(runs[:7], [], runs[7:])
 
 
+def said_of(fit: ForecastFit, milestone: Milestone, level: int, digest: str = "aa") -> ForecastView:
+    """What is forecast of a run that logs nothing of the metric on its way."""
+    raw = features_at(milestone, fit.siblings, digest=digest, curve=None, steps=STEPS)
+    return forecast(fit, raw, milestone.step, level)
+
+
+def r2_at(fit: ForecastFit, level: int) -> float:
+    return score(fit.of_metric.results, fit.of_metric.levels[level - 1].learned.left_out).r2
+
+
 def test_live_runs_are_told_apart_and_more_surely_later(fit: ForecastFit) -> None:
     rng = np.random.default_rng(5)
     errors = {}
     for level in (4, 16):
         said = []
         for skill in np.linspace(0.05, 0.95, 12):
-            found = forecast(fit, milestone(STEPS * level // LEVELS - 1, skill, rng), "aa", level)
+            found = said_of(fit, milestone(STEPS * level // LEVELS - 1, skill, rng), level)
             if not found["abstained"]:
                 assert found["metric"] == "test_accuracy"
                 assert found["lower"] < found["value"] < found["upper"]
@@ -48,22 +56,52 @@ def test_live_runs_are_told_apart_and_more_surely_later(fit: ForecastFit) -> Non
 
 
 def test_scores_are_of_runs_that_were_left_out(fit: ForecastFit) -> None:
-    end, quarter = fit.score_at(LEVELS), fit.score_at(LEVELS // 4)
-    assert end.runs == quarter.runs == 24
-    assert 0.9 < end.r2 < 1
-    assert quarter.r2 < end.r2
+    assert len(fit.of_metric.results) == 24
+    assert 0.9 < r2_at(fit, LEVELS) < 1
+    assert 0.8 < r2_at(fit, LEVELS // 4) < 1
 
 
 def test_plain_baselines_and_the_same_without_topology_stand_beside(fit: ForecastFit) -> None:
     for level in (4, 8, 16):
-        learned = fit.levels[level - 1]
-        assert set(learned.baselines) == {"loss only", "weight norm and path length", "last value", "power law"}
-        assert all(np.isfinite(values).all() for values in learned.baselines.values())
-        assert learned.without_topology is not None
-        assert not TOPOLOGICAL.isdisjoint(learned.table.names)
-    assert fit.levels[4].without_topology is None
-    last, drawn = (fit.levels[3].baselines[name] for name in ("last value", "power law"))
-    assert np.abs(drawn - fit.results).mean() < np.abs(last - fit.results).mean()
+        held = fit.of_metric.levels[level - 1]
+        assert set(held.baselines) == {"loss only", "weight norm and path length"}
+        assert all(np.isfinite(values).all() for values in held.baselines.values())
+        assert held.without_topology is not None
+    assert fit.of_metric.levels[4].without_topology is None
+
+
+def test_a_curve_of_the_metric_is_drawn_on_and_beaten() -> None:
+    found = fit_forecasts(fleet(curve_of_metric=True))
+    held = found.of_metric.levels[3]
+    results = found.of_metric.results
+    last, drawn = (np.abs(held.baselines[name] - results).mean() for name in ("last value", "power law"))
+    assert drawn < last
+    assert np.abs(held.learned.left_out - results).mean() < last
+
+
+def test_the_gap_is_forecast_too_where_training_results_are_known(fit: ForecastFit) -> None:
+    assert fit.of_gap is None
+    runs = fleet()
+    known = [
+        run._replace(results={**run.results, "train_accuracy": 1.3 * run.results["test_accuracy"]}) for run in runs
+    ]
+    found = fit_forecasts(known)
+    np.testing.assert_allclose(found.of_gap.results, 0.3 * found.of_metric.results)
+    told = said_of(found, milestone(STEPS - 1, 0.7, np.random.default_rng(2)), LEVELS)
+    assert told["gap"]["lower"] < told["gap"]["value"] < told["gap"]["upper"]
+    assert told["gap"]["value"] == pytest.approx(0.3 * told["value"], abs=0.02)
+    view = forecast_view(("", "g"), found)
+    assert view["levels"][2]["gap"]["left_out"]["r2"] > 0.9
+    some = fit_forecasts([*known[:8], *runs[8:]])
+    assert some.of_gap is None
+
+
+def test_what_drives_a_forecast_is_told_by_family(fit: ForecastFit) -> None:
+    told = said_of(fit, milestone(STEPS - 1, 0.95, np.random.default_rng(4)), LEVELS)
+    effects = list(told["drivers"].values())
+    assert effects == sorted(effects, key=abs, reverse=True)
+    assert next(iter(told["drivers"])) in {"siblings", "loss", "topology"}
+    assert effects[0] > 0.02
 
 
 def test_it_is_told_what_stopping_the_worse_half_would_have_brought(fit: ForecastFit) -> None:
@@ -75,22 +113,24 @@ def test_it_is_told_what_stopping_the_worse_half_would_have_brought(fit: Forecas
 
 def test_where_the_order_of_hand_outs_changes_nothing_does(fit: ForecastFit) -> None:
     again = fit_forecasts(fleet()[::-1])
-    np.testing.assert_allclose(again.levels[7].with_topology, fit.levels[7].with_topology)
+    np.testing.assert_allclose(
+        again.of_metric.levels[7].learned.left_out, fit.of_metric.levels[7].learned.left_out, rtol=1e-6
+    )
 
 
 def test_a_stranger_gets_no_forecast(fit: ForecastFit) -> None:
     strange = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
     strange.features[:] *= 1e6
-    found = forecast(fit, strange, "aa", LEVELS)
+    found = said_of(fit, strange, LEVELS)
     assert found["abstained"]
     assert found["reason"].startswith(STRANGE)
 
 
 def test_on_other_probes_there_is_no_agreement_and_too_little_known_is_said(fit: ForecastFit) -> None:
     known = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
-    assert not forecast(fit, known, "bb", LEVELS)["abstained"]
+    assert not said_of(fit, known, LEVELS, "bb")["abstained"]
     nothing = known._replace(features=np.full(len(NAMES), np.nan))
-    assert "too little is known" in forecast(fit, nothing, "aa", LEVELS)["reason"]
+    assert "too little is known" in said_of(fit, nothing, LEVELS)["reason"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +154,7 @@ def test_a_metric_that_was_renamed_half_way_is_that_of_most_runs() -> None:
     renamed = [run._replace(results={"accuracy": run.results["test_accuracy"]}) for run in runs[:8]]
     found = fit_forecasts([*renamed, *runs[8:]])
     assert found.metric == "test_accuracy"
-    assert found.runs == [run.run for run in runs[8:]]
+    np.testing.assert_array_equal(found.of_metric.results, [run.results["test_accuracy"] for run in runs[8:]])
 
 
 def test_the_length_of_runs_is_known_where_all_are_of_one() -> None:
@@ -145,14 +185,9 @@ def test_forecasts_are_scored_as_they_were_made() -> None:
         )
         for number in range(8)
     ]
-    quarter, half = score_made(runs, "acc", 4), score_made(runs, "acc", 8)
+    results = 0.1 * np.arange(8)
+    quarter, half = score_made(runs, "acc", 4, results), score_made(runs, "acc", 8, results)
     assert (quarter.runs, quarter.error, quarter.coverage) == (8, pytest.approx(0.2), 0.25)
     assert (half.runs, half.error, half.coverage) == (8, pytest.approx(0.02), 1.0)
     assert half.r2 > 0.99 > quarter.r2
-    assert score_made(runs, "acc", 3).runs == 0
-
-
-def test_losses_are_better_when_low() -> None:
-    assert higher_is_better("test_accuracy")
-    assert not higher_is_better("val_loss")
-    assert not higher_is_better("Perplexity")
+    assert score_made(runs, "acc", 3, results).runs == 0

@@ -13,9 +13,9 @@ from topowatch_protos.v1 import log_pb2, run_pb2
 KEY = run_pb2.RunKey(tenant="t", group="g", run="r")
 
 
-def record(step: int, value: float = 0.5, *, abstained: bool = False) -> log_pb2.Forecast:
+def record(step: int, value: float = 0.5, *, metric: str = "acc", abstained: bool = False) -> log_pb2.Forecast:
     return log_pb2.Forecast(
-        key=KEY, step=step, metric="acc", value=value, lower=value - 0.1, upper=value + 0.1, abstained=abstained
+        key=KEY, step=step, metric=metric, value=value, lower=value - 0.1, upper=value + 0.1, abstained=abstained
     )
 
 
@@ -24,6 +24,8 @@ def test_of_each_step_the_first_counts_and_abstentions_do_not() -> None:
     for each in (record(10), record(10, 0.9), record(5), record(20, 0.7), record(30, abstained=True)):
         forecasts.add(each)
     assert [(made.step, made.value) for made in forecasts.made] == [(10, 0.5), (20, 0.7)]
+    forecasts.add(record(20, 0.1, metric="gap"))
+    assert [(made.step, made.metric) for made in forecasts.made] == [(10, "acc"), (20, "acc"), (20, "gap")]
     forecasts.discard(15, 25)
     assert [made.step for made in forecasts.made] == [10]
     for step in range(100, 100 + 2 * MOST):

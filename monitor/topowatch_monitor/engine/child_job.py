@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # How far a job stands behind its parent: a tenth of its share of a full processor, so that it still comes to its end.
+# What it yields to is worth more than its own speed, and matrices as small as these gain nothing from several threads.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 NICER = 10
 # Where the kernel does not end the child of a parent that was killed, it goes on for so long at most, in seconds.
 LONGEST_LIFE = 3600
@@ -35,7 +37,11 @@ class ChildJob:
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **ONE_THREAD},
         )
         self._answer = b""
         self._thread = threading.Thread(target=self._run, args=(function, arguments), name="group-job", daemon=True)

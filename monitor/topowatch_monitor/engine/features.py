@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from topowatch_monitor.detect.level import WIDTH
+from topowatch_monitor.engine.results import is_held_out, root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from numpy.typing import NDArray
 
     from topowatch_monitor.detect import History
+    from topowatch_monitor.detect.series import Series
     from topowatch_monitor.engine.path_state import PathState
     from topowatch_monitor.engine.probed import Probed
     from topowatch_monitor.engine.terrain import Terrain
+
+Curve = tuple["NDArray[np.int64]", "NDArray[np.float64]"]  # steps, ascending, and values
 
 _OF_PATH = {
     "length": "path_length",
@@ -29,6 +35,7 @@ _OF_REPRESENTATION = {
     "dimension": "representation_dimension",
     "magnitude": "representation_magnitude",
 }
+_LEAST_CONFIDENCE = 1e-4  # a probability in half precision may be 0
 _AS_THEY_ARE = ("representation_rank", "weight_norm", "update_ratio_max", "gradient_norm")
 
 
@@ -41,7 +48,35 @@ def features_of(history: History, path: PathState, probed: Probed, terrain: Terr
         **probe_features(*probed.said),
         **scalar_features(history),
     }
+    doubt, loss = found.get("confidence_loss", 0.0), found.get("loss", 0.0)
+    if doubt > 0 and loss > 0:
+        found["doubt_over_loss"] = math.log(doubt / loss)
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def curves_of(history: History, results: Iterable[str] = ()) -> dict[str, Curve]:
+    """What was logged on the way of what is measured on held-out data, or bears the name of a result.
+
+    Returns:
+        steps and values of each, old ones as means.
+    """
+    names = [name for name in history.latest if is_held_out(name) or name in results]
+    return {name: _whole(history[name]) for name in sorted(names)}
+
+
+def curve_for(curves: Mapping[str, Curve], metric: str) -> Curve | None:
+    """The curve that leads to a metric: that of its own name, else one that measures the same on held-out data."""
+    if metric in curves:
+        return curves[metric]
+    return next((curves[name] for name in sorted(curves) if root(name) == root(metric)), None)
+
+
+def _whole(series: Series) -> Curve:
+    """All that is left of a series: first values, means of old ones, recent values."""
+    between = series.old_steps > (series.head_steps[-1] if len(series.head_steps) else -1)
+    recent = series.steps > (series.head_steps[-1] if len(series.head_steps) else -1)
+    steps = np.concatenate([series.head_steps, series.old_steps[between], series.steps[recent]])
+    return steps, np.concatenate([series.head, series.old[between], series.values[recent]])
 
 
 def loss_features(history: History) -> dict[str, float]:
@@ -108,6 +143,7 @@ def probe_features(predicted: NDArray[np.uint32], confidence: NDArray[np.float16
         "confidence": float(sure.mean()),
         "confidence_low": float(np.quantile(sure, 0.1)),
         "confidence_spread": float(sure.std()),
+        "confidence_loss": float(-np.log(np.maximum(sure, _LEAST_CONFIDENCE)).mean()),
         "class_entropy": float(-(share * np.log(share)).sum() / math.log(max(2, len(predicted)))),
     }
 

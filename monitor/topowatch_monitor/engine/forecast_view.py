@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from topowatch_monitor.engine.group_forecast import LEVELS, NOT_SCORED, SCORED, higher_is_better
+from topowatch_monitor.engine.finished import LEVELS
+from topowatch_monitor.engine.group_forecast import NOT_SCORED, SCORED
 from topowatch_monitor.forecast.scores import halve, score
 
 if TYPE_CHECKING:
-    from topowatch_monitor.engine.group_forecast import ForecastFit, Level
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from topowatch_monitor.engine.group_forecast import ForecastFit, Target
     from topowatch_monitor.engine.placing import GroupKey
     from topowatch_monitor.forecast.scores import Score
 
@@ -31,24 +35,34 @@ class HalvingView(TypedDict):
     kept_best: bool
 
 
-class LevelView(TypedDict):
-    """How good forecasts are after a share of the steps.
+class HeldView(TypedDict):
+    """How good forecasts of one number are after a share of the steps.
 
     Attributes:
-        share: of the steps.
         made: forecasts as they were made while runs went on, held against what these ended with.
         left_out: what the others forecast of each ended run.
         without_topology: R² of the same, from features that have nothing to do with topology.
-        halving: what it would have brought to stop the worse half of the ended runs then, by `left_out`.
         baselines: R² of plain forecasts of the same runs, by name.
     """
 
-    share: float
     made: ScoreView
     left_out: ScoreView
     without_topology: float | None
-    halving: HalvingView | None
     baselines: dict[str, float | None]
+
+
+class LevelView(HeldView):
+    """How good forecasts of the metric are after a share of the steps.
+
+    Attributes:
+        share: of the steps.
+        halving: what it would have brought to stop the worse half of the ended runs then, by `left_out`.
+        gap: the same of the gap; None where it is not forecast.
+    """
+
+    share: float
+    halving: HalvingView | None
+    gap: HeldView | None
 
 
 class GroupForecastView(TypedDict):
@@ -78,39 +92,38 @@ def forecast_view(group: GroupKey, fit: ForecastFit) -> GroupForecastView:
         "group": group[1],
         "metric": fit.metric,
         "reason": fit.reason,
-        "higher_is_better": higher_is_better(fit.metric or ""),
-        "runs": len(fit.runs),
+        "higher_is_better": fit.higher_is_better,
+        "runs": len(fit.of_metric.results),
         "steps": fit.steps,
-        "levels": [_level_view(level, fit.levels[level - 1], fit) for level in SCORED if fit.levels],
+        "levels": [_level_view(level, fit) for level in SCORED if fit.of_metric.levels],
     }
 
 
-def _level_view(number: int, level: Level, fit: ForecastFit) -> LevelView:
-    left_out = NOT_SCORED if level.with_topology is None else fit.score_at(number)
-    plain = level.without_topology
+def _level_view(level: int, fit: ForecastFit) -> LevelView:
+    held = fit.of_metric.levels[level - 1]
     return {
-        "share": number / LEVELS,
-        "made": _score_view(level.made),
-        "left_out": _score_view(left_out),
-        "without_topology": None if plain is None else score(fit.results, plain).r2,
-        "halving": _halving_view(number, level, fit),
-        "baselines": {name: score(fit.results, said).r2 for name, said in level.baselines.items()},
+        "share": level / LEVELS,
+        **_held_view(level, fit.of_metric),
+        "halving": None if held.learned is None else _halving_view(level, held.learned.left_out, fit),
+        "gap": None if fit.of_gap is None else _held_view(level, fit.of_gap),
     }
 
 
-def _halving_view(number: int, level: Level, fit: ForecastFit) -> HalvingView | None:
-    if level.with_topology is None or fit.metric is None:
-        return None
-    better = higher_is_better(fit.metric)
-    found = halve(fit.results, level.with_topology, number / LEVELS, higher_is_better=better)
+def _held_view(level: int, target: Target) -> HeldView:
+    held, results = target.levels[level - 1], target.results
+    plain = held.without_topology
+    return {
+        "made": _score_view(held.made),
+        "left_out": _score_view(NOT_SCORED if held.learned is None else score(results, held.learned.left_out)),
+        "without_topology": None if plain is None else score(results, plain).r2,
+        "baselines": {name: score(results, said).r2 for name, said in held.baselines.items()},
+    }
+
+
+def _halving_view(level: int, said: NDArray[np.float64], fit: ForecastFit) -> HalvingView:
+    found = halve(fit.of_metric.results, said, level / LEVELS, higher_is_better=fit.higher_is_better)
     return {"saved": found.saved, "regret": found.regret, "kept_best": found.kept_best}
 
 
 def _score_view(found: Score) -> ScoreView:
-    return {
-        "runs": found.runs,
-        "r2": found.r2,
-        "error": found.error,
-        "tau": found.tau,
-        "coverage": found.coverage,
-    }
+    return {"runs": found.runs, "r2": found.r2, "error": found.error, "tau": found.tau, "coverage": found.coverage}

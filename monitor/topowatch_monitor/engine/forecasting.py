@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from topowatch_monitor.engine.group_forecast import LEVELS, TOTAL_LABEL, at_level, features_at, level_of
+from topowatch_monitor.engine.features import curve_for, curves_of
+from topowatch_monitor.engine.finished import LEVELS, at_level, features_at, level_of
+from topowatch_monitor.engine.results import TOTAL_LABEL
 from topowatch_monitor.engine.view import no_forecast
 from topowatch_monitor.forecast import UnusableError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from topowatch_monitor.engine.group_forecast import ForecastFit
     from topowatch_monitor.engine.milestones import Milestone
     from topowatch_monitor.engine.placing import GroupKey, Key
     from topowatch_monitor.engine.run_state import RunState
-    from topowatch_monitor.engine.view import ForecastView
+    from topowatch_monitor.engine.view import ForecastView, GapView
+    from topowatch_monitor.forecast import Learned
 
 UNKNOWN_LENGTH = (
     "how many steps the run will take is not known, as its siblings differ: "
@@ -67,7 +73,10 @@ class Forecasting:
             return no_forecast(NO_SAMPLE)
         made = self._made.get(run.key)
         if made is None or made.fit is not fit or made.milestone is not milestone:
-            view = forecast(fit, milestone, run.told.probed.digest.hex(), level)
+            curve = None if fit.metric is None else curve_for(curves_of(run.history, [fit.metric]), fit.metric)
+            digest = run.told.probed.digest.hex()
+            raw = features_at(milestone, fit.siblings, digest=digest, curve=curve, steps=steps)
+            view = forecast(fit, raw, milestone.step, level)
             made = self._made[run.key] = _Made(fit, milestone, view)
         return made.view
 
@@ -81,23 +90,22 @@ def total_steps(run: RunState) -> float | None:
     return told if math.isfinite(told) and told >= 1 else None
 
 
-def forecast(fit: ForecastFit, milestone: Milestone, digest: str, level: int) -> ForecastView:
+def forecast(fit: ForecastFit, raw: NDArray[np.float64], step: int, level: int) -> ForecastView:
     """Forecast a run.
 
     Args:
         fit: what was learned from its siblings.
-        milestone: of the run, at this level.
-        digest: of its probe set, in hex.
-        level: sixteenths of its steps.
+        raw: its F features by `forecast.FEATURES`, NaN where unknown; see `features_at`.
+        step: at whose end they are of.
+        level: sixteenths of its steps, the first of which is 1.
     """
-    learned = fit.levels[level - 1]
-    if learned.table is None or learned.regressor is None:
-        return no_forecast(learned.reason)
+    held = fit.of_metric.levels[level - 1]
+    if held.learned is None:
+        return no_forecast(held.reason)
     try:
-        row = learned.table.row(features_at(milestone, digest, fit.siblings))
+        found = held.learned.predict(raw)
     except UnusableError as error:
         return no_forecast(str(error))
-    found = learned.regressor.predict(row)
     if found.strangeness > 1:
         return no_forecast(f"{STRANGE} ({found.strangeness:.2g} times what is least alike among them)")
     return {
@@ -105,7 +113,19 @@ def forecast(fit: ForecastFit, milestone: Milestone, digest: str, level: int) ->
         "value": found.value,
         "lower": found.lower,
         "upper": found.upper,
-        "step": milestone.step,
+        "gap": None if fit.of_gap is None else _gap(fit.of_gap.levels[level - 1].learned, raw),
+        "drivers": held.learned.drivers(raw),
+        "step": step,
         "abstained": False,
         "reason": "",
     }
+
+
+def _gap(learned: Learned | None, raw: NDArray[np.float64]) -> GapView | None:
+    if learned is None:
+        return None
+    try:
+        found = learned.predict(raw)
+    except UnusableError:
+        return None
+    return None if found.strangeness > 1 else {"value": found.value, "lower": found.lower, "upper": found.upper}

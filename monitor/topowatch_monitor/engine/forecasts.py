@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.group_forecast import MIN_RUNS, fit_forecasts, nothing
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
+from topowatch_monitor.engine.results import GAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,13 +123,17 @@ class Forecasts:
     def _note(self, view: RunView) -> None:
         """Note a forecast that is of a later step than those before; after a rewind it may be of an earlier one."""
         told, key = view["forecast"], (view["tenant"], view["group"], view["run"])
-        metric, step, value = told["metric"], told["step"], told["value"]
-        lower, upper = told["lower"], told["upper"]
+        step = told["step"]
         newest = self._newest[key] = min(self._newest.get(key, -1), -1 if view["step"] is None else view["step"])
-        if metric is None or step is None or value is None or lower is None or upper is None:
+        if step is None or step <= newest:
             return
-        if step > newest:
-            self._newest[key] = step
+        self._newest[key] = step
+        for metric, said in ((told["metric"], told), (GAP, told["gap"])):
+            if metric is None or said is None:
+                continue
+            value, lower, upper = said["value"], said["lower"], said["upper"]
+            if value is None or lower is None or upper is None:
+                continue
             self._made.append(NewForecast(
                 tenant=key[0], group=key[1], run=key[2], step=step, metric=metric, value=value, lower=lower, upper=upper
             ))  # fmt: skip

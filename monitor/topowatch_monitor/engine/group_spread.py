@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.engine.results import commonest_metric
 from topowatch_monitor.topology.spread import spread
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.group_fit import EndedRun
     from topowatch_monitor.engine.group_view import SpreadView
 
-PREFERRED = ("test_accuracy", "val_accuracy")
 NO_METRIC = "no ended run has a result"
 
 
@@ -46,16 +45,6 @@ def spread_of(runs: Sequence[EndedRun], labels: Sequence[int]) -> SpreadView:
         "verdict": found.verdict,
         "reason": found.reason + (f"; not held fixed, being different in every run: {loose}" if loose else ""),
     }
-
-
-def commonest_metric(results: Sequence[Mapping[str, float]]) -> str | None:
-    """The result that most runs have; of several, those in PREFERRED come first, then the first by name."""
-    counts = Counter(name for each in results for name in each if _has(each, name))
-    most = max(counts.values(), default=0)
-    rivals = [name for name, count in counts.items() if count == most]
-    return min(
-        rivals, key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name), default=None
-    )
 
 
 def settings_of(labels: Sequence[Mapping[str, str]]) -> list[str]:

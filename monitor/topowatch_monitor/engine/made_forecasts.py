@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from topowatch_protos.v1 import log_pb2
 
-MOST = 64  # of a run
+MOST = 128  # of a run
 
 
 class MadeForecast(NamedTuple):
@@ -23,7 +23,7 @@ class MadeForecast(NamedTuple):
 
 
 class MadeForecasts:
-    """Forecasts of one run, ascending in step; of one step the first that was made counts."""
+    """Forecasts of one run, ascending in step; of one step and metric the first that was made counts."""
 
     def __init__(self) -> None:
         self._made: list[MadeForecast] = []
@@ -34,8 +34,9 @@ class MadeForecasts:
         return list(self._made)
 
     def add(self, record: log_pb2.Forecast) -> None:
-        """Take one; an abstention, or one of no later step than the newest, is left out."""
-        if record.abstained or (self._made and record.step <= self._made[-1].step):
+        """Take one; an abstention, or one of no later step than the newest of that metric, is left out."""
+        newest = next((made.step for made in reversed(self._made) if made.metric == record.metric), -1)
+        if record.abstained or record.step <= newest:
             return
         self._made.append(MadeForecast(record.step, record.metric, record.value, record.lower, record.upper))
         del self._made[:-MOST]

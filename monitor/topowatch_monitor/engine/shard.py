@@ -10,9 +10,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from topowatch_monitor.engine.codec import CodecError, decode, encode
+from topowatch_monitor.engine.features import curves_of
+from topowatch_monitor.engine.finished import Finished
 from topowatch_monitor.engine.forecasting import Forecasting
 from topowatch_monitor.engine.group_fit import EndedRun
-from topowatch_monitor.engine.group_forecast import Finished
 from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
 from topowatch_monitor.engine.run_state import RunState
@@ -29,7 +30,7 @@ log = logging.getLogger("topowatch.engine")
 
 # The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
 # what an older version saved is made again from the log.
-STATE = 9
+STATE = 10
 
 
 class Part(NamedTuple):
@@ -220,17 +221,15 @@ def finished(run: RunState) -> Finished:
     told, step = run.told, run.step or 0
     results = told.results or {}
     milestones = [each for each in told.milestones.known if each.step < step]
-    curves = {
-        name: (series.steps.copy(), series.values.copy()) for name in results if len(series := told.history[name])
-    }
     return Finished(
         run=run.key[2],
+        labels=dict(told.labels),
         digest=told.probed.digest.hex(),
         classes=told.probed.classes,
         results=results,
         steps=step + 1,
         milestones=[*milestones, told.milestone(step)],
-        curves=curves,
+        curves=curves_of(told.history, results),
         forecasts=told.forecasts.made,
     )
 

@@ -16,6 +16,7 @@ from topowatch_monitor.engine.made_forecasts import MadeForecasts
 from topowatch_monitor.engine.milestones import Milestone, Milestones
 from topowatch_monitor.engine.path_state import PathSettings, PathState
 from topowatch_monitor.engine.probed import Probed
+from topowatch_monitor.engine.results import results_of
 from topowatch_monitor.engine.terrain import Terrain
 from topowatch_monitor.forecast.table import raw_row
 from topowatch_protos.v1 import run_pb2
@@ -114,7 +115,7 @@ class Told:
 
     def end(self, results: Mapping[str, float]) -> None:
         """Take in that the run has ended."""
-        self.ended, self.results = True, dict(results)
+        self.ended, self.results = True, results_of(results, self.history.latest)
 
     def add(self, step: int, whole: Part) -> None:
         """Take the whole model's sketch and sums at a step."""

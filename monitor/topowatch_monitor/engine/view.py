@@ -47,6 +47,14 @@ class ClassView(TypedDict):
     outside: int
 
 
+class GapView(TypedDict):
+    """By how much training will do better than held-out data, with a 90 % interval, in the unit of the metric."""
+
+    value: float
+    lower: float
+    upper: float
+
+
 class ForecastView(TypedDict):
     """How well the run will do.
 
@@ -55,6 +63,9 @@ class ForecastView(TypedDict):
         value: at the end of the run.
         lower: of the 90 % interval.
         upper: of it.
+        gap: None where ended siblings have none, or nothing is forecast of it.
+        drivers: by how much each family of features raises the value above that of a run where they are as usual, the
+            largest effect first.
         step: at whose end the run was as the forecast sees it.
         reason: why nothing is forecast.
     """
@@ -63,6 +74,8 @@ class ForecastView(TypedDict):
     value: float | None
     lower: float | None
     upper: float | None
+    gap: GapView | None
+    drivers: dict[str, float]
     step: int | None
     abstained: bool
     reason: str
@@ -158,6 +171,8 @@ def no_forecast(reason: str) -> ForecastView:
         "value": None,
         "lower": None,
         "upper": None,
+        "gap": None,
+        "drivers": {},
         "step": None,
         "abstained": True,
         "reason": reason,

@@ -1,7 +1,8 @@
 """How far a run agrees with its finished siblings on probes that nobody has labelled.
 
 Models that are trained alike and agree are mostly right, and how often two of them disagree on new data is close to how
-often each errs there (Jiang et al., "Assessing generalization of SGD via disagreement", ICLR 2022).
+often each errs there (Jiang et al., "Assessing generalization of SGD via disagreement", ICLR 2022). What the siblings
+with the best results agree on is right more often than what all do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+BEST = 0.25  # share of the siblings that are the best
 
 
 class Agreement(NamedTuple):
@@ -21,18 +26,25 @@ class Agreement(NamedTuple):
         with_most: of the probes on which the run predicts what most siblings do (the least class of equally many).
         mean: of the siblings that predict what the run does, averaged over the probes.
         where_sure: the same over the half of the probes on which the run is surest.
+        with_best: as `with_most`, of the best siblings.
+        mean_best: as `mean`, of the best siblings.
     """
 
     with_most: float
     mean: float
     where_sure: float
+    with_best: float
+    mean_best: float
+
+
+NOTHING = Agreement(*(np.nan,) * len(Agreement._fields))
 
 
 class Consensus:
     """What finished runs predict on their common probes.
 
     Args:
-        predictions: m × n classes, one row a run.
+        predictions: m × n classes, one row a run, the run with the best result first.
         classes: how many there are; predictions lie below.
 
     Raises:
@@ -42,36 +54,41 @@ class Consensus:
     def __init__(self, predictions: NDArray[np.integer[Any]], classes: int) -> None:
         if predictions.size and (predictions.min() < 0 or predictions.max() >= classes):
             raise ValueError(f"predictions lie from 0 to {classes - 1}")
-        count, probes = predictions.shape
-        self._runs = count
-        self._votes = np.zeros((probes, classes), dtype=np.int64)
-        for row in predictions:
-            self._votes[np.arange(probes), row] += 1
+        self._predictions = predictions.astype(np.min_scalar_type(classes))
+        self._classes = classes
+        self._votes = self._count(range(len(predictions)))
 
     def agreement(
-        self,
-        predicted: NDArray[np.integer[Any]],
-        confidence: NDArray[np.floating[Any]],
-        *,
-        own: NDArray[np.integer[Any]] | None = None,
+        self, predicted: NDArray[np.integer[Any]], confidence: NDArray[np.floating[Any]], *, own: int | None = None
     ) -> Agreement:
         """Compare one run.
 
         Args:
             predicted: n classes.
             confidence: n probabilities of these.
-            own: what this run itself has contributed to the consensus, which is left out.
+            own: row of this run among the predictions, which is left out.
         """
-        votes, runs = self._votes, self._runs
-        places = np.arange(len(votes))
-        if own is not None:
-            votes, runs = votes.copy(), runs - 1
-            votes[places, own] -= 1
-        known = (predicted >= 0) & (predicted < votes.shape[1])
-        if runs < 1 or len(predicted) != len(votes):
-            return Agreement(np.nan, np.nan, np.nan)
-        alike = np.where(known, votes[places, np.where(known, predicted, 0)], 0) / runs
-        sure = np.argsort(-confidence.astype(np.float64), kind="stable")[: -(-len(places) // 2)]
-        return Agreement(
-            float((predicted == votes.argmax(axis=1)).mean()), float(alike.mean()), float(alike[sure].mean())
-        )
+        others = [row for row in range(len(self._predictions)) if row != own]
+        if not others or len(predicted) != self._predictions.shape[1]:
+            return NOTHING
+        votes = self._votes if own is None else self._votes - self._count([own])
+        best = others[: max(1, round(BEST * len(others)))]
+        with_most, alike = self._compare(votes, len(others), predicted)
+        with_best, alike_best = self._compare(self._count(best), len(best), predicted)
+        sure = np.argsort(-confidence.astype(np.float64), kind="stable")[: -(-len(alike) // 2)]
+        return Agreement(with_most, float(alike.mean()), float(alike[sure].mean()), with_best, float(alike_best.mean()))
+
+    def _count(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """Votes of some rows, n × classes."""
+        votes = np.zeros((self._predictions.shape[1], self._classes), dtype=np.int64)
+        for row in rows:
+            votes[np.arange(len(votes)), self._predictions[row]] += 1
+        return votes
+
+    def _compare(
+        self, votes: NDArray[np.int64], voters: int, predicted: NDArray[np.integer[Any]]
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Share of the probes with what most say, and of the voters that say the same on each."""
+        known = (predicted >= 0) & (predicted < self._classes)
+        alike = np.where(known, votes[np.arange(len(votes)), np.where(known, predicted, 0)], 0) / voters
+        return float((predicted == votes.argmax(axis=1)).mean()), alike

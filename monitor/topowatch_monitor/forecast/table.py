@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Family = Literal["loss", "path", "topology", "landscape", "probes", "siblings", "weights"]
+Family = Literal["loss", "curve", "path", "topology", "landscape", "probes", "siblings", "weights"]
 
 
 class Feature(NamedTuple):
@@ -32,6 +32,10 @@ FEATURES = (
     Feature("loss_fall", "loss"),  # logarithm of the loss at the beginning over that now
     Feature("loss_slope", "loss"),  # logarithm of the loss at half of the steps so far over that now
     Feature("loss_noise", "loss", ratios=True),  # of single values, over the loss
+    Feature("curve_last", "curve"),  # newest value of the metric that is forecast, where it is logged on the way
+    Feature("curve_level", "curve"),  # mean of its newest four
+    Feature("curve_rise", "curve"),  # newest value less that at half of the steps so far
+    Feature("curve_drawn", "curve"),  # drawn on to the end by a power law
     Feature("path_length", "path", ratios=True),
     Feature("representation_length", "path", ratios=True),
     Feature("h0_total_persistence", "topology", ratios=True),
@@ -51,11 +55,17 @@ FEATURES = (
     Feature("confidence", "probes"),  # mean over the probes of the probability of the class that is predicted
     Feature("confidence_low", "probes"),  # its tenth percentile
     Feature("confidence_spread", "probes"),  # its standard deviation
+    Feature(
+        "confidence_loss", "probes", ratios=True
+    ),  # mean over the probes of minus the logarithm of that probability
+    Feature("doubt_over_loss", "probes"),  # logarithm of that over the training loss: what is sure only of its own data
     Feature("class_entropy", "probes"),  # of the predicted classes, over the most that there can be
     Feature("representation_rank", "probes", ratios=True),
     Feature("agreement", "siblings"),  # share of the probes on which the run says what most finished siblings say
     Feature("agreement_mean", "siblings"),  # share of siblings that say what it says, averaged over the probes
     Feature("agreement_sure", "siblings"),  # the same share where the run is surest: the upper half of its confidences
+    Feature("agreement_best", "siblings"),  # as `agreement`, with the siblings whose results were the best
+    Feature("agreement_best_mean", "siblings"),  # as `agreement_mean`, with these
     Feature("weight_norm", "weights", ratios=True),
     Feature("update_ratio_max", "weights", ratios=True),
     Feature("gradient_norm", "weights", ratios=True),
@@ -66,6 +76,7 @@ TOPOLOGICAL = frozenset(feature.name for feature in FEATURES if feature.family i
 KNOWN = 0.8
 # Share of the used features that has to be known of a run for a forecast.
 ENOUGH = 0.7
+NO_FEATURE = "no feature is known of enough runs and differs among them"
 
 
 class UnusableError(ValueError):
@@ -102,7 +113,7 @@ class Table:
             spreads = np.array([np.nanstd(column) if np.isfinite(column).any() else 0.0 for column in changed.T])
         chosen = known & (spreads > 1e-9)
         if not chosen.any():
-            raise UnusableError("no feature is known of enough runs and differs among them")
+            raise UnusableError(NO_FEATURE)
         self._ratios = ratios
         self._chosen = np.flatnonzero(chosen)
         self._medians = np.nanmedian(changed[:, self._chosen], axis=0)
@@ -114,6 +125,11 @@ class Table:
     def names(self) -> list[str]:
         """Names of the features that are used."""
         return [NAMES[index] for index in self._chosen]
+
+    @property
+    def families(self) -> list[Family]:
+        """Families of the features that are used."""
+        return [FEATURES[index].family for index in self._chosen]
 
     def row(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Standardise the features of one run, F numbers by FEATURES.

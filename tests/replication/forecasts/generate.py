@@ -60,8 +60,12 @@ def generate(sweep: Sweep) -> None:
         ):
             task = progress.add_task(f"training {sweep.name}", total=len(missing))
             futures = [pool.submit(_keep, sweep, each, daemon.grpc, Path(spool)) for each in missing]
-            for done in as_completed(futures):
-                progress.update(task, description=f"trained {done.result():<28}", advance=1)
+            try:
+                for done in as_completed(futures):
+                    progress.update(task, description=f"trained {done.result():<28}", advance=1)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # or leaving the block would train all the rest
+                raise
             progress.update(task, description="the daemon reads on")
             _wait(daemon, missing)
     finally:

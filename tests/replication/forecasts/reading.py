@@ -20,7 +20,7 @@ from topowatch_monitor.engine.shard import finished
 if TYPE_CHECKING:
     from replication.forecasts.sweep import Sweep
     from topowatch_monitor.commands.records import Key
-    from topowatch_monitor.engine.group_forecast import Finished
+    from topowatch_monitor.engine.finished import Finished
 
 _ROOMS = ("detect", "engine", "forecast", "topology")
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topowatch_monitor.forecast.baselines import LOSS_ONLY, NORM_AND_LENGTH, last_value, power_law
+from topowatch_monitor.forecast.baselines import LOSS_ONLY, NORM_AND_LENGTH
+from topowatch_monitor.forecast.curve import curve_features, last_value, power_law
 from topowatch_monitor.forecast.table import NAMES
 
 
@@ -43,3 +44,14 @@ def test_where_too_little_is_known_the_last_value_stands() -> None:
 def test_simpler_forecasts_see_what_they_are_named_for() -> None:
     assert set(NAMES) - NORM_AND_LENGTH == {"weight_norm", "path_length"}
     assert all(name.startswith("loss") for name in set(NAMES) - LOSS_ONLY)
+
+
+def test_a_curve_shows_its_newest_value_its_level_its_rise_and_its_end() -> None:
+    steps = np.arange(0, 100, 10)
+    found = curve_features(steps, 0.9 - 0.5 / (steps + 1.0), 999)
+    assert found["curve_last"] == pytest.approx(0.9 - 0.5 / 91)
+    assert found["curve_level"] == pytest.approx(np.mean(0.9 - 0.5 / (steps[-4:] + 1.0)))
+    assert found["curve_rise"] == pytest.approx(0.5 / 41 - 0.5 / 91)
+    assert found["curve_drawn"] == pytest.approx(0.9, abs=2e-3)
+    assert curve_features([3], [np.nan], 99) == {}
+    assert curve_features([3], [0.4], 99) == {"curve_last": 0.4, "curve_level": 0.4, "curve_drawn": 0.4}

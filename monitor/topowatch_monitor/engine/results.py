@@ -1,0 +1,107 @@
+"""What runs end with: which result of a group is forecast, which way is better, and how far it lies from training."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# Label by which runs say how many steps they will take.
+TOTAL_LABEL = "total_steps"
+# Labels by which they say what to forecast of them, and whether more of it ("max") or less ("min") is better.
+METRIC_LABEL, GOAL_LABEL = "forecast_metric", "forecast_goal"
+GOALS = {"max": True, "maximize": True, "min": False, "minimize": False}
+PREFERRED = ("test_accuracy", "val_accuracy")
+GAP = "generalization_gap"  # as it is called in what is told
+GAPS = (GAP, "generalisation_gap", "gap")
+_HELD_OUT = frozenset({"val", "valid", "validation", "test", "eval", "evaluation", "dev", "heldout", "holdout"})
+_TRAINED = frozenset({"train", "training"})
+_SAYS_NOTHING = frozenset({"final", "last", "best", "epoch", "mean", "avg"})
+_ALIASES = {"acc": "accuracy", "top1": "accuracy", "ppl": "perplexity", "err": "error"}
+_LOWER_IS_BETTER = frozenset({"entropy", "nll", "bpb", "bpc", "mse", "mae", "rmse", "wer", "cer", "fid", "gap", "kl"})
+_LOWER_ENDINGS = ("loss", "error", "perplexity", "distance")
+
+
+def _words(name: str) -> list[str]:
+    return [_ALIASES.get(word, word) for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def root(name: str) -> str:
+    """What a result measures, whatever it is measured on: `accuracy` of `test_accuracy`, `val/acc` and `train_acc`."""
+    return "_".join(word for word in _words(name) if word not in _HELD_OUT | _TRAINED | _SAYS_NOTHING)
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a scalar is measured on data that the run does not learn from, by its name, as that of `val_loss`."""
+    return not _HELD_OUT.isdisjoint(_words(name))
+
+
+def is_trained(name: str) -> bool:
+    """Whether a scalar is measured on the training data, by its name."""
+    return not _TRAINED.isdisjoint(_words(name))
+
+
+def results_of(given: Mapping[str, float], latest: Mapping[str, float]) -> dict[str, float]:
+    """What a run ended with.
+
+    Args:
+        given: to `Watch.finish`.
+        latest: newest values of what it logged; what is measured on held-out data counts as a result.
+    """
+    return {**{name: value for name, value in latest.items() if is_held_out(name)}, **given}
+
+
+def commonest_metric(results: Sequence[Mapping[str, float]]) -> str | None:
+    """The result that most runs have; of several those in PREFERRED come first, then others that are held out.
+
+    Gaps and what is measured on the training data come last.
+    """
+    counts = Counter(name for each in results for name, value in each.items() if math.isfinite(value))
+    most = max(counts.values(), default=0)
+
+    def order(name: str) -> tuple[int, bool, bool, str]:
+        preferred = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+        return preferred, is_trained(name) or name in GAPS, not is_held_out(name), name
+
+    return min((name for name, count in counts.items() if count == most), key=order, default=None)
+
+
+def asked_metric(labels: Iterable[Mapping[str, str]], results: Sequence[Mapping[str, float]]) -> str | None:
+    """The result that runs ask to be forecast by METRIC_LABEL, as most of those that do; else the commonest one."""
+    asked = Counter(each[METRIC_LABEL] for each in labels if METRIC_LABEL in each)
+    return min(asked, key=lambda name: (-asked[name], name)) if asked else commonest_metric(results)
+
+
+def higher_is_better(metric: str, labels: Iterable[Mapping[str, str]] = ()) -> bool:
+    """Whether more of a metric is better: as most runs say by GOAL_LABEL, else by its name.
+
+    Less is better of losses, errors, perplexities and what is named after them.
+    """
+    goals = Counter(GOALS[goal] for each in labels if (goal := each.get(GOAL_LABEL, "").lower()) in GOALS)
+    if goals:
+        return goals[True] >= goals[False]
+    return not any(word in _LOWER_IS_BETTER or word.endswith(_LOWER_ENDINGS) for word in _words(metric))
+
+
+def gap_of(results: Mapping[str, float], metric: str, *, higher: bool) -> float:
+    """How much worse a run does on held-out data than on its own: a result in GAPS, else against the training's.
+
+    Args:
+        results: that it ended with.
+        metric: that is forecast, as measured on held-out data.
+        higher: whether more of it is better.
+
+    Returns:
+        In the unit of the metric, positive where training does better; NaN where that is not known.
+    """
+    for name in GAPS:
+        if name in results:
+            return results[name]
+    trained = [name for name in sorted(results) if is_trained(name) and root(name) == root(metric)]
+    if not trained or metric not in results:
+        return math.nan
+    return (results[trained[0]] - results[metric]) * (1 if higher else -1)

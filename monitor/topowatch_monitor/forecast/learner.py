@@ -1,0 +1,102 @@
+"""Learns a target from features: of several ways to do so, the one that errs least on runs that are left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from topowatch_monitor.forecast.regressor import Prediction, Regressor, all_same, fit
+from topowatch_monitor.forecast.table import NAMES, NO_FEATURE, TOPOLOGICAL, Table, UnusableError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What a target may be learned as the rest of: where the metric is logged on the way, it ends near its newest values.
+OFFSETS = (None, "curve_level", "curve_drawn")
+
+
+class Learned(NamedTuple):
+    """What was learned from n runs.
+
+    Attributes:
+        offset: name of the feature that the target was learned as the rest of; None: as it is.
+        left_out: what the others forecast of each run: n numbers in the unit of the target.
+    """
+
+    offset: str | None
+    table: Table
+    regressor: Regressor
+    left_out: NDArray[np.float64]
+
+    def predict(self, raw: NDArray[np.float64], level: float = 0.9) -> Prediction:
+        """Forecast a run from its F features by `table.FEATURES`.
+
+        Args:
+            raw: NaN where unknown.
+            level: of the interval, between 0 and 1.
+
+        Raises:
+            UnusableError: too few of them are known.
+        """
+        found = self.regressor.predict(self.table.row(raw), level)
+        if self.offset is None:
+            return found
+        known = float(raw[NAMES.index(self.offset)])
+        if not np.isfinite(known):
+            raise UnusableError("it has not logged the metric that is forecast, as its siblings have")
+        return Prediction(known + found.value, known + found.lower, known + found.upper, found.strangeness)
+
+    def error(self, targets: NDArray[np.float64]) -> float:
+        """Squared error of `left_out`, summed over the runs."""
+        return float(((self.left_out - targets) ** 2).sum())
+
+    def drivers(self, raw: NDArray[np.float64]) -> dict[str, float]:
+        """By how much each family of features raises the forecast above what it would be, were they as usual.
+
+        Args:
+            raw: F features by `table.FEATURES`, of a run that something is forecast of.
+
+        Returns:
+            Effects in the unit of the target by family, the largest first; they need not add up.
+        """
+        row, families = self.table.row(raw), np.array(self.table.families)
+        names = sorted(set(families))
+        usual = np.array([np.where(families == name, 0.0, row) for name in names])
+        effects = self.regressor.values(row[None]) - self.regressor.values(usual)
+        return {names[place]: float(effects[place]) for place in np.argsort(-np.abs(effects), kind="stable")}
+
+
+def learn(raw: NDArray[np.float64], targets: NDArray[np.float64], without: frozenset[str] = frozenset()) -> Learned:
+    """Learn from finished runs: with topological features or without them, and as the rest of which offset.
+
+    Args:
+        raw: n × F features by `table.FEATURES`, NaN where unknown.
+        targets: n finite numbers that are not all the same.
+        without: names of features to leave out.
+
+    Raises:
+        UnusableError: no feature is known of enough runs and differs among them.
+    """
+    ways = [_learn(raw, targets, without, offset) for offset in OFFSETS if offset not in without]
+    found = [way for way in ways if way is not None]
+    if not found:
+        raise UnusableError(NO_FEATURE)
+    best = min(found, key=lambda way: way.error(targets))
+    plain = None if without >= TOPOLOGICAL else _learn(raw, targets, without | TOPOLOGICAL, best.offset)
+    return best if plain is None or best.error(targets) <= plain.error(targets) else plain
+
+
+def _learn(
+    raw: NDArray[np.float64], targets: NDArray[np.float64], without: frozenset[str], offset: str | None
+) -> Learned | None:
+    """Learn in one way; None where nothing is known, the offset is not known of every run, or leaves nothing over."""
+    known = np.zeros(len(targets)) if offset is None else raw[:, NAMES.index(offset)]
+    if not np.isfinite(known).all() or all_same(targets - known):
+        return None
+    try:
+        table = Table(raw, without)
+    except UnusableError:
+        return None
+    regressor = fit(table.rows, targets - known)
+    return Learned(offset, table, regressor, known + regressor.left_out)
