@@ -35,6 +35,7 @@ def finished(
     steps: int = STEPS,
     results: dict[str, float] | None = None,
     curve_of_metric: bool = False,
+    group: str = "g",
 ) -> Finished:
     rng = np.random.default_rng(number)
     milestones = [milestone(step, skill, rng) for step in [*range(0, steps - 1, 10), steps - 1]]
@@ -43,6 +44,7 @@ def finished(
     curve = known.get("test_accuracy", 0.5) - 0.5 * (at + 1.0) ** -0.5
     return Finished(
         run=f"r{number:03d}",
+        group=group,
         labels={},
         digest="aa",
         classes=CLASSES,

@@ -30,6 +30,7 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
         "reason": "",
         "higher_is_better": True,
         "runs": 20,
+        "others": [],
         "steps": 1000,
         "levels": levels,
     }
@@ -38,5 +39,6 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
 
 def forecast(value: float, width: float = 0.02, **changes: Any) -> Any:
     told = {"metric": "test_accuracy", "value": value, "lower": value - width, "upper": value + width}
+    told |= {"others": 0, "target": None, "misses_target": None}
     told |= {"gap": None, "drivers": {"siblings": 0.03, "loss": -0.01}}
-    return {**told, "step": 249, "abstained": False, "reason": "", **changes}
+    return {**told, "step": 249, "early": False, "abstained": False, "reason": "", **changes}

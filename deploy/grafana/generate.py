@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
+import forecasts
 import path_classes
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-DASHBOARDS = {"path-classes": path_classes.dashboard}
+DASHBOARDS = {"forecasts": forecasts.dashboard, "path-classes": path_classes.dashboard}
 
 
 def main(folder: Path) -> None:

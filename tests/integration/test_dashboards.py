@@ -46,7 +46,7 @@ def exported() -> set[str]:
 
 
 def test_there_are_dashboards():
-    assert [file.stem for file in FILES] == ["path-classes"]
+    assert [file.stem for file in FILES] == ["forecasts", "path-classes"]
 
 
 def test_generating_them_again_changes_nothing(tmp_path: Path):
@@ -93,6 +93,11 @@ def test_the_dashboard_of_path_classes_shows_what_it_is_for():
         registry.HOMOLOGY_TIMEOUTS,
     ):
         assert metric.name in asked
+
+
+def test_the_dashboard_of_forecasts_shows_every_metric_of_them():
+    asked = set(re.findall(r"topowatch_\w+", " ".join(queries(DEPLOY / "forecasts.json"))))
+    assert {metric.name for metric in registry.METRICS if "forecast" in metric.name} <= asked
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

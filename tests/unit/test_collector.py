@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forecast_views import forecast, learned_view, score_view
 from group_views import group_view, path_class
-from topowatch_monitor.engine.view import at, no_class
+from topowatch_monitor.engine.view import at, no_class, no_forecast
 from topowatch_monitor.export import registry
 from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean
 from topowatch_monitor.export.exposition import render
@@ -70,7 +70,8 @@ def full(run: str = "a") -> Any:
         critical_lr_ratio=0.75,
         gradient_flow_consistency=-0.5,
         landscape={"total_persistence": 1.25},
-        forecast=forecast(0.875, 0.125),
+        labels={"forecast_target": "0.9"},
+        forecast=forecast(0.875, 0.125, gap={"value": 0.0625, "lower": 0.0, "upper": 0.125}),
     )
 
 
@@ -85,6 +86,7 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_forecast_metric"] == [(labels, 0.875)]
     assert found["topowatch_forecast_lower"] == [(labels, 0.75)]
     assert found["topowatch_forecast_upper"] == [(labels, 1.0)]
+    assert found["topowatch_forecast_gap"] == [(labels, 0.0625)]
     assert found["topowatch_path_length"] == [(labels, 3.0)]
     assert found["topowatch_h0_total_persistence"] == [(labels, 2.0)]
     assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
@@ -290,9 +292,13 @@ def test_refusals_have_a_series_for_each_reason_before_the_first():
 
 
 def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended():
-    """At half of the steps; the best plain forecast stands beside it."""
+    """At half of the steps; the best plain forecast stands beside it. How often intervals hold takes more runs."""
     labels = {"group": "g"}
-    found = series(collector_of(view("a"), groups=[group_view()], learned=[learned_view()]))
+    told = learned_view()
+    found = series(collector_of(view("a"), learned=[told]))
+    assert "topowatch_group_forecast_coverage" not in found
+    told["levels"][1]["made"] = score_view(0.88, 30, 0.93)
+    found = series(collector_of(view("a"), learned=[told]))
     assert found["topowatch_group_forecast_r2"] == [(labels, 0.88)]
     assert found["topowatch_group_forecast_baseline_r2"] == [(labels, pytest.approx(0.7))]
     assert found["topowatch_group_forecast_coverage"] == [(labels, 0.93)]
@@ -307,12 +313,42 @@ def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended()
     )
 
 
+def test_a_group_tells_of_how_many_live_runs_nothing_is_forecast_and_what_they_are_to_reach():
+    """Runs that have hardly begun do not count, nor do those that ended."""
+    runs = [
+        view("a", forecast=forecast(0.8), labels={"forecast_target": "0.9"}),
+        view("b", forecast=no_forecast("strange"), labels={"forecast_target": "0.9"}),
+        view("c", forecast=no_forecast("too early", early=True), labels={"forecast_target": "none"}),
+        view("d", forecast=no_forecast("it has ended"), state="ended", labels={"forecast_target": "0.7"}),
+    ]
+    found = series(collector_of(*runs, learned=[learned_view()]))
+    assert found["topowatch_group_forecast_abstained"] == [({"group": "g"}, 0.5)]
+    assert found["topowatch_group_forecast_target"] == [({"group": "g", "goal": "max"}, 0.9)]
+    found = series(collector_of(*runs, learned=[learned_view(higher_is_better=False)]))
+    assert found["topowatch_group_forecast_target"] == [({"group": "g", "goal": "min"}, 0.9)]
+    found = series(collector_of(*runs, learned=[learned_view(metric=None, levels=[])]))
+    assert "topowatch_group_forecast_abstained" not in found
+
+
+def test_quantiles_over_the_cluster_are_of_runs_that_are_forecast_in_one_metric():
+    losses = [view(f"l{number}", group="h", forecast=forecast(number, metric="loss")) for number in range(11)]
+    one = view("a", forecast=forecast(0.8))
+    ended = view("z", forecast=forecast(0.1), state="ended")
+    found = series(collector_of(*losses, one, ended))["topowatch_cluster_forecast_metric"]
+    assert {(labels["metric"], labels["quantile"]): value for labels, value in found} == {
+        **{("loss", str(quantile)): pytest.approx(10 * quantile) for quantile in (0.1, 0.5, 0.9)},
+        **{("test_accuracy", quantile): 0.8 for quantile in ("0.1", "0.5", "0.9")},
+    }
+
+
 def test_only_registered_metrics_are_exported_with_their_registered_labels():
     stats = DaemonStats(rejected_total={"x": 1}, ack_seconds_buckets=((math.inf, 0),))
     known = {metric.name: metric for metric in registry.METRICS}
     exported = set()
     runs = full(), view("b", flags=[flag("loss_rise")])
-    for family in collector_of(*runs, groups=[group_view()], learned=[learned_view()], stats=stats).collect():
+    told = learned_view()
+    told["levels"][1]["made"] = score_view(0.88, 30, 0.93)
+    for family in collector_of(*runs, groups=[group_view()], learned=[told], stats=stats).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         metric = known[name]
         assert (family.type, family.documentation) == (metric.kind, metric.help)

@@ -75,6 +75,7 @@ def test_it_learns_once_runs_have_ended_and_everybody_is_told(make: Any) -> None
     forecasts.see([run_view("a", forecast=no_forecast(""))])
     forecasts.tick(0.0, caught_up=True)
     assert forecasts._learning is None
+    told.published.clear()
     forecasts.see([ended("a")])
     forecasts.tick(1.0, caught_up=False)
     assert told.published == []
@@ -150,3 +151,41 @@ def test_a_forecast_of_the_gap_goes_into_the_log_beside_that_of_the_metric(make:
     forecasts.see([run_view("a", step=70, forecast=told)])
     made = [(each["metric"], each["value"], each["lower"], each["upper"]) for each in forecasts.take_made()]
     assert made == [("test_accuracy", 0.9, 0.88, 0.92), ("generalization_gap", 0.05, 0.01, 0.09)]
+
+
+def test_a_group_with_few_ended_runs_is_learned_from_others_of_its_tenant() -> None:
+    """Once three others have enough, and only where a run is live to be told."""
+    asked: list[Any] = []
+
+    class Asked(Told):
+        def ask(self, method: str, *arguments: Any) -> list[Any]:
+            asked.append(arguments)
+            return [[]]
+
+    told = Asked()
+    forecasts = Forecasts(told, InlinePool(), settings=SETTINGS)
+    for group, tenant in (("a", ""), ("b", ""), ("c", "other"), ("c", "")):
+        forecasts.see([ended(run, group=group, tenant=tenant) for run in ENOUGH])
+    forecasts._wanting.clear()
+    forecasts.see([ended("x", group="small")])
+    forecasts.tick(0.0, caught_up=True)
+    assert asked == []
+    assert told.published[-1][0] == ("", "small")
+    forecasts.see([run_view("y", group="small", state="live", forecast=no_forecast(""))])
+    forecasts.tick(0.0, caught_up=True)
+    try:
+        assert [(key[1], most) for key, most in asked] == [("small", 60), ("a", 60), ("b", 60), ("c", 60)]
+        assert all(key[0] == "" for key, _ in asked)
+    finally:
+        forecasts.close()
+
+
+def test_groups_with_few_ended_runs_are_looked_at_again_when_there_is_more_to_learn_from(make: Any) -> None:
+    forecasts, _ = make()
+    forecasts.see([run_view("y", group="small", state="live", forecast=no_forecast(""))])
+    forecasts.tick(0.0, caught_up=True)
+    assert forecasts._wanting == {}
+    forecasts.see(map(ended, ENOUGH))
+    forecasts.tick(1.0, caught_up=True)
+    wait(forecasts, 2.0)
+    assert forecasts._wanting == {("", "small"): 62.0}

@@ -31,7 +31,7 @@ def fit() -> ForecastFit:
 def said_of(fit: ForecastFit, milestone: Milestone, level: int, digest: str = "aa") -> ForecastView:
     """What is forecast of a run that logs nothing of the metric on its way."""
     raw = features_at(milestone, fit.siblings, digest=digest, curve=None, steps=STEPS)
-    return forecast(fit, raw, milestone.step, level)
+    return forecast(fit, raw, step=milestone.step, level=level)
 
 
 def r2_at(fit: ForecastFit, level: int) -> float:

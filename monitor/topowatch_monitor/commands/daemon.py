@@ -37,6 +37,11 @@ def fetch_forecasts(url: str, group: str) -> dict[str, Any]:
     return _of_group(url, group, "forecast", None)
 
 
+def fetch_fleet_forecasts(url: str) -> dict[str, Any]:
+    """Return the JSON of the forecasts of all groups; raises CommandError."""
+    return _fetch(url, "/api/v1/forecasts", None)
+
+
 def _of_group(url: str, group: str, what: str, tenant: str | None) -> dict[str, Any]:
     missing = f"no run of a group {group!r} is known to the daemon at {url}: `topowatch runs` lists groups and runs"
     if group in {"", ".", ".."}:  # no names of groups, and a path would lead elsewhere

@@ -1,4 +1,4 @@
-"""How the forecasts of a group look in the terminal: live runs, the best first, and what forecasts were worth."""
+"""How forecasts look in the terminal: of a run, of a group with the worth of such forecasts, and of all groups."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+WORDS = {"run", "group", "metric", "why not", "best", "advice"}
+DRIVERS = {
+    "loss": "how the training loss has come down",
+    "curve": "the metric so far",
+    "path": "how long its path is",
+    "topology": "the shape of its path",
+    "landscape": "the loss around it",
+    "probes": "how sure it is of the probes",
+    "siblings": "how far it agrees with its siblings",
+    "weights": "its weights, gradients and updates",
+}
+_TOLD_DRIVERS = 4
+
 
 def forecast_page(answer: Mapping[str, Any]) -> RenderableType:
     """Lay out the daemon's answer about a group."""
@@ -26,31 +39,125 @@ def forecast_page(answer: Mapping[str, Any]) -> RenderableType:
     if answer["abstained"]:
         parts.append(Text.assemble("\nForecasts: ", ("abstained", "dim"), f", {answer['reason']}"))
     else:
-        higher = all(view["higher_is_better"] for view in answer["learned"])
-        parts += _runs(live, higher_is_better=higher)
+        parts += _runs(live, higher_is_better=_higher(answer))
     for view in answer["learned"]:
         parts += _worth(view)
     return Group(*parts)
 
 
+def run_forecast_page(run: Mapping[str, Any], answer: Mapping[str, Any]) -> RenderableType:
+    """Lay out one run's forecast, beside what the daemon answers about its group."""
+    told = run["forecast"]
+    parts: list[RenderableType] = [
+        Text.assemble(
+            ("run ", "dim"), (run["run"], "bold"), (f"  group {run['group']}, step {number(run['step'])}", "dim")
+        )
+    ]
+    if told["abstained"]:
+        parts.append(Text.assemble("\nForecast: ", ("abstained", "dim"), f", {told['reason']}"))
+    else:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for key, value in _facts(told, run["run"], answer):
+            table.add_row(Text(key, style="dim"), value)
+        parts += [Text("\nForecast", style="bold"), Padding(table, (0, 0, 0, 2))]
+        effects = Table.grid(padding=(0, 2, 0, 0))
+        for family, effect in list(told["drivers"].items())[:_TOLD_DRIVERS]:
+            sign = "+" if effect >= 0 else "−"
+            effects.add_row(Text(f"{sign}{number(abs(effect))}"), Text(DRIVERS.get(family, family)))
+        heading = Text.assemble(("\nWhat drives it", "bold"), ("  against a run that is as usual there", "dim"))
+        parts += [heading, Padding(effects, (0, 0, 0, 2))]
+    for view in answer["learned"]:
+        parts += _worth(view)
+    return Group(*parts)
+
+
+def fleet_page(answer: Mapping[str, Any]) -> RenderableType:
+    """Lay out the daemon's answer about all groups."""
+    if not answer["groups"]:
+        return Text("No run is live, so there is nothing to forecast. `topowatch runs` lists those that ended.")
+    table = _table("group", "metric", "told", "best", "ends with", "90 %", "miss target")
+    for group in answer["groups"]:
+        best = group["best"]
+        table.add_row(
+            Text(group["group"]),
+            Text(group["metric"] or UNKNOWN),
+            f"{number(group['told'])} of {number(group['live'])}",
+            Text(UNKNOWN if best is None else best["run"]),
+            UNKNOWN if best is None else number(best["value"]),
+            UNKNOWN if best is None else f"{number(best['lower'])} to {number(best['upper'])}",
+            number(group["missing_target"]) if group["missing_target"] else UNKNOWN,
+        )
+    parts: list[RenderableType] = [Text("Live runs of all groups", style="bold"), Padding(table, (0, 0, 0, 2))]
+    silent = [group for group in answer["groups"] if not group["told"]]
+    for group in silent:
+        why = "nothing has been learned about it yet" if group["learned"] is None else group["learned"]["reason"]
+        parts.append(Text(f"  {group['group']}: {why or 'its runs are told by topowatch forecast ' + group['group']}"))
+    if answer["quantiles"]:
+        quantiles = _table("metric", "tenth", "median", "nine tenths")
+        for metric, found in answer["quantiles"].items():
+            quantiles.add_row(Text(metric), *(number(value) for value in found.values()))
+        parts += [Text("\nOver all groups", style="bold"), Padding(quantiles, (0, 0, 0, 2))]
+    return Group(*parts)
+
+
+def _facts(told: Mapping[str, Any], name: str, answer: Mapping[str, Any]) -> list[tuple[str, Text]]:
+    """What is told of a run, as pairs of words."""
+    facts = [
+        (told["metric"], Text(number(told["value"]), style="bold")),
+        ("90 % interval", Text(f"{number(told['lower'])} to {number(told['upper'])}")),
+    ]
+    gap = told["gap"]
+    if gap is not None:
+        facts.append(("gap", Text(f"{number(gap['value'])} ({number(gap['lower'])} to {number(gap['upper'])})")))
+    if told["target"] is not None:
+        missed = told["misses_target"]
+        words = f"{number(told['target'])}, " + ("out of reach" if missed else "within reach")
+        facts.append(("target", Text(words, style="yellow" if missed else "green")))
+    ranked = _ranked([run for run in answer["runs"] if run["state"] == "live"], higher_is_better=_higher(answer))
+    place = next((place for place, run in enumerate(ranked) if run["run"] == name), None)
+    if place is not None and len(ranked) > 1:
+        words = f"{number(place + 1)} of {number(len(ranked))} live runs with a forecast: "
+        facts.append(("rank", Text(words).append_text(_advice(place, len(ranked)))))
+    facts.append(("as it was at step", Text(number(told["step"]))))
+    if told["others"]:
+        facts.append(("learned from", Text(f"{number(told['others'])} other groups")))
+    return facts
+
+
+def _higher(answer: Mapping[str, Any]) -> bool:
+    return all(view["higher_is_better"] for view in answer["learned"])
+
+
+def _ranked(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[Mapping[str, Any]]:
+    told = [run for run in runs if not run["abstained"]]
+    return sorted(told, key=lambda run: run["value"], reverse=higher_is_better)
+
+
+def _advice(place: int, count: int) -> Text:
+    """What to do with a run: the worse half may be stopped."""
+    return Text("continue", style="green") if place < (count + 1) // 2 else Text("stop", style="yellow")
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        words = name in {"run", "why not"}
+        words = name in WORDS
         table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=not words)
     return table
 
 
 def _runs(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[RenderableType]:
     """Lay out the live runs, the best forecast first; the worse half of those that have one may be stopped."""
-    told = sorted((run for run in runs if not run["abstained"]), key=lambda run: run["value"], reverse=higher_is_better)
-    silent = [run for run in runs if run["abstained"]]
-    table = _table("run", "step", told[0]["metric"], "90 %", "half")
+    told, silent = _ranked(runs, higher_is_better=higher_is_better), [run for run in runs if run["abstained"]]
+    gaps = any(run["gap"] is not None for run in told)
+    table = _table("run", "step", told[0]["metric"], "90 %", *(["gap"] if gaps else []), "advice")
     for place, run in enumerate(told):
-        better = place < (len(told) + 1) // 2
-        half = Text("better", style="green") if better else Text("worse", style="yellow")
+        advice = _advice(place, len(told))
+        if run["misses_target"]:
+            advice.append(", misses its target")
         interval = f"{number(run['lower'])} to {number(run['upper'])}"
-        table.add_row(Text(run["run"]), number(run["at"]), number(run["value"]), interval, half)
+        gap = [UNKNOWN if run["gap"] is None else number(run["gap"]["value"])] if gaps else []
+        table.add_row(Text(run["run"]), number(run["at"]), number(run["value"]), interval, *gap, advice)
     parts: list[RenderableType] = [Text("\nLive runs", style="bold"), Padding(table, (0, 0, 0, 2))]
     if silent:
         rest = _table("run", "step", "why not")
@@ -61,23 +168,44 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[
 
 
 def _worth(view: Mapping[str, Any]) -> list[RenderableType]:
-    """Lay out how good forecasts were, beside plain ones."""
+    """Lay out how good forecasts were, beside plain ones, and what stopping the worse half by them would have cost."""
     if view["metric"] is None:
         return [Text(f"\nNothing was learned: {view['reason']}")]
-    table = _table("share", "R² made", "runs", "in 90 %", "R² left out", "no topology", "plain")
+    table = _table("share", "R² made", "runs", "in 90 %", "R² left out", "no topology", "plain", "saves", "costs")
     for level in view["levels"]:
-        made, left_out = level["made"], level["left_out"]
+        made, left_out, halving = level["made"], level["left_out"], level["halving"]
         plain = [r2 for r2 in level["baselines"].values() if r2 is not None]
         table.add_row(
-            percent(level["share"]),
+            percent(level["share"], 0),
             number(made["r2"], 2),
             number(made["runs"]),
-            UNKNOWN if made["coverage"] is None else percent(made["coverage"]),
+            percent(made["coverage"], 0),
             number(left_out["r2"], 2),
             number(level["without_topology"], 2),
             number(max(plain, default=None), 2),
+            UNKNOWN if halving is None else percent(halving["saved"], 0),
+            UNKNOWN if halving is None else number(halving["regret"], 2),
         )
+    source = f"{view['runs']} ended runs" + (f" of {', '.join(view['others'])}" if view["others"] else "")
     heading = Text.assemble(
-        ("\nWhat forecasts were worth", "bold"), (f"  {view['metric']}, learned from {view['runs']} ended runs", "dim")
+        ("\nWhat forecasts were worth", "bold"), (f"  {view['metric']}, learned from {source}", "dim")
     )
-    return [heading, Padding(table, (0, 0, 0, 2))]
+    told = (
+        "  saves, costs: had the worse half been stopped then, share of all steps saved, and how much worse the best is"
+    )
+    return [heading, Padding(table, (0, 0, 0, 2)), Text(told, style="dim"), *_verdict(view["levels"])]
+
+
+def _verdict(levels: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Whether topology helps, in a sentence."""
+    pairs = [
+        (level["left_out"]["r2"], level["without_topology"])
+        for level in levels
+        if level["left_out"]["r2"] is not None and level["without_topology"] is not None
+    ]
+    if not pairs:
+        return []
+    more = max(pairs, key=lambda pair: pair[0] - pair[1])
+    helped = more[0] - more[1]
+    words = f"helps, by {number(helped, 2)} of R² at most" if helped > 0.005 else "does not help here, and is left out"
+    return [Text(f"  topology {words}", style="dim")]

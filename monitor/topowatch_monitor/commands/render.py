@@ -33,9 +33,9 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else str(value)
 
 
-def percent(value: float | None) -> str:
-    """Format a share as a percentage."""
-    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+def percent(value: float | None, digits: int = 2) -> str:
+    """Format a share as a percentage with so many decimals."""
+    return UNKNOWN if value is None else f"{100 * value:.{digits}f} %"
 
 
 def ago(seconds: float | None) -> str:
@@ -175,14 +175,21 @@ def run_page(run: Mapping[str, Any], now: float | None) -> RenderableType:
     )
     if not run["path_class"]["abstained"]:
         parts += _section("Path class", _path_class(run["path_class"]))
-    forecast = run["forecast"]
-    if not forecast["abstained"]:
-        interval = f"{number(forecast['lower'])} to {number(forecast['upper'])} (90 %)"
-        parts += _section("Forecast", {forecast["metric"]: number(forecast["value"]), "interval": interval})
+    if not run["forecast"]["abstained"]:
+        parts += _section("Forecast", _forecast(run["forecast"]))
     for title, key in (("Path class", "path_class"), ("Forecast", "forecast")):
         if run[key]["abstained"] and run[key]["reason"]:
             parts += [Text.assemble(f"\n{title}: ", ("abstained", "dim"), f", {run[key]['reason']}")]
     return Group(*parts)
+
+
+def _forecast(forecast: Mapping[str, Any]) -> dict[str, str | Text]:
+    told: dict[str, str | Text] = {
+        forecast["metric"]: number(forecast["value"]),
+        "interval": f"{number(forecast['lower'])} to {number(forecast['upper'])} (90 %)",
+    }
+    gap = forecast.get("gap")  # a daemon of an earlier version does not say
+    return {**told, "gap": number(gap["value"])} if gap else told
 
 
 def _ranks(run: Mapping[str, Any]) -> str:

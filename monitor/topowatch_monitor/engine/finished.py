@@ -41,6 +41,7 @@ class Finished(NamedTuple):
     """
 
     run: str
+    group: str
     labels: dict[str, str]
     digest: str
     classes: int

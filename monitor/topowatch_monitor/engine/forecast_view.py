@@ -71,6 +71,7 @@ class GroupForecastView(TypedDict):
     Attributes:
         metric: that is forecast; None where nothing is, for this `reason`.
         runs: ended ones that were learned from.
+        others: groups that this was learned from, where its own has too few ended runs.
         steps: that a run of the group takes; None where they differ, and runs have to say it.
         levels: of a quarter and half of the steps, and of the end.
     """
@@ -81,6 +82,7 @@ class GroupForecastView(TypedDict):
     reason: str
     higher_is_better: bool
     runs: int
+    others: list[str]
     steps: int | None
     levels: list[LevelView]
 
@@ -94,6 +96,7 @@ def forecast_view(group: GroupKey, fit: ForecastFit) -> GroupForecastView:
         "reason": fit.reason,
         "higher_is_better": fit.higher_is_better,
         "runs": len(fit.of_metric.results),
+        "others": list(fit.others),
         "steps": fit.steps,
         "levels": [_level_view(level, fit) for level in SCORED if fit.of_metric.levels],
     }

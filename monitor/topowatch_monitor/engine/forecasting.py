@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from topowatch_monitor.engine.features import curve_for, curves_of
 from topowatch_monitor.engine.finished import LEVELS, at_level, features_at, level_of
-from topowatch_monitor.engine.results import TOTAL_LABEL
+from topowatch_monitor.engine.results import TARGET_LABEL, TOTAL_LABEL, number_of
 from topowatch_monitor.engine.view import no_forecast
 from topowatch_monitor.forecast import UnusableError
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.placing import GroupKey, Key
     from topowatch_monitor.engine.run_state import RunState
     from topowatch_monitor.engine.view import ForecastView, GapView
-    from topowatch_monitor.forecast import Learned
+    from topowatch_monitor.forecast import Learned, Prediction
 
 UNKNOWN_LENGTH = (
     "how many steps the run will take is not known, as its siblings differ: "
@@ -67,7 +66,7 @@ class Forecasting:
             return no_forecast(UNKNOWN_LENGTH)
         level = 0 if run.step is None else level_of(run.step, steps)
         if level == 0:
-            return no_forecast(TOO_EARLY)
+            return no_forecast(TOO_EARLY, early=True)
         milestone = at_level(run.told.milestones.known, steps, level)
         if milestone is None:
             return no_forecast(NO_SAMPLE)
@@ -76,21 +75,21 @@ class Forecasting:
             curve = None if fit.metric is None else curve_for(curves_of(run.history, [fit.metric]), fit.metric)
             digest = run.told.probed.digest.hex()
             raw = features_at(milestone, fit.siblings, digest=digest, curve=curve, steps=steps)
-            view = forecast(fit, raw, milestone.step, level)
+            target = number_of(run.told.labels, TARGET_LABEL)
+            view = forecast(fit, raw, step=milestone.step, level=level, target=target)
             made = self._made[run.key] = _Made(fit, milestone, view)
         return made.view
 
 
 def total_steps(run: RunState) -> float | None:
     """How many steps a run says that it will take, by its label; None where it does not say so."""
-    try:
-        told = float(run.told.labels[TOTAL_LABEL])
-    except (KeyError, ValueError):
-        return None
-    return told if math.isfinite(told) and told >= 1 else None
+    told = number_of(run.told.labels, TOTAL_LABEL)
+    return told if told is not None and told >= 1 else None
 
 
-def forecast(fit: ForecastFit, raw: NDArray[np.float64], step: int, level: int) -> ForecastView:
+def forecast(
+    fit: ForecastFit, raw: NDArray[np.float64], *, step: int, level: int, target: float | None = None
+) -> ForecastView:
     """Forecast a run.
 
     Args:
@@ -98,6 +97,7 @@ def forecast(fit: ForecastFit, raw: NDArray[np.float64], step: int, level: int) 
         raw: its F features by `forecast.FEATURES`, NaN where unknown; see `features_at`.
         step: at whose end they are of.
         level: sixteenths of its steps, the first of which is 1.
+        target: that it is to reach.
     """
     held = fit.of_metric.levels[level - 1]
     if held.learned is None:
@@ -115,10 +115,18 @@ def forecast(fit: ForecastFit, raw: NDArray[np.float64], step: int, level: int) 
         "upper": found.upper,
         "gap": None if fit.of_gap is None else _gap(fit.of_gap.levels[level - 1].learned, raw),
         "drivers": held.learned.drivers(raw),
+        "others": len(fit.others),
+        "target": target,
+        "misses_target": None if target is None else _misses(found, target, higher=fit.higher_is_better),
         "step": step,
+        "early": False,
         "abstained": False,
         "reason": "",
     }
+
+
+def _misses(found: Prediction, target: float, *, higher: bool) -> bool:
+    return found.upper < target if higher else found.lower > target
 
 
 def _gap(learned: Learned | None, raw: NDArray[np.float64]) -> GapView | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.group_forecast import MIN_RUNS, fit_forecasts, nothing
+from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, MOST_RUNS, fit_prior
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 from topowatch_monitor.engine.results import GAP
 
@@ -53,6 +54,7 @@ class Forecasts:
         pool: where jobs run.
         settings: how often, and how long a job may take.
         learn: the job; see `fit_forecasts`.
+        learn_prior: the job for groups with too few ended runs; see `fit_prior`.
     """
 
     def __init__(
@@ -62,13 +64,16 @@ class Forecasts:
         *,
         settings: GroupSettings,
         learn: Callable[..., ForecastFit] = fit_forecasts,
+        learn_prior: Callable[..., ForecastFit] = fit_prior,
     ) -> None:
         self._dispatcher = dispatcher
         self._pool = pool
         self._settings = settings
-        self._learn = learn
+        self._learn, self._learn_prior = learn, learn_prior
         self._ended: dict[GroupKey, dict[str, int]] = {}  # samples of each ended run that has a result
+        self._live: dict[GroupKey, set[str]] = {}
         self._wanting: dict[GroupKey, float] = {}  # not before when, in the order in which they came to want it
+        self._rich: set[GroupKey] = set()  # groups that are learned from by themselves
         self._failures: dict[GroupKey, int] = {}
         self._learning: _Learning | None = None
         self._newest: dict[Key, int] = {}  # step of the newest forecast of each run
@@ -79,7 +84,10 @@ class Forecasts:
         """Take in the views of runs that changed."""
         for view in views:
             key = view["tenant"], view["group"]
-            ended = self._ended.setdefault(key, {})
+            ended, live = self._ended.setdefault(key, {}), self._live.setdefault(key, set())
+            if view["state"] == "live" and not live:
+                self._wanting.setdefault(key, 0.0)
+            (live.add if view["state"] == "live" else live.discard)(view["run"])
             counted = view["samples"] if view["state"] == "ended" and view["results"] else None
             if ended.get(view["run"]) != counted:
                 if counted is None:
@@ -139,16 +147,32 @@ class Forecasts:
             ))  # fmt: skip
 
     def _begin(self, group: GroupKey, now: float) -> None:
-        ended = len(self._ended[group])
-        if ended < MIN_RUNS:  # there is nothing to learn from, and no need of a job to say so
-            self._tell(group, nothing(f"{ended} runs have ended with a result: forecasts need at least {MIN_RUNS}"))
+        learned_from = self._call(group)
+        if isinstance(learned_from, str):  # no need of a job to say so
+            self._tell(group, nothing(learned_from), now)
             return
         try:
-            job = self._pool.submit(self._learn, *self._dispatcher.ask("finished_runs", group))
+            job = self._pool.submit(*learned_from())
         except JobLostError as error:
             self._fail(group, now, str(error))
         else:
             self._learning = _Learning(group, job, now + self._settings.timeout_seconds)
+
+    def _call(self, group: GroupKey) -> Callable[[], tuple[Any, ...]] | str:
+        """What learns about a group: from its own ended runs, else from other groups; or why nothing does."""
+        ended = len(self._ended[group])
+        if ended >= MIN_RUNS:
+            return lambda: (self._learn, *self._dispatcher.ask("finished_runs", group))
+        others = [key for key, runs in self._ended.items() if key[0] == group[0] and len(runs) >= MIN_RUNS]
+        if len(others) < LEAST_GROUPS or not self._live[group]:
+            return f"{ended} runs have ended with a result: forecasts need at least {MIN_RUNS}"
+        chosen = sorted(others, key=lambda key: (-len(self._ended[key]), key))[:MOST_GROUPS]
+        most = MOST_RUNS // len(chosen)
+        return lambda: (
+            self._learn_prior,
+            group[1],
+            *(call for key in (group, *chosen) for call in self._dispatcher.ask("finished_runs", key, most)),
+        )
 
     def _watch(self, learning: _Learning, now: float) -> None:
         if not self._pool.ended(learning.job):
@@ -169,11 +193,15 @@ class Forecasts:
             self._failures.pop(learning.group, None)
             if learning.group in self._wanting:  # runs have ended since
                 self._wanting[learning.group] = now + self._settings.atlas_seconds
-            self._tell(learning.group, fit)
+            self._tell(learning.group, fit, now)
 
-    def _tell(self, group: GroupKey, fit: ForecastFit) -> None:
+    def _tell(self, group: GroupKey, fit: ForecastFit, now: float) -> None:
         self._untold[group] = forecast_view(group, fit)
         self._dispatcher.publish_forecast(group, fit)
+        if len(self._ended[group]) >= MIN_RUNS and group not in self._rich:
+            self._rich.add(group)  # there is more that groups with few ended runs may learn from
+            for poor in [key for key, live in self._live.items() if live and key not in self._rich]:
+                self._wanting.setdefault(poor, now + self._settings.atlas_seconds)
 
     def _fail(self, group: GroupKey, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""

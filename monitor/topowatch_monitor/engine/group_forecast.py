@@ -72,6 +72,7 @@ class ForecastFit(NamedTuple):
         of_metric: what was learned of it.
         of_gap: the same of the gap, by which training does better than held-out data; None where too few have one.
         siblings: that live runs may agree with.
+        others: groups that this was learned from, where its own has too few ended runs; else none.
     """
 
     metric: str | None
@@ -81,6 +82,7 @@ class ForecastFit(NamedTuple):
     of_metric: Target
     of_gap: Target | None
     siblings: Siblings
+    others: tuple[str, ...] = ()
 
 
 def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
@@ -98,21 +100,24 @@ def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
         return nothing(f"all ended runs have the same {metric}: there is nothing to tell apart")
     higher = higher_is_better(metric, labels)
     siblings = siblings_of(usable, results if higher else -results)
-    lengths = np.array([run.steps for run in usable], dtype=np.float64)
     gaps = np.array([gap_of(run.results, metric, higher=higher) for run in usable])
     raws = [raw_at(usable, level, siblings, metric) for level in range(1, LEVELS + 1)]
-    of_metric = _learn_target(usable, metric, results, raws)
+    of_metric = learn_target(usable, metric, results, raws)
     return ForecastFit(
         metric=metric,
         reason="",
         higher_is_better=higher,
-        steps=int(np.median(lengths)) if lengths.max() <= SAME_LENGTH * lengths.min() else None,
-        of_metric=of_metric._replace(
-            levels=[_beside_curves(*each) for each in zip(of_metric.levels, raws, strict=True)]
-        ),
-        of_gap=None if few_or_same(gaps) else _learn_target(usable, GAP, gaps, raws),
+        steps=common_length(usable),
+        of_metric=of_metric._replace(levels=beside_curves(of_metric.levels, raws)),
+        of_gap=None if few_or_same(gaps) else learn_target(usable, GAP, gaps, raws),
         siblings=siblings,
     )
+
+
+def common_length(runs: Sequence[Finished]) -> int | None:
+    """How many steps runs take, where all take about the same; None where they do not, or there are none."""
+    lengths = [run.steps for run in runs]
+    return int(np.median(lengths)) if lengths and max(lengths) <= SAME_LENGTH * min(lengths) else None
 
 
 def few_or_same(values: NDArray[np.float64]) -> bool:
@@ -164,42 +169,64 @@ def raw_at(runs: Sequence[Finished], level: int, siblings: Siblings, metric: str
     return raw
 
 
-def _learn_target(
-    runs: Sequence[Finished], name: str, results: NDArray[np.float64], raws: Sequence[NDArray[np.float64]]
+def learn_target(
+    runs: Sequence[Finished],
+    name: str,
+    results: NDArray[np.float64],
+    raws: Sequence[NDArray[np.float64]],
+    blocks: NDArray[np.int64] | None = None,
 ) -> Target:
+    """Learn one number at all levels.
+
+    Args:
+        runs: n ended ones.
+        name: of the number, as forecasts of it are called.
+        results: n numbers, NaN where unknown.
+        raws: n × F features of each level.
+        blocks: n numbers, the same of runs that are left out together; None: each by itself.
+    """
     known = np.isfinite(results)
     levels = []
     for level, raw in enumerate(raws, 1):
-        held = _hold(raw[known], results[known], scored=level in SCORED)
+        held = _hold(raw[known], results[known], None if blocks is None else blocks[known], scored=level in SCORED)
         levels.append(held._replace(made=score_made(runs, name, level, results)) if level in SCORED else held)
     return Target(results[known], levels)
 
 
-def _hold(raw: NDArray[np.float64], targets: NDArray[np.float64], *, scored: bool) -> Held:
+def _hold(
+    raw: NDArray[np.float64], targets: NDArray[np.float64], blocks: NDArray[np.int64] | None, *, scored: bool
+) -> Held:
     """Learn one target and, where it is to be scored, what plain forecasts of it are worth."""
     try:
-        learned = learn(raw, targets)
+        learned = learn(raw, targets, blocks=blocks)
     except UnusableError as error:
         return Held(None, str(error))
     if not scored:
         return Held(learned, "")
     plain = {"loss only": LOSS_ONLY, "weight norm and path length": NORM_AND_LENGTH}
-    baselines = {name: said for name, left in plain.items() if (said := _left_out(raw, targets, left)) is not None}
-    return Held(learned, "", _left_out(raw, targets, TOPOLOGICAL), baselines)
+    baselines = {
+        name: said for name, left in plain.items() if (said := _left_out(raw, targets, left, blocks)) is not None
+    }
+    return Held(learned, "", _left_out(raw, targets, TOPOLOGICAL, blocks), baselines)
 
 
 def _left_out(
-    raw: NDArray[np.float64], targets: NDArray[np.float64], without: frozenset[str]
+    raw: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    without: frozenset[str],
+    blocks: NDArray[np.int64] | None,
 ) -> NDArray[np.float64] | None:
     try:
-        return learn(raw, targets, without).left_out
+        return learn(raw, targets, without, blocks).left_out
     except UnusableError:
         return None
 
 
-def _beside_curves(held: Held, raw: NDArray[np.float64]) -> Held:
-    """Hold a forecast of the metric against its curves too: the last value, and drawn on to the end."""
-    last, drawn = (raw[:, NAMES.index(name)] for name in ("curve_last", "curve_drawn"))
-    if not held.baselines or not np.isfinite(last).any():
-        return held
-    return held._replace(baselines={**held.baselines, "last value": last, "power law": drawn})
+def beside_curves(levels: Sequence[Held], raws: Sequence[NDArray[np.float64]]) -> list[Held]:
+    """Hold forecasts of the metric against its curves too: the last value, and drawn on to the end."""
+    found = []
+    for held, raw in zip(levels, raws, strict=True):
+        last, drawn = (raw[:, NAMES.index(name)] for name in ("curve_last", "curve_drawn"))
+        more = {"last value": last, "power law": drawn} if held.baselines and np.isfinite(last).any() else {}
+        found.append(held._replace(baselines={**held.baselines, **more}))
+    return found

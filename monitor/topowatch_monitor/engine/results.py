@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Label by which runs say how many steps they will take.
 TOTAL_LABEL = "total_steps"
+# Label by which they say what they are to reach.
+TARGET_LABEL = "forecast_target"
 # Labels by which they say what to forecast of them, and whether more of it ("max") or less ("min") is better.
 METRIC_LABEL, GOAL_LABEL = "forecast_metric", "forecast_goal"
 GOALS = {"max": True, "maximize": True, "min": False, "minimize": False}
@@ -24,6 +26,15 @@ _SAYS_NOTHING = frozenset({"final", "last", "best", "epoch", "mean", "avg"})
 _ALIASES = {"acc": "accuracy", "top1": "accuracy", "ppl": "perplexity", "err": "error"}
 _LOWER_IS_BETTER = frozenset({"entropy", "nll", "bpb", "bpc", "mse", "mae", "rmse", "wer", "cer", "fid", "gap", "kl"})
 _LOWER_ENDINGS = ("loss", "error", "perplexity", "distance")
+
+
+def number_of(labels: Mapping[str, str], name: str) -> float | None:
+    """A label as a finite number; None where it is none, or is not there."""
+    try:
+        told = float(labels[name])
+    except (KeyError, ValueError):
+        return None
+    return told if math.isfinite(told) else None
 
 
 def _words(name: str) -> list[str]:

@@ -141,9 +141,12 @@ class Shard:
                 found.append(EndedRun(view["run"], view["samples"], digest, view["labels"], results, points))
         return found
 
-    def finished_runs(self, group: GroupKey) -> list[Finished]:
-        """The ended runs of a group with a result, for forecasts."""
-        return [finished(run) for run in self._of_group(group) if run.ended and run.told.results]
+    def finished_runs(self, group: GroupKey, most: int | None = None) -> list[Finished]:
+        """The ended runs of a group with a result, for forecasts; at most so many, the last by name."""
+        ended = sorted(
+            (run for run in self._of_group(group) if run.ended and run.told.results), key=lambda run: run.key
+        )
+        return [finished(run) for run in ended[-most if most else None :]]
 
     def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> ApplyResult:
         """Take over what was learned from the ended runs of a group."""
@@ -223,6 +226,7 @@ def finished(run: RunState) -> Finished:
     milestones = [each for each in told.milestones.known if each.step < step]
     return Finished(
         run=run.key[2],
+        group=run.key[1],
         labels=dict(told.labels),
         digest=told.probed.digest.hex(),
         classes=told.probed.classes,

@@ -66,7 +66,11 @@ class ForecastView(TypedDict):
         gap: None where ended siblings have none, or nothing is forecast of it.
         drivers: by how much each family of features raises the value above that of a run where they are as usual, the
             largest effect first.
+        others: how many other groups this was learned from, where its own has too few ended runs; else 0.
+        target: that the run is to reach, as its label says.
+        misses_target: whether the whole interval lies on the wrong side of it; None without a target or a forecast.
         step: at whose end the run was as the forecast sees it.
+        early: whether the run has to go on for a while before anything can be forecast.
         reason: why nothing is forecast.
     """
 
@@ -76,7 +80,11 @@ class ForecastView(TypedDict):
     upper: float | None
     gap: GapView | None
     drivers: dict[str, float]
+    others: int
+    target: float | None
+    misses_target: bool | None
     step: int | None
+    early: bool
     abstained: bool
     reason: str
 
@@ -164,8 +172,8 @@ def no_class(reason: str) -> ClassView:
     }
 
 
-def no_forecast(reason: str) -> ForecastView:
-    """Say that nothing is forecast, and why."""
+def no_forecast(reason: str, *, early: bool = False) -> ForecastView:
+    """Say that nothing is forecast, or nothing yet, and why."""
     return {
         "metric": None,
         "value": None,
@@ -173,7 +181,11 @@ def no_forecast(reason: str) -> ForecastView:
         "upper": None,
         "gap": None,
         "drivers": {},
+        "others": 0,
+        "target": None,
+        "misses_target": None,
         "step": None,
+        "early": early,
         "abstained": True,
         "reason": reason,
     }

@@ -19,7 +19,7 @@ from topowatch_monitor.export.fleet import (
     GroupNotFoundError,
     RunNotFoundError,
 )
-from topowatch_monitor.export.forecasts import forecast_answer
+from topowatch_monitor.export.forecasts import fleet_answer, forecast_answer
 from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
 from topowatch_monitor.export.strict_json import dumps
 
@@ -132,6 +132,9 @@ def create_app(
         learned = [view for (_, name), view in sorted(fleet.forecasts().items()) if name == group]
         return json_response(forecast_answer(group, found, learned))
 
+    def forecasts(_: Request) -> Response:
+        return json_response(fleet_answer(fleet.runs(now()), fleet.forecasts()))
+
     async def index(_: Request) -> Response:
         return Response(page.HTML, media_type="text/html")
 
@@ -149,6 +152,7 @@ def create_app(
             Route("/api/v1/runs", runs),
             Route("/api/v1/runs/{run}", run),
             Route("/api/v1/runs/{run}/slice", slice_of, methods=["POST"]),
+            Route("/api/v1/forecasts", forecasts),
             Route("/api/v1/groups/{group}/classes", classes),
             Route("/api/v1/groups/{group}/forecast", forecast),
         ],

@@ -131,6 +131,12 @@ FORECAST_METRIC = Metric(
 )
 FORECAST_LOWER = Metric("topowatch_forecast_lower", "gauge", RUN, "Lower end of the 90 % interval of that forecast.")
 FORECAST_UPPER = Metric("topowatch_forecast_upper", "gauge", RUN, "Upper end of the 90 % interval of that forecast.")
+FORECAST_GAP = Metric(
+    "topowatch_forecast_gap",
+    "gauge",
+    RUN,
+    "By how much a live run is forecast to do better on its training data than on held-out data, in the same unit.",
+)
 
 GROUP_FORECAST_R2 = Metric(
     "topowatch_group_forecast_r2",
@@ -148,7 +154,19 @@ GROUP_FORECAST_COVERAGE = Metric(
     "topowatch_group_forecast_coverage",
     "gauge",
     GROUP,
-    "Share of those runs that ended within the 90 % interval that was told.",
+    "Share of those runs that ended within the 90 % interval that was told; 30 of them at least.",
+)
+GROUP_FORECAST_ABSTAINED = Metric(
+    "topowatch_group_forecast_abstained",
+    "gauge",
+    GROUP,
+    "Share of the group's live runs, further than a sixteenth of their steps, of which nothing is forecast.",
+)
+GROUP_FORECAST_TARGET = Metric(
+    "topowatch_group_forecast_target",
+    "gauge",
+    (*GROUP, "goal"),
+    "What live runs say by their label forecast_target that they are to reach; goal is max where more is better.",
 )
 GROUP_CLASSES = Metric(
     "topowatch_group_classes",
@@ -187,6 +205,12 @@ GROUP_SPREAD_P_VALUE = Metric(
 
 # --- over the fleet ---
 CLUSTER_RUNS = Metric("topowatch_cluster_runs", "gauge", ("verdict",), "Runs with series in this scrape, by verdict.")
+CLUSTER_FORECAST_METRIC = Metric(
+    "topowatch_cluster_forecast_metric",
+    "gauge",
+    ("metric", "quantile"),
+    "Quantiles of what live runs are forecast to end with, over all groups that are forecast in the same metric.",
+)
 
 # --- the daemon itself ---
 BUILD_INFO = Metric("topowatch_build_info", "gauge", ("version",), "1, with the daemon's version.")
@@ -257,9 +281,12 @@ METRICS: Final = (
     FORECAST_METRIC,
     FORECAST_LOWER,
     FORECAST_UPPER,
+    FORECAST_GAP,
     GROUP_FORECAST_R2,
     GROUP_FORECAST_BASELINE_R2,
     GROUP_FORECAST_COVERAGE,
+    GROUP_FORECAST_ABSTAINED,
+    GROUP_FORECAST_TARGET,
     GROUP_CLASSES,
     GROUP_ABSTAINED,
     GROUP_OUTLIERS,
@@ -267,6 +294,7 @@ METRICS: Final = (
     GROUP_BETWEEN_CLASS_SPREAD,
     GROUP_SPREAD_P_VALUE,
     CLUSTER_RUNS,
+    CLUSTER_FORECAST_METRIC,
     BUILD_INFO,
     INGEST_READY,
     INGEST_SAMPLES,

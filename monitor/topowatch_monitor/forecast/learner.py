@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Learned(NamedTuple):
 
     Attributes:
         offset: name of the feature that the target was learned as the rest of; None: as it is.
-        left_out: what the others forecast of each run: n numbers in the unit of the target.
+        left_out: what the runs outside its block forecast of each run: n numbers in the unit of the target.
     """
 
     offset: str | None
@@ -67,28 +67,38 @@ class Learned(NamedTuple):
         return {names[place]: float(effects[place]) for place in np.argsort(-np.abs(effects), kind="stable")}
 
 
-def learn(raw: NDArray[np.float64], targets: NDArray[np.float64], without: frozenset[str] = frozenset()) -> Learned:
+def learn(
+    raw: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    without: frozenset[str] = frozenset(),
+    blocks: NDArray[np.integer[Any]] | None = None,
+) -> Learned:
     """Learn from finished runs: with topological features or without them, and as the rest of which offset.
 
     Args:
         raw: n × F features by `table.FEATURES`, NaN where unknown.
         targets: n finite numbers that are not all the same.
         without: names of features to leave out.
+        blocks: n numbers, the same of runs that are left out together; None: each by itself.
 
     Raises:
         UnusableError: no feature is known of enough runs and differs among them.
     """
-    ways = [_learn(raw, targets, without, offset) for offset in OFFSETS if offset not in without]
+    ways = [_learn(raw, targets, without, offset, blocks) for offset in OFFSETS if offset not in without]
     found = [way for way in ways if way is not None]
     if not found:
         raise UnusableError(NO_FEATURE)
     best = min(found, key=lambda way: way.error(targets))
-    plain = None if without >= TOPOLOGICAL else _learn(raw, targets, without | TOPOLOGICAL, best.offset)
+    plain = None if without >= TOPOLOGICAL else _learn(raw, targets, without | TOPOLOGICAL, best.offset, blocks)
     return best if plain is None or best.error(targets) <= plain.error(targets) else plain
 
 
 def _learn(
-    raw: NDArray[np.float64], targets: NDArray[np.float64], without: frozenset[str], offset: str | None
+    raw: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    without: frozenset[str],
+    offset: str | None,
+    blocks: NDArray[np.integer[Any]] | None,
 ) -> Learned | None:
     """Learn in one way; None where nothing is known, the offset is not known of every run, or leaves nothing over."""
     known = np.zeros(len(targets)) if offset is None else raw[:, NAMES.index(offset)]
@@ -98,5 +108,5 @@ def _learn(
         table = Table(raw, without)
     except UnusableError:
         return None
-    regressor = fit(table.rows, targets - known)
+    regressor = fit(table.rows, targets - known, blocks)
     return Learned(offset, table, regressor, known + regressor.left_out)
