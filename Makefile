@@ -16,7 +16,7 @@ SYSTEM := prometheus prometheus-alertmanager
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-cuda test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
-  evaluate-minima fit-minima text protos dashboards install system clean
+  evaluate-minima fit-minima replicate replicate-small text images protos dashboards install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ text: # The Debian package that real text comes with.
 	@if ! command -v bible >/dev/null; then echo "installing the Debian package bible-kjv"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends bible-kjv >/dev/null; fi
 
+images: # The Debian package that Fashion-MNIST comes with.
+	@if [ ! -d /usr/share/datasets/fashion-mnist ]; then echo "installing the Debian package dataset-fashion-mnist"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends \
+	    dataset-fashion-mnist >/dev/null; fi
+
 bench: $(VENV)/.dev ## Measure against the bars: sketch, topology, path classes, ingest, drain, shards (17 minutes).
 	@status=0; for file in sketch topology classes ingest drain shards; do echo "== $$file"; \
 	  $(BIN)/python tests/bench/bench_$$file.py || status=1; done; exit $$status
@@ -80,6 +85,12 @@ evaluate-minima: $(VENV)/.replication text ## Train 373 small networks, plant fa
 
 fit-minima: $(VENV)/.replication text ## Print what half of these runs say of thresholds and score.
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.minima.fit
+
+replicate: $(VENV)/.replication text images ## Train 540 small networks, forecast them from one another (2 hours; goes on where it stopped).
+	@cd tests && ../$(BIN)/python -m replication.forecasts.evaluate full
+
+replicate-small: $(VENV)/.replication text images ## The same with 72 of them, printed only (20 minutes).
+	@cd tests && ../$(BIN)/python -m replication.forecasts.evaluate small
 
 calibrate: $(VENV)/.dev ## Measure false splits and power of path classes on 2,300 simulated groups (25 minutes).
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m replication.calibrate

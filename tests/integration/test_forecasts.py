@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from harness import Daemon, eventually
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
@@ -39,8 +41,11 @@ def logged(daemon: Daemon) -> list[log_pb2.Forecast]:
     return [log_pb2.Forecast.FromString(record.payload) for record in records if record.kind == LogKind.FORECAST]
 
 
-def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..., Daemon]) -> None:
-    daemon = make_daemon("--engine", "inline")
+@pytest.mark.parametrize(
+    "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
+)
+def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..., Daemon], engine: str) -> None:
+    daemon = make_daemon("--engine", engine)
     command(*SEND, "--endpoint", daemon.grpc)
     first = eventually(lambda: made(daemon), within=SLOW)
     assert first["metric"] == "loss"
@@ -60,3 +65,25 @@ def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..
     daemon.start()
     again = eventually(lambda: made(daemon), within=SLOW)
     assert abs(again["value"] - first["value"]) <= 1e-6 * abs(first["value"])
+
+
+@pytest.mark.slow
+def test_a_new_group_is_learned_about_from_three_others(make_daemon: Callable[..., Daemon]) -> None:
+    """Its own ended runs are too few, and one of its runs is live."""
+    daemon = make_daemon("--engine", "inline")
+    for seed, group in enumerate(("a", "b", "c")):
+        command(*SEND, "--group", group, "--seed", str(seed), "--endpoint", daemon.grpc)
+    few = [*SEND[:2], "5", "--failing", "1", *SEND[5:], "--seed", "9"]
+    command(*few, "--group", "new", "--endpoint", daemon.grpc)
+
+    def learned() -> dict[str, Any] | None:
+        views = daemon.get("/api/v1/groups/new/forecast")["learned"]
+        return views[0] if views and views[0]["others"] else None
+
+    view = eventually(learned, within=2 * SLOW)
+    assert (view["metric"], view["others"]) == ("loss", ["a", "b", "c"])
+    live = [run for run in daemon.get("/api/v1/groups/new/forecast")["runs"] if run["state"] == "live"]
+    assert len(live) == 1
+    assert live[0]["reason"] or (live[0]["others"] == 3 and live[0]["lower"] < live[0]["value"] < live[0]["upper"])
+    assert "of a, b, c" in command("forecast", "new", "--url", f"http://{daemon.http}")
+    assert "new" in command("forecast", "--url", f"http://{daemon.http}")

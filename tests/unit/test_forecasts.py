@@ -97,7 +97,7 @@ def test_it_learns_once_runs_have_ended_and_everybody_is_told(make: Any) -> None
 
 
 def test_runs_that_end_meanwhile_are_learned_from_after_a_while(make: Any) -> None:
-    forecasts, told = make()
+    forecasts, told = make(learn=group_jobs.learn_nothing)
     forecasts.see(map(ended, ENOUGH))
     forecasts.tick(0.0, caught_up=True)
     forecasts.see([ended("b")])
@@ -106,6 +106,20 @@ def test_runs_that_end_meanwhile_are_learned_from_after_a_while(make: Any) -> No
     assert forecasts._learning is None
     forecasts.tick(62.0, caught_up=True)
     wait(forecasts, 63.0)
+    assert len(told.published) == 2
+
+
+def test_what_takes_long_to_learn_is_learned_seldom(make: Any) -> None:
+    """A group costs a twentieth of a core at most, also where runs of it end all the time."""
+    forecasts, told = make(learn=group_jobs.learn_nothing)
+    forecasts.see(map(ended, ENOUGH))
+    forecasts.tick(0.0, caught_up=True)
+    wait(forecasts, 10.0)
+    forecasts.see([ended("b")])
+    forecasts.tick(200.0, caught_up=True)
+    assert forecasts._learning is None
+    forecasts.tick(211.0, caught_up=True)
+    wait(forecasts, 212.0)
     assert len(told.published) == 2
 
 
@@ -181,7 +195,7 @@ def test_a_group_with_few_ended_runs_is_learned_from_others_of_its_tenant() -> N
 
 
 def test_groups_with_few_ended_runs_are_looked_at_again_when_there_is_more_to_learn_from(make: Any) -> None:
-    forecasts, _ = make()
+    forecasts, _ = make(learn=group_jobs.learn_nothing)
     forecasts.see([run_view("y", group="small", state="live", forecast=no_forecast(""))])
     forecasts.tick(0.0, caught_up=True)
     assert forecasts._wanting == {}

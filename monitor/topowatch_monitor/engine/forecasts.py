@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.pool import Job, ShardPool
     from topowatch_monitor.engine.view import RunView
 
+# How long a group rests after something was learned from it, in times of what that took: each costs at most a twentieth
+# of a core, however many runs of it end.
+REST = 20.0
+
 log = logging.getLogger("topowatch.engine")
 
 
@@ -43,6 +47,7 @@ class NewForecast(TypedDict):
 class _Learning:
     group: GroupKey
     job: Job
+    began: float
     deadline: float
 
 
@@ -74,6 +79,7 @@ class Forecasts:
         self._live: dict[GroupKey, set[str]] = {}
         self._wanting: dict[GroupKey, float] = {}  # not before when, in the order in which they came to want it
         self._rich: set[GroupKey] = set()  # groups that are learned from by themselves
+        self._rests: dict[GroupKey, float] = {}  # not before when, after something was learned
         self._failures: dict[GroupKey, int] = {}
         self._learning: _Learning | None = None
         self._newest: dict[Key, int] = {}  # step of the newest forecast of each run
@@ -117,7 +123,8 @@ class Forecasts:
         if self._learning is not None:
             self._watch(self._learning, now)
         if caught_up and self._learning is None:
-            group = next((group for group, since in self._wanting.items() if now >= since), None)
+            due = (group for group, since in self._wanting.items() if now >= max(since, self._rests.get(group, 0.0)))
+            group = next(due, None)
             if group is not None:
                 del self._wanting[group]
                 self._begin(group, now)
@@ -156,7 +163,7 @@ class Forecasts:
         except JobLostError as error:
             self._fail(group, now, str(error))
         else:
-            self._learning = _Learning(group, job, now + self._settings.timeout_seconds)
+            self._learning = _Learning(group, job, now, now + self._settings.timeout_seconds)
 
     def _call(self, group: GroupKey) -> Callable[[], tuple[Any, ...]] | str:
         """What learns about a group: from its own ended runs, else from other groups; or why nothing does."""
@@ -191,8 +198,7 @@ class Forecasts:
             self._fail(learning.group, now, f"it failed ({error}); this is a fault of topowatch")
         else:
             self._failures.pop(learning.group, None)
-            if learning.group in self._wanting:  # runs have ended since
-                self._wanting[learning.group] = now + self._settings.atlas_seconds
+            self._rests[learning.group] = now + max(self._settings.atlas_seconds, REST * (now - learning.began))
             self._tell(learning.group, fit, now)
 
     def _tell(self, group: GroupKey, fit: ForecastFit, now: float) -> None:

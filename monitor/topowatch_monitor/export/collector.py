@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MAX_LABEL_CHARACTERS = 200
 NO_TENANT = ("", "default")  # ingest calls it "default" where nobody has said who sends
-# Forecast runs that have to have ended for the score of their forecasts to say anything. That fewer than 24 of 30 intervals
-# of 90 % hold happens in 3 % of cases by chance, and raises an alert.
+# Forecast runs that have to have ended for the score of their forecasts to say anything. That fewer than 24 of 30
+# intervals of 90 % hold happens in 3 % of cases by chance, and raises an alert.
 SCORED_RUNS, COVERED_RUNS = 8, 30
 VERDICTS = ("healthy", "starting", "warning", "unstable", "lost")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

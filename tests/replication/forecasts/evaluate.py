@@ -1,0 +1,92 @@
+"""Train what is missing of a sweep, forecast its runs from one another, keep the results and write the page of tables.
+
+`make replicate` runs it on the sweep `full`, `make replicate-small` on `small`, whose page is only printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import MofNCompleteColumn, Progress
+
+from bench.machine import machine
+from replication.forecasts import page, plots
+from replication.forecasts.claim import claim_of
+from replication.forecasts.generate import folder_of, generate, kept
+from replication.forecasts.judging import Group, made_of, stopping, table_of
+from replication.forecasts.reading import read
+from replication.forecasts.strangers import strangers
+from replication.forecasts.sweep import SHIFTS, SWEEPS
+
+if TYPE_CHECKING:
+    from replication.forecasts.sweep import Cell, Configuration, Sweep
+    from topowatch_monitor.engine.finished import Finished
+
+
+def main() -> int:
+    """Do all of it for the sweep that is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweep", choices=sorted(SWEEPS))
+    sweep = SWEEPS[parser.parse_args().sweep]
+    generate(sweep)
+    found = judge(sweep)
+    whole = sweep.name == "full"
+    target = page.RESULTS if whole else folder_of(sweep) / "forecasts.json"
+    target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    text = page.page(found)
+    if whole:
+        page.PAGE.write_text(text)
+    print(text)
+    return 0
+
+
+def judge(sweep: Sweep) -> dict[str, Any]:
+    """Score forecasts of all kinds on a sweep that was trained."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that judge
+    runs, configurations = read(sweep), sweep.configurations()
+    wanted = [(cell, name) for name in ("name", "validated") for cell in sweep.cells]
+    with (
+        Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress,
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+    ):
+        task = progress.add_task("forecasting", total=len(wanted))
+        groups: dict[str, list[Group]] = {"name": [], "validated": []}
+        jobs = [(kind, pool.submit(_group, cell, getattr(cell, kind), runs, configurations)) for cell, kind in wanted]
+        for kind, job in jobs:
+            groups[kind].append(job.result())
+            progress.advance(task)
+        progress.add_task("forecasting strangers", total=None)
+        found_strangers = strangers(sweep.cells, runs, SHIFTS)
+    records = {(each.cell.name, each.run): kept(sweep, each) or {} for each in configurations}
+    blind, validated = groups["name"], groups["validated"]
+    if sweep.name == "full":
+        plots.draw(blind)
+    return {
+        "machine": machine(),
+        "sweep": sweep.name,
+        "runs": sum(len(group.runs) for group in blind),
+        "steps": sweep.steps,
+        "accuracy": table_of(blind, "accuracy"),
+        "gap": table_of(blind, "gap"),
+        "validated": table_of(validated, "accuracy"),
+        "made": {"blind": made_of(blind), "validated": made_of(validated)},
+        "stopping": stopping(blind, validated),
+        "strangers": found_strangers,
+        "claim": {
+            group.name: claim_of(group, {run: each for (name, run), each in records.items() if name == group.name})
+            for group in blind
+        },
+    }
+
+
+def _group(cell: Cell, name: str, runs: dict[str, list[Finished]], configurations: list[Configuration]) -> Group:
+    return Group(name, cell, runs[name], configurations)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
