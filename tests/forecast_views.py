@@ -17,6 +17,8 @@ def learned_view(group: str = "g", **changes: Any) -> Any:
             "made": score_view(r2 - 0.02, 15, 0.93),
             "left_out": score_view(r2),
             "without_topology": r2 - 0.01,
+            "topological": share < 1,
+            "plain_of_made": r2 - 0.21,
             "halving": {"saved": (1 - share) / 2, "regret": 0.0, "kept_best": True},
             "baselines": {"last value": r2 - 0.2, "loss only": r2 - 0.3},
             "gap": None,

@@ -35,7 +35,7 @@ def _runs() -> list[Any]:
         curves(
             "Forecast of the result",
             "What each live run is forecast to end with, in the unit of its group's result.",
-            {ONE_RUN: f"topowatch_forecast_metric{RUN}", "{{group}} target": f"topowatch_group_forecast_target{GROUP}"},
+            {ONE_RUN: f"topowatch_forecast_metric{RUN}"},
         ),
         curves(
             "90 % interval",
@@ -49,11 +49,19 @@ def _runs() -> list[Any]:
             "Forecast of the gap",
             "By how much each live run is forecast to do better on its training data than on held-out data.",
             {ONE_RUN: f"topowatch_forecast_gap{RUN}"},
+            span=8,
+        ),
+        curves(
+            "Targets missed",
+            "1 where the whole interval misses what the run is to reach.",
+            {ONE_RUN: f"topowatch_forecast_misses_target{RUN}"},
+            span=8,
         ),
         curves(
             "Nothing is forecast",
             "Share of each group's live runs of which nothing is forecast, without those that have hardly begun.",
             {ONE_GROUP: f"topowatch_group_forecast_abstained{GROUP}"},
+            span=8,
         ),
     ]
 
@@ -67,7 +75,7 @@ def _trust() -> list[Any]:
         ),
         figure(
             "R² of the best plain forecast",
-            "Last value, power law, loss only, or weight norm and path length.",
+            "Of the same runs: last value, power law, loss only, or weight norm and path length.",
             {ONE_GROUP: f"topowatch_group_forecast_baseline_r2{GROUP}"},
         ),
         figure(

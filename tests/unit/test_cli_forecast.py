@@ -67,13 +67,14 @@ def test_a_loss_is_best_when_low(run: Run, served: Served) -> None:
     served.fleet.update_forecasts([learned_view(metric="loss", higher_is_better=False)])
     _, out, _ = run("forecast", "g", "--url", served.url)
     assert out.index("worst") < out.index("middling") < out.index("best ")
+    assert "less is better" in out
 
 
 def test_what_forecasts_were_worth_stands_below(run: Run, served: Served) -> None:
     _, out, _ = run("forecast", "g", "--url", served.url)
     half = next(line.split() for line in out.splitlines() if line.strip().startswith("50 %"))
     assert half == ["50", "%", "0.88", "15", "93", "%", "0.9", "0.89", "0.7", "25", "%", "0"]
-    assert "topology helps, by 0.01 of R² at most" in out
+    assert "topology is used at 25 %, 50 % of the steps" in out
     assert "learned from 20 ended runs" in out
     assert out.count("What forecasts were worth") == 1
 

@@ -70,8 +70,9 @@ def full(run: str = "a") -> Any:
         critical_lr_ratio=0.75,
         gradient_flow_consistency=-0.5,
         landscape={"total_persistence": 1.25},
-        labels={"forecast_target": "0.9"},
-        forecast=forecast(0.875, 0.125, gap={"value": 0.0625, "lower": 0.0, "upper": 0.125}),
+        forecast=forecast(
+            0.875, 0.125, target=0.5, misses_target=False, gap={"value": 0.0625, "lower": 0.0, "upper": 0.125}
+        ),
     )
 
 
@@ -87,6 +88,7 @@ def test_a_run_has_every_metric_that_is_known():
     assert found["topowatch_forecast_lower"] == [(labels, 0.75)]
     assert found["topowatch_forecast_upper"] == [(labels, 1.0)]
     assert found["topowatch_forecast_gap"] == [(labels, 0.0625)]
+    assert found["topowatch_forecast_misses_target"] == [(labels, 0.0)]
     assert found["topowatch_path_length"] == [(labels, 3.0)]
     assert found["topowatch_h0_total_persistence"] == [(labels, 2.0)]
     assert found["topowatch_h1_total_persistence"] == [(labels, 0.25)]
@@ -300,7 +302,7 @@ def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended()
     told["levels"][1]["made"] = score_view(0.88, 30, 0.93)
     found = series(collector_of(view("a"), learned=[told]))
     assert found["topowatch_group_forecast_r2"] == [(labels, 0.88)]
-    assert found["topowatch_group_forecast_baseline_r2"] == [(labels, pytest.approx(0.7))]
+    assert found["topowatch_group_forecast_baseline_r2"] == [(labels, pytest.approx(0.69))]
     assert found["topowatch_group_forecast_coverage"] == [(labels, 0.93)]
     few = learned_view()
     few["levels"][1]["made"] = score_view(0.99, 7, 1.0)
@@ -313,19 +315,17 @@ def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended()
     )
 
 
-def test_a_group_tells_of_how_many_live_runs_nothing_is_forecast_and_what_they_are_to_reach():
+def test_a_group_tells_of_how_many_live_runs_nothing_is_forecast():
     """Runs that have hardly begun do not count, nor do those that ended."""
     runs = [
-        view("a", forecast=forecast(0.8), labels={"forecast_target": "0.9"}),
-        view("b", forecast=no_forecast("strange"), labels={"forecast_target": "0.9"}),
-        view("c", forecast=no_forecast("too early", early=True), labels={"forecast_target": "none"}),
-        view("d", forecast=no_forecast("it has ended"), state="ended", labels={"forecast_target": "0.7"}),
+        view("a", forecast=forecast(0.8, target=0.9, misses_target=True)),
+        view("b", forecast=no_forecast("strange")),
+        view("c", forecast=no_forecast("too early", early=True)),
+        view("d", forecast=no_forecast("it has ended"), state="ended"),
     ]
     found = series(collector_of(*runs, learned=[learned_view()]))
     assert found["topowatch_group_forecast_abstained"] == [({"group": "g"}, 0.5)]
-    assert found["topowatch_group_forecast_target"] == [({"group": "g", "goal": "max"}, 0.9)]
-    found = series(collector_of(*runs, learned=[learned_view(higher_is_better=False)]))
-    assert found["topowatch_group_forecast_target"] == [({"group": "g", "goal": "min"}, 0.9)]
+    assert found["topowatch_forecast_misses_target"] == [({"group": "g", "run": "a"}, 1.0)]
     found = series(collector_of(*runs, learned=[learned_view(metric=None, levels=[])]))
     assert "topowatch_group_forecast_abstained" not in found
 

@@ -70,3 +70,11 @@ def test_a_class_that_siblings_do_not_know_agrees_with_none() -> None:
     assert (found.with_most, found.mean) == (0.5, 0.5)
     with pytest.raises(ValueError, match="from 0 to 1"):
         Consensus(np.array([[0, 2]]), 2)
+
+
+def test_a_vocabulary_of_millions_costs_no_more_than_a_few_classes() -> None:
+    rng = np.random.default_rng(0)
+    predictions = rng.integers(0, 2**32 - 1, (12, 256))
+    found = Consensus(predictions, 2**32).agreement(predictions[0], np.ones(256), own=0)
+    assert found.with_most == found.mean == 0.0
+    assert Consensus(predictions, 2**32).agreement(predictions[0], np.ones(256)).mean == pytest.approx(1 / 12)

@@ -47,6 +47,9 @@ def test_a_metric_that_is_logged_is_learned_as_the_rest_of_its_curve(offset: str
     results = raw[:, column(offset)] + 1e-3 * rng.standard_normal(RUNS) + 0.01 * raw[:, column("loss")]
     found = learn(raw, results)
     assert found.offset == offset
+    high = raw[0].copy()
+    high[column(offset)] += 5.0
+    assert found.drivers(high)["curve"] == pytest.approx(5.0 + raw[0, column(offset)] - found.usual, abs=0.1)
     assert score(results, found.left_out).r2 > 0.999
     told = found.predict(raw[0])
     assert told.lower < results[0] < told.upper
@@ -72,3 +75,12 @@ def test_effects_are_those_of_taking_a_family_to_what_is_usual() -> None:
 def test_what_is_known_of_nobody_cannot_be_learned_from() -> None:
     with pytest.raises(UnusableError, match="no feature is known"):
         learn(np.full((RUNS, len(NAMES)), np.nan), np.arange(RUNS, dtype=float))
+
+
+def test_runs_of_which_too_little_is_known_are_not_learned_from() -> None:
+    raw = features(6)
+    targets = np.log(raw[:, column("loss")])
+    raw[3] = np.nan
+    found = learn(raw, targets)
+    assert np.isnan(found.left_out[3])
+    assert np.isfinite(np.delete(found.left_out, 3)).all()

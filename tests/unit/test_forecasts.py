@@ -12,9 +12,11 @@ from finished_runs import fleet
 from forecast_views import forecast
 from group_views import run_view
 from topowatch_monitor.engine.forecasts import Forecasts
+from topowatch_monitor.engine.group_forecast import nothing
 from topowatch_monitor.engine.groups import LONGEST_PAUSE, GroupSettings
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.view import no_forecast
+from topowatch_monitor.forecast.regressor import MOST_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +33,7 @@ class Told:
         self.checks = 0
 
     def ask(self, method: str, *arguments: Any) -> list[Any]:
-        assert (method, *arguments) == ("finished_runs", KEY)
+        assert (method, *arguments) == ("finished_runs", KEY, MOST_RUNS)
         return [fleet(3)]
 
     def publish_forecast(self, group: Any, fit: Any) -> None:
@@ -167,39 +169,62 @@ def test_a_forecast_of_the_gap_goes_into_the_log_beside_that_of_the_metric(make:
     assert made == [("test_accuracy", 0.9, 0.88, 0.92), ("generalization_gap", 0.05, 0.01, 0.09)]
 
 
-def test_a_group_with_few_ended_runs_is_learned_from_others_of_its_tenant() -> None:
-    """Once three others have enough, and only where a run is live to be told."""
+def test_groups_with_few_ended_runs_are_told_what_three_others_teach(make: Any) -> None:
+    """It is learned once for all of them, of groups of their tenant, as soon as three have learned by themselves."""
     asked: list[Any] = []
 
     class Asked(Told):
         def ask(self, method: str, *arguments: Any) -> list[Any]:
             asked.append(arguments)
-            return [[]]
+            return [0]
 
     told = Asked()
-    forecasts = Forecasts(told, InlinePool(), settings=SETTINGS)
-    for group, tenant in (("a", ""), ("b", ""), ("c", "other"), ("c", "")):
-        forecasts.see([ended(run, group=group, tenant=tenant) for run in ENOUGH])
-    forecasts._wanting.clear()
-    forecasts.see([ended("x", group="small")])
-    forecasts.tick(0.0, caught_up=True)
-    assert asked == []
-    assert told.published[-1][0] == ("", "small")
-    forecasts.see([run_view("y", group="small", state="live", forecast=no_forecast(""))])
-    forecasts.tick(0.0, caught_up=True)
+    forecasts = Forecasts(
+        told, InlinePool(), settings=SETTINGS, learn=group_jobs.learn_acc, learn_prior=group_jobs.learn_acc_of_others
+    )
     try:
-        assert [(key[1], most) for key, most in asked] == [("small", 60), ("a", 60), ("b", 60), ("c", 60)]
-        assert all(key[0] == "" for key, _ in asked)
+        live = [run_view("y", group=group, state="live", forecast=no_forecast("")) for group in ("small", "tiny")]
+        forecasts.see([*live, ended("x", group="small", step=99), ended("x", group="odd")])
+        forecasts.see([run_view("z", group="small", tenant="other", state="live", forecast=no_forecast(""))])
+        forecasts.tick(0.0, caught_up=True)
+        assert asked == []
+        assert {group: fit.reason for group, fit in told.published}["", "tiny"].startswith("0 runs have ended")
+        for now, group in enumerate(("a", "b", "c"), start=1):
+            forecasts.see([ended(run, group=group) for run in ENOUGH])
+            forecasts.tick(float(now), caught_up=True)
+            wait(forecasts, float(now))
+        told.published.clear()
+        asked.clear()
+        forecasts.tick(5.0, caught_up=True)
+        wait(forecasts, 6.0)
+        assert asked == [(("", group), 40) for group in ("a", "b", "c")]
+        found = dict(told.published)
+        assert set(found) == {("", "small"), ("", "tiny")}
+        assert (found["", "small"].metric, found["", "small"].steps, found["", "tiny"].steps) == ("acc", 100, None)
     finally:
         forecasts.close()
 
 
-def test_groups_with_few_ended_runs_are_looked_at_again_when_there_is_more_to_learn_from(make: Any) -> None:
-    forecasts, _ = make(learn=group_jobs.learn_nothing)
-    forecasts.see([run_view("y", group="small", state="live", forecast=no_forecast(""))])
+def test_a_group_whose_runs_tell_another_result_is_not_told_of_it(make: Any) -> None:
+    forecasts, told = make()
+    forecasts._priors[""] = nothing("")._replace(metric="bleu", others=("a", "b", "c"))
+    live = run_view("y", group="small", state="live", forecast=no_forecast(""))
+    forecasts.see([live, ended("x", group="small")])
     forecasts.tick(0.0, caught_up=True)
-    assert forecasts._wanting == {}
-    forecasts.see(map(ended, ENOUGH))
-    forecasts.tick(1.0, caught_up=True)
-    wait(forecasts, 2.0)
-    assert forecasts._wanting == {("", "small"): 62.0}
+    assert "other groups tell bleu, its own runs acc" in dict(told.published)["", "small"].reason
+
+
+def test_what_was_learned_is_let_go_with_the_last_live_run(make: Any) -> None:
+    """It takes megabytes a group; the group's own view keeps what forecasts were worth."""
+    forecasts, told = make(learn=group_jobs.learn_acc)
+    live = run_view("y", state="live", forecast=no_forecast(""))
+    forecasts.see([live, *map(ended, ENOUGH)])
+    forecasts.tick(0.0, caught_up=True)
+    wait(forecasts, 1.0)
+    assert told.published[-1][1].metric == "acc"
+    forecasts.see([ended("y")])
+    assert told.published[-1][1].reason == "none of its runs is live"
+    forecasts.tick(100.0, caught_up=True)
+    wait(forecasts, 101.0)
+    assert told.published[-1][1].metric is None
+    assert forecasts.take_views()[-1]["metric"] == "acc"

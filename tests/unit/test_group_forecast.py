@@ -140,6 +140,7 @@ def test_on_other_probes_there_is_no_agreement_and_too_little_known_is_said(fit:
         (fleet(1), "1 ended runs have a finite test_accuracy: forecasts need at least 12"),
         ([finished(number, 0.5, results={}) for number in range(14)], "no ended run has a result"),
         ([finished(number, 0.5, results={"acc": 0.7}) for number in range(14)], "all ended runs have the same acc"),
+        ([run._replace(labels={"total_steps": "900"}) for run in fleet(14)], "no ended run has a result"),
         ([finished(number, 0.5, results={"acc": math.nan}) for number in range(14)], "no ended run has a result"),
     ],
 )
@@ -191,3 +192,46 @@ def test_forecasts_are_scored_as_they_were_made() -> None:
     assert (half.runs, half.error, half.coverage) == (8, pytest.approx(0.02), 1.0)
     assert half.r2 > 0.99 > quarter.r2
     assert score_made(runs, "acc", 3, results).runs == 0
+
+
+def test_runs_that_were_stopped_early_teach_nothing() -> None:
+    """What they ended with is not what they would have, at their full length."""
+    short = [finished(100 + number, 0.1 * number)._replace(labels={"total_steps": "1280"}) for number in range(9)]
+    found = fit_forecasts([*fleet(14), *short])
+    assert len(found.of_metric.results) == 14
+    assert found.steps == STEPS
+    assert "9 that took far fewer steps" in fit_forecasts([*fleet(11), *short]).reason
+
+
+def test_results_that_have_nothing_to_do_with_what_runs_are_like_are_not_forecast() -> None:
+    rng = np.random.default_rng(0)
+    found = fit_forecasts([run._replace(results={"acc": float(rng.random())}) for run in fleet(24)])
+    assert found.metric == "acc"
+    assert all(held.learned is None for held in found.of_metric.levels)
+    told = said_of(found, milestone(STEPS - 1, 0.5, rng), LEVELS)
+    assert told["reason"].startswith("ended runs tell too little about runs that were not learned from (R²")
+
+
+def test_one_run_that_diverged_does_not_drown_the_others() -> None:
+    lost = [run._replace(results={"val_loss": 1 - run.results["test_accuracy"]}) for run in fleet(24)]
+    good = fit_forecasts(lost)
+    lost[3] = lost[3]._replace(results={"val_loss": 1e6})
+    found = fit_forecasts([*lost[:5], lost[5]._replace(results={"val_loss": 1e200}), *lost[6:]])
+    assert len(found.of_metric.results) == 23
+    assert found.of_metric.results.max() < 10
+    assert not good.higher_is_better
+    told = said_of(found, milestone(STEPS - 1, 0.7, np.random.default_rng(1)), LEVELS)
+    assert told["abstained"] or abs(told["value"] - 0.28) < 0.2
+
+
+def test_what_is_no_finite_number_is_not_told(fit: ForecastFit) -> None:
+    wild = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
+    wild.features[:] = 1e300
+    assert said_of(fit, wild, LEVELS)["abstained"]
+
+
+def test_a_sibling_with_another_number_of_probes_is_left_out_of_the_consensus() -> None:
+    runs = fleet(14)
+    cut = [each._replace(predicted=each.predicted[:7], confidence=each.confidence[:7]) for each in runs[0].milestones]
+    found = fit_forecasts([runs[0]._replace(milestones=cut), *runs[1:]])
+    assert len(found.siblings.runs) == 13

@@ -39,6 +39,7 @@ def test_names_say_on_what_it_is_measured() -> None:
     assert is_held_out("val_loss")
     assert is_held_out("eval/accuracy")
     assert not is_held_out("value")
+    assert not is_held_out("val_time_seconds")
     assert not is_held_out("train_accuracy")
     assert is_trained("train_accuracy")
     assert not is_trained("constraint")
@@ -55,6 +56,12 @@ def test_the_commonest_result_is_forecast_and_training_results_only_without_anot
     assert commonest_metric([{"train_loss": 1.0, "zeta": 0.9, "gap": 0.1}]) == "zeta"
     assert commonest_metric([{"train_loss": 1.0}]) == "train_loss"
     assert commonest_metric([{"a": 1.0}, {"a": math.nan, "b": 1.0}, {"b": 2.0}]) == "b"
+    one_is_lost = [
+        *[{"test_accuracy": 0.9, "train_accuracy": 1.0}] * 19,
+        {"test_accuracy": math.nan, "train_accuracy": 1.0},
+    ]
+    assert commonest_metric(one_is_lost) == "test_accuracy"
+    assert commonest_metric([{"val_epoch_speed": 3.0, "val_loss": 0.3}]) == "val_loss"
     assert commonest_metric([]) is None
 
 
@@ -62,10 +69,11 @@ def test_runs_may_ask_for_a_metric() -> None:
     results = [{"test_accuracy": 0.5, "f1": 0.3}] * 2
     assert asked_metric([{}, {}], results) == "test_accuracy"
     assert asked_metric([{"forecast_metric": "f1"}, {}], results) == "f1"
+    assert asked_metric([{"forecast_metric": "tset_accuracy"}, {}], results) == "test_accuracy"
 
 
 def test_less_is_better_by_name_or_as_runs_say() -> None:
-    for name in ("val_loss", "Perplexity", "mse", "word_error", "crossentropy_loss", "fid"):
+    for name in ("val_loss", "Perplexity", "mse", "word_errors", "val_crossentropy", "fid", "negative_log_likelihood"):
         assert not higher_is_better(name)
     for name in ("test_accuracy", "f1", "bleu", "reward"):
         assert higher_is_better(name)

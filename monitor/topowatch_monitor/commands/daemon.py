@@ -32,9 +32,9 @@ def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, An
     return _of_group(url, group, "classes", tenant)
 
 
-def fetch_forecasts(url: str, group: str) -> dict[str, Any]:
+def fetch_forecasts(url: str, group: str, tenant: str | None = None) -> dict[str, Any]:
     """Return the JSON of a group's forecasts; raises CommandError."""
-    return _of_group(url, group, "forecast", None)
+    return _of_group(url, group, "forecast", tenant)
 
 
 def fetch_fleet_forecasts(url: str) -> dict[str, Any]:

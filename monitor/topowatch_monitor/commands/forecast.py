@@ -17,6 +17,9 @@ def forecast(
         str | None, typer.Argument(metavar="[RUN|GROUP]", help="Name of a group or of a run; all groups without it.")
     ] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="The run's group, where that is needed.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="Whose, where several tenants have a group of that name.")
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +44,7 @@ def forecast(
         fleet = fetch_fleet_forecasts(url)
         print_json(fleet) if as_json else console().print(fleet_page(fleet))
     elif group is None and name in {run["group"] for run in fetch_runs(url)["runs"]}:
-        answer = fetch_forecasts(url, name)
+        answer = fetch_forecasts(url, name, tenant)
         print_json(answer) if as_json else console().print(forecast_page(answer))
     else:
         _show_run(url, name, group, as_json=as_json)
@@ -59,4 +62,4 @@ def _show_run(url: str, name: str, group: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"run": run["run"], "group": run["group"], "at": run["step"], **run["forecast"]})
     else:
-        console().print(run_forecast_page(run, fetch_forecasts(url, run["group"])))
+        console().print(run_forecast_page(run, fetch_forecasts(url, run["group"], run["tenant"])))

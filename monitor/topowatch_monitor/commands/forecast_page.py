@@ -103,7 +103,10 @@ def fleet_page(answer: Mapping[str, Any]) -> RenderableType:
 def _facts(told: Mapping[str, Any], name: str, answer: Mapping[str, Any]) -> list[tuple[str, Text]]:
     """What is told of a run, as pairs of words."""
     facts = [
-        (told["metric"], Text(number(told["value"]), style="bold")),
+        (
+            told["metric"],
+            Text(f"{number(told['value'])} ({'more' if _higher(answer) else 'less'} is better)", style="bold"),
+        ),
         ("90 % interval", Text(f"{number(told['lower'])} to {number(told['upper'])}")),
     ]
     gap = told["gap"]
@@ -129,7 +132,7 @@ def _higher(answer: Mapping[str, Any]) -> bool:
 
 
 def _ranked(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[Mapping[str, Any]]:
-    told = [run for run in runs if not run["abstained"]]
+    told = [run for run in runs if not run["abstained"] and run["value"] is not None]
     return sorted(told, key=lambda run: run["value"], reverse=higher_is_better)
 
 
@@ -150,7 +153,9 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[
     """Lay out the live runs, the best forecast first; the worse half of those that have one may be stopped."""
     told, silent = _ranked(runs, higher_is_better=higher_is_better), [run for run in runs if run["abstained"]]
     gaps = any(run["gap"] is not None for run in told)
-    table = _table("run", "step", told[0]["metric"], "90 %", *(["gap"] if gaps else []), "advice")
+    better = "more" if higher_is_better else "less"
+    heading = Text.assemble(("\nLive runs", "bold"), (f"  {told[0]['metric']}, {better} is better", "dim"))
+    table = _table("run", "step", "will end with", "90 %", *(["gap"] if gaps else []), "advice")
     for place, run in enumerate(told):
         advice = _advice(place, len(told))
         if run["misses_target"]:
@@ -158,7 +163,7 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[
         interval = f"{number(run['lower'])} to {number(run['upper'])}"
         gap = [UNKNOWN if run["gap"] is None else number(run["gap"]["value"])] if gaps else []
         table.add_row(Text(run["run"]), number(run["at"]), number(run["value"]), interval, *gap, advice)
-    parts: list[RenderableType] = [Text("\nLive runs", style="bold"), Padding(table, (0, 0, 0, 2))]
+    parts: list[RenderableType] = [heading, Padding(table, (0, 0, 0, 2))]
     if silent:
         rest = _table("run", "step", "why not")
         for run in silent:
@@ -197,15 +202,8 @@ def _worth(view: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _verdict(levels: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """Whether topology helps, in a sentence."""
-    pairs = [
-        (level["left_out"]["r2"], level["without_topology"])
-        for level in levels
-        if level["left_out"]["r2"] is not None and level["without_topology"] is not None
-    ]
-    if not pairs:
-        return []
-    more = max(pairs, key=lambda pair: pair[0] - pair[1])
-    helped = more[0] - more[1]
-    words = f"helps, by {number(helped, 2)} of R² at most" if helped > 0.005 else "does not help here, and is left out"
-    return [Text(f"  topology {words}", style="dim")]
+    """Where topology is used, in a sentence: where runs that were left out are forecast better with it."""
+    used = [percent(level["share"], 0) for level in levels if level["topological"]]
+    known = any(level["topological"] is not None for level in levels)
+    told = f"used at {', '.join(used)} of the steps" if used else "left out, as it does not help here"
+    return [Text(f"  topology is {told}", style="dim")] if known else []

@@ -68,7 +68,8 @@ def curve_for(curves: Mapping[str, Curve], metric: str) -> Curve | None:
     """The curve that leads to a metric: that of its own name, else one that measures the same on held-out data."""
     if metric in curves:
         return curves[metric]
-    return next((curves[name] for name in sorted(curves) if root(name) == root(metric)), None)
+    alike = (name for name in sorted(curves) if is_held_out(name) and root(name) == root(metric))
+    return next((curves[name] for name in alike), None)
 
 
 def _whole(series: Series) -> Curve:

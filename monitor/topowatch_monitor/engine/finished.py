@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from topowatch_monitor.engine.group_fit import commonest
+from topowatch_monitor.engine.results import TOTAL_LABEL, number_of
 from topowatch_monitor.forecast.consensus import Consensus
 from topowatch_monitor.forecast.curve import curve_features
 from topowatch_monitor.forecast.table import raw_row
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A forecast is made each time that a run passes a sixteenth of its steps.
 LEVELS = 16
+# Runs whose lengths differ by no more are taken to be of one length, which those that do not say theirs will have too.
+SAME_LENGTH = 1.1
 _AGREEMENT = ("agreement", "agreement_mean", "agreement_sure", "agreement_best", "agreement_best_mean")
 
 
@@ -50,6 +53,12 @@ class Finished(NamedTuple):
     milestones: list[Milestone]
     curves: dict[str, Curve]
     forecasts: list[MadeForecast]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it took far fewer steps than it had said: what it ended with is not what it was forecast to."""
+        told = number_of(self.labels, TOTAL_LABEL)
+        return told is not None and told > SAME_LENGTH * self.steps
 
 
 class Siblings(NamedTuple):
@@ -87,7 +96,9 @@ def siblings_of(runs: Sequence[Finished], merits: NDArray[np.float64]) -> Siblin
     """
     digest = str(commonest(run.digest for run in runs if run.classes > 1 and len(run.milestones[-1].predicted)) or "")
     best_first = [runs[place] for place in np.argsort(-merits, kind="stable")]
-    alike = [run for run in best_first if digest and run.digest == digest and len(run.milestones[-1].predicted)]
+    alike = [run for run in best_first if digest and run.digest == digest]
+    probes = commonest(len(run.milestones[-1].predicted) for run in alike)
+    alike = [run for run in alike if probes and len(run.milestones[-1].predicted) == probes]
     if len(alike) < 2:
         return Siblings(digest, [], None)
     stacked = np.stack([run.milestones[-1].predicted for run in alike]).astype(np.int64)
@@ -115,7 +126,7 @@ def features_at(
         found = siblings.consensus.agreement(predicted, milestone.confidence, own=own)
         known |= zip(_AGREEMENT, found, strict=True)
     if curve is not None:
-        seen = curve[0] <= milestone.step
+        seen = curve[0] < milestone.step  # what is logged at the step itself comes after the sample
         known |= curve_features(curve[0][seen], curve[1][seen], steps - 1)
     added = raw_row(known)
     return np.where(np.isfinite(added), added, milestone.features)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from topowatch_monitor.engine.group_forecast import ForecastFit, Target
+    from topowatch_monitor.engine.group_forecast import ForecastFit, Held, Target
     from topowatch_monitor.engine.placing import GroupKey
     from topowatch_monitor.forecast.scores import Score
 
@@ -56,12 +56,17 @@ class LevelView(HeldView):
 
     Attributes:
         share: of the steps.
-        halving: what it would have brought to stop the worse half of the ended runs then, by `left_out`.
+        topological: whether the forecaster uses topology; None where there is none.
+        halving: what it would have brought to stop the worse half of the ended runs then, by `left_out`; None for what
+            was learned from other groups.
+        plain_of_made: R² of the best plain forecast of the runs that `made` is of.
         gap: the same of the gap; None where it is not forecast.
     """
 
     share: float
+    topological: bool | None
     halving: HalvingView | None
+    plain_of_made: float | None
     gap: HeldView | None
 
 
@@ -107,7 +112,9 @@ def _level_view(level: int, fit: ForecastFit) -> LevelView:
     return {
         "share": level / LEVELS,
         **_held_view(level, fit.of_metric),
-        "halving": None if held.learned is None else _halving_view(level, held.learned.left_out, fit),
+        "topological": None if held.learned is None else held.learned.topological,
+        "halving": None if held.learned is None or fit.others else _halving_view(level, held.learned.left_out, fit),
+        "plain_of_made": _plain_of_made(fit.of_metric.results, held),
         "gap": None if fit.of_gap is None else _held_view(level, fit.of_gap),
     }
 
@@ -121,6 +128,13 @@ def _held_view(level: int, target: Target) -> HeldView:
         "without_topology": None if plain is None else score(results, plain).r2,
         "baselines": {name: score(results, said).r2 for name, said in held.baselines.items()},
     }
+
+
+def _plain_of_made(results: NDArray[np.float64], held: Held) -> float | None:
+    if len(held.made_of) != len(results):
+        return None
+    found = [score(results[held.made_of], said[held.made_of]).r2 for said in held.baselines.values()]
+    return max((r2 for r2 in found if r2 is not None), default=None)
 
 
 def _halving_view(level: int, said: NDArray[np.float64], fit: ForecastFit) -> HalvingView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from topowatch_monitor.engine.features import curve_for, curves_of
@@ -28,6 +29,7 @@ UNKNOWN_LENGTH = (
 ENDED = "it has ended"
 TOO_EARLY = f"too early: the first forecast is made at a {LEVELS}th of the steps"
 NO_SAMPLE = "it has sent no sample near the share of its steps that siblings are compared at"
+NO_NUMBER = "what would be forecast is no finite number"
 STRANGE = "it is unlike all runs that were learned from"
 
 
@@ -36,6 +38,7 @@ class _Made(NamedTuple):
 
     fit: ForecastFit
     milestone: Milestone
+    asked: tuple[float, int, float | None]  # steps, level, target
     view: ForecastView
 
 
@@ -70,14 +73,14 @@ class Forecasting:
         milestone = at_level(run.told.milestones.known, steps, level)
         if milestone is None:
             return no_forecast(NO_SAMPLE)
+        asked = steps, level, number_of(run.told.labels, TARGET_LABEL)
         made = self._made.get(run.key)
-        if made is None or made.fit is not fit or made.milestone is not milestone:
+        if made is None or made.fit is not fit or made.milestone is not milestone or made.asked != asked:
             curve = None if fit.metric is None else curve_for(curves_of(run.history, [fit.metric]), fit.metric)
             digest = run.told.probed.digest.hex()
             raw = features_at(milestone, fit.siblings, digest=digest, curve=curve, steps=steps)
-            target = number_of(run.told.labels, TARGET_LABEL)
-            view = forecast(fit, raw, step=milestone.step, level=level, target=target)
-            made = self._made[run.key] = _Made(fit, milestone, view)
+            view = forecast(fit, raw, step=milestone.step, level=level, target=asked[2])
+            made = self._made[run.key] = _Made(fit, milestone, asked, view)
         return made.view
 
 
@@ -106,8 +109,10 @@ def forecast(
         found = held.learned.predict(raw)
     except UnusableError as error:
         return no_forecast(str(error))
-    if found.strangeness > 1:
+    if not found.strangeness <= 1:
         return no_forecast(f"{STRANGE} ({found.strangeness:.2g} times what is least alike among them)")
+    if not all(map(math.isfinite, (found.value, found.lower, found.upper))):
+        return no_forecast(NO_NUMBER)
     return {
         "metric": fit.metric,
         "value": found.value,
@@ -136,4 +141,5 @@ def _gap(learned: Learned | None, raw: NDArray[np.float64]) -> GapView | None:
         found = learned.predict(raw)
     except UnusableError:
         return None
-    return None if found.strangeness > 1 else {"value": found.value, "lower": found.lower, "upper": found.upper}
+    told = found.strangeness <= 1 and all(map(math.isfinite, found))
+    return {"value": found.value, "lower": found.lower, "upper": found.upper} if told else None

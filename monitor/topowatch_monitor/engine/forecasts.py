@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
 
 from topowatch_monitor.engine.forecast_view import forecast_view
-from topowatch_monitor.engine.group_forecast import MIN_RUNS, fit_forecasts, nothing
-from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, MOST_RUNS, fit_prior
+from topowatch_monitor.engine.group_forecast import MIN_RUNS, fit_forecasts, length_of, nothing
+from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, fit_prior
+from topowatch_monitor.engine.group_prior import MOST_RUNS as RUNS_OF_ALL
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 from topowatch_monitor.engine.results import GAP
+from topowatch_monitor.forecast.regressor import MOST_RUNS as RUNS_OF_A_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 # How long a group rests after something was learned from it, in times of what that took: each costs at most a twentieth
 # of a core, however many runs of it end.
-REST = 20.0
+SHARE = 20.0
+NO_LIVE_RUN = "none of its runs is live"
+ALL = ""  # no group is called that: in its place, what the groups of a tenant teach together
 
 log = logging.getLogger("topowatch.engine")
 
@@ -51,8 +55,29 @@ class _Learning:
     deadline: float
 
 
+@dataclass
+class _Group:
+    """What is known of a group.
+
+    Attributes:
+        ended: samples of each ended run that has a result.
+        lengths: steps of each of them.
+        results: names of results that runs of it have.
+        live: names of live runs.
+        metric: that was learned from its own ended runs; None where nothing was.
+    """
+
+    ended: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    results: set[str] = field(default_factory=set)
+    live: set[str] = field(default_factory=set)
+    metric: str | None = None
+
+
 class Forecasts:
     """Learns anew from a group after runs of it have ended, and hands on what comes of it.
+
+    What groups of a tenant teach about those that have too few ended runs is learned once for all of these.
 
     Args:
         dispatcher: of the shards.
@@ -75,10 +100,9 @@ class Forecasts:
         self._pool = pool
         self._settings = settings
         self._learn, self._learn_prior = learn, learn_prior
-        self._ended: dict[GroupKey, dict[str, int]] = {}  # samples of each ended run that has a result
-        self._live: dict[GroupKey, set[str]] = {}
+        self._groups: dict[GroupKey, _Group] = {}
+        self._priors: dict[str, ForecastFit] = {}  # by tenant
         self._wanting: dict[GroupKey, float] = {}  # not before when, in the order in which they came to want it
-        self._rich: set[GroupKey] = set()  # groups that are learned from by themselves
         self._rests: dict[GroupKey, float] = {}  # not before when, after something was learned
         self._failures: dict[GroupKey, int] = {}
         self._learning: _Learning | None = None
@@ -89,18 +113,23 @@ class Forecasts:
     def see(self, views: Iterable[RunView]) -> None:
         """Take in the views of runs that changed."""
         for view in views:
-            key = view["tenant"], view["group"]
-            ended, live = self._ended.setdefault(key, {}), self._live.setdefault(key, set())
-            if view["state"] == "live" and not live:
-                self._wanting.setdefault(key, 0.0)
-            (live.add if view["state"] == "live" else live.discard)(view["run"])
-            counted = view["samples"] if view["state"] == "ended" and view["results"] else None
-            if ended.get(view["run"]) != counted:
+            key, run = (view["tenant"], view["group"]), view["run"]
+            group = self._groups.setdefault(key, _Group())
+            results = view["results"] if view["state"] == "ended" else None
+            counted = view["samples"] if results else None
+            if group.ended.get(run) != counted:
                 if counted is None:
-                    del ended[view["run"]]
+                    del group.ended[run], group.lengths[run]
                 else:
-                    ended[view["run"]] = counted
+                    group.ended[run], group.lengths[run] = counted, (view["step"] or 0) + 1
+                    group.results |= set(results or ())
                 self._wanting.setdefault(key, 0.0)
+            had = bool(group.live)
+            (group.live.add if view["state"] == "live" else group.live.discard)(run)
+            if group.live and not had:
+                self._wanting.setdefault(key, 0.0)
+            elif had and not group.live:
+                self._dispatcher.publish_forecast(key, nothing(NO_LIVE_RUN))  # what was learned may be large
             self._note(view)
 
     def take_made(self) -> list[NewForecast]:
@@ -122,12 +151,17 @@ class Forecasts:
         """
         if self._learning is not None:
             self._watch(self._learning, now)
-        if caught_up and self._learning is None:
+        if not caught_up:
+            return
+        for group, since in list(self._wanting.items()):
+            if group[1] != ALL and len(self._groups[group].ended) < MIN_RUNS and now >= since:
+                del self._wanting[group]  # there is no need of a job
+                self._tell(group, self._of_others(group))
+        if self._learning is None:
             due = (group for group, since in self._wanting.items() if now >= max(since, self._rests.get(group, 0.0)))
-            group = next(due, None)
-            if group is not None:
-                del self._wanting[group]
-                self._begin(group, now)
+            if (chosen := next(due, None)) is not None:
+                del self._wanting[chosen]
+                self._begin(chosen, now)
 
     def close(self) -> None:
         """End what is under way."""
@@ -154,32 +188,36 @@ class Forecasts:
             ))  # fmt: skip
 
     def _begin(self, group: GroupKey, now: float) -> None:
-        learned_from = self._call(group)
-        if isinstance(learned_from, str):  # no need of a job to say so
-            self._tell(group, nothing(learned_from), now)
-            return
+        learn, asked = self._learn, [(group, RUNS_OF_A_GROUP)]
+        if group[1] == ALL:
+            learn, teachers = self._learn_prior, self._teachers(group[0])
+            asked = [(key, RUNS_OF_ALL // len(teachers)) for key in teachers]
         try:
-            job = self._pool.submit(*learned_from())
+            calls = [call for key, most in asked for call in self._dispatcher.ask("finished_runs", key, most)]
+            job = self._pool.submit(learn, *calls)
         except JobLostError as error:
             self._fail(group, now, str(error))
         else:
             self._learning = _Learning(group, job, now, now + self._settings.timeout_seconds)
 
-    def _call(self, group: GroupKey) -> Callable[[], tuple[Any, ...]] | str:
-        """What learns about a group: from its own ended runs, else from other groups; or why nothing does."""
-        ended = len(self._ended[group])
-        if ended >= MIN_RUNS:
-            return lambda: (self._learn, *self._dispatcher.ask("finished_runs", group))
-        others = [key for key, runs in self._ended.items() if key[0] == group[0] and len(runs) >= MIN_RUNS]
-        if len(others) < LEAST_GROUPS or not self._live[group]:
-            return f"{ended} runs have ended with a result: forecasts need at least {MIN_RUNS}"
-        chosen = sorted(others, key=lambda key: (-len(self._ended[key]), key))[:MOST_GROUPS]
-        most = MOST_RUNS // len(chosen)
-        return lambda: (
-            self._learn_prior,
-            group[1],
-            *(call for key in (group, *chosen) for call in self._dispatcher.ask("finished_runs", key, most)),
-        )
+    def _teachers(self, tenant: str) -> list[GroupKey]:
+        """Groups of a tenant that new ones may learn from: the largest of those whose metric is that of most."""
+        metrics = {key: group.metric for key, group in self._groups.items() if key[0] == tenant and group.metric}
+        commonest = max(sorted(metrics.values()), key=list(metrics.values()).count, default=None)
+        alike = [key for key, metric in metrics.items() if metric == commonest]
+        return sorted(alike, key=lambda key: (-len(self._groups[key].ended), key))[:MOST_GROUPS]
+
+    def _of_others(self, key: GroupKey) -> ForecastFit:
+        """What other groups teach about one, or why they do not."""
+        group, prior = self._groups[key], self._priors.get(key[0])
+        few = f"{len(group.ended)} runs have ended with a result: forecasts need at least {MIN_RUNS}"
+        if prior is None:
+            return nothing(few)
+        if prior.metric is None:
+            return nothing(f"{few}; {prior.reason}")
+        if group.results and prior.metric not in group.results:
+            return nothing(f"{few}; other groups tell {prior.metric}, its own runs {', '.join(sorted(group.results))}")
+        return prior._replace(steps=length_of(list(group.lengths.values()))) if group.live else nothing(NO_LIVE_RUN)
 
     def _watch(self, learning: _Learning, now: float) -> None:
         if not self._pool.ended(learning.job):
@@ -198,16 +236,32 @@ class Forecasts:
             self._fail(learning.group, now, f"it failed ({error}); this is a fault of topowatch")
         else:
             self._failures.pop(learning.group, None)
-            self._rests[learning.group] = now + max(self._settings.atlas_seconds, REST * (now - learning.began))
-            self._tell(learning.group, fit, now)
+            rest = SHARE * (now - learning.began)
+            self._rests[learning.group] = now + max(self._settings.atlas_seconds, rest)
+            if learning.group[1] == ALL:
+                self._take_prior(learning.group[0], fit)
+            else:
+                self._take_own(learning.group, fit)
 
-    def _tell(self, group: GroupKey, fit: ForecastFit, now: float) -> None:
-        self._untold[group] = forecast_view(group, fit)
-        self._dispatcher.publish_forecast(group, fit)
-        if len(self._ended[group]) >= MIN_RUNS and group not in self._rich:
-            self._rich.add(group)  # there is more that groups with few ended runs may learn from
-            for poor in [key for key, live in self._live.items() if live and key not in self._rich]:
-                self._wanting.setdefault(poor, now + self._settings.atlas_seconds)
+    def _take_own(self, key: GroupKey, fit: ForecastFit) -> None:
+        self._groups[key].metric = fit.metric
+        if fit.metric is not None:
+            self._tell(key, fit)
+            if len(self._teachers(key[0])) >= LEAST_GROUPS:
+                self._wanting.setdefault((key[0], ALL), 0.0)
+            return
+        others = self._of_others(key)
+        self._tell(key, others if others.metric is not None else fit)
+
+    def _take_prior(self, tenant: str, fit: ForecastFit) -> None:
+        self._priors[tenant] = fit
+        for key, group in self._groups.items():
+            if key[0] == tenant and group.live and group.metric is None:
+                self._tell(key, self._of_others(key))
+
+    def _tell(self, key: GroupKey, fit: ForecastFit) -> None:
+        self._untold[key] = forecast_view(key, fit)
+        self._dispatcher.publish_forecast(key, fit if self._groups[key].live else nothing(NO_LIVE_RUN))
 
     def _fail(self, group: GroupKey, now: float, trouble: str) -> None:
         """Tell what went wrong, and try again after a while that doubles every time."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from topowatch_monitor.engine.features import curve_for
-from topowatch_monitor.engine.finished import LEVELS, Siblings, at_level, features_at, level_of, siblings_of
+from topowatch_monitor.engine.finished import (
+    LEVELS,
+    SAME_LENGTH,
+    Siblings,
+    at_level,
+    features_at,
+    level_of,
+    siblings_of,
+)
 from topowatch_monitor.engine.results import GAP, asked_metric, gap_of, higher_is_better
 from topowatch_monitor.forecast import UnusableError, learn
 from topowatch_monitor.forecast.baselines import LOSS_ONLY, NORM_AND_LENGTH
@@ -22,13 +30,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from topowatch_monitor.engine.finished import Finished
+    from topowatch_monitor.engine.made_forecasts import MadeForecast
     from topowatch_monitor.forecast import Learned
 
 SCORED = (LEVELS // 4, LEVELS // 2, LEVELS)  # levels at which forecasts are held against plain ones
 # Ended runs that are learned from, at least.
 MIN_RUNS = 12
-# Runs whose lengths differ by no more are taken to be of one length, which those that do not say theirs will have too.
-SAME_LENGTH = 1.1
+LARGEST, REACH = 1e150, 5.0
+# R² of runs that were left out, from which on forecasts are told. Where results have nothing to do with what runs are
+# like, it is 0.2 for 12 of them as a rule, and seldom above 0.5 (measured).
+LEAST_R2, FEW = 0.1, 4.0
+LITTLE = "tell too little about runs that were not learned from"
 NOT_SCORED = Score(0, None, None, None, None)
 
 
@@ -41,6 +53,7 @@ class Held(NamedTuple):
             the runs; None where it was not tried.
         baselines: the same of each baseline, by name.
         made: score of the forecasts that were made up to here while runs went on.
+        made_of: which runs it is of.
     """
 
     learned: Learned | None
@@ -48,6 +61,7 @@ class Held(NamedTuple):
     without_topology: NDArray[np.float64] | None = None
     baselines: Mapping[str, NDArray[np.float64]] = {}
     made: Score = NOT_SCORED
+    made_of: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 
 
 class Target(NamedTuple):
@@ -87,37 +101,79 @@ class ForecastFit(NamedTuple):
 
 def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
     """Learn from the ended runs of a group, as each carrier handed them out."""
-    ended = sorted((run for runs in found for run in runs), key=lambda run: run.run)
+    ended = sorted((run for runs in found for run in runs if not run.cut_short), key=lambda run: run.run)
     labels = [run.labels for run in ended]
     metric = asked_metric(labels, [run.results for run in ended])
     if metric is None:
         return nothing("no ended run has a result: end runs with Watch.finish(test_accuracy=…)")
-    usable = [run for run in ended if run.milestones and math.isfinite(run.results.get(metric, math.nan))][-MOST_RUNS:]
+    usable = [run for run in ended if run.milestones and has(run, metric)][-MOST_RUNS:]
     if len(usable) < MIN_RUNS:
-        return nothing(f"{len(usable)} ended runs have a finite {metric}: forecasts need at least {MIN_RUNS}")
-    results = np.array([run.results[metric] for run in usable])
+        cut = sum(run.cut_short for runs in found for run in runs)
+        told = f" ({cut} that took far fewer steps than they had said do not count)" if cut else ""
+        return nothing(f"{len(usable)} ended runs have a finite {metric}: forecasts need at least {MIN_RUNS}{told}")
+    results = within_reach(np.array([run.results[metric] for run in usable]))
     if few_or_same(results):
         return nothing(f"all ended runs have the same {metric}: there is nothing to tell apart")
     higher = higher_is_better(metric, labels)
     siblings = siblings_of(usable, results if higher else -results)
-    gaps = np.array([gap_of(run.results, metric, higher=higher) for run in usable])
+    gaps = within_reach(np.array([gap_of(run.results, metric, higher=higher) for run in usable]))
     raws = [raw_at(usable, level, siblings, metric) for level in range(1, LEVELS + 1)]
     of_metric = learn_target(usable, metric, results, raws)
     return ForecastFit(
         metric=metric,
         reason="",
         higher_is_better=higher,
-        steps=common_length(usable),
-        of_metric=of_metric._replace(levels=beside_curves(of_metric.levels, raws)),
-        of_gap=None if few_or_same(gaps) else learn_target(usable, GAP, gaps, raws),
+        steps=length_of([run.steps for run in usable]),
+        of_metric=worth_telling(of_metric._replace(levels=beside_curves(of_metric.levels, raws))),
+        of_gap=None if few_or_same(gaps) else worth_telling(learn_target(usable, GAP, gaps, raws)),
         siblings=siblings,
     )
 
 
-def common_length(runs: Sequence[Finished]) -> int | None:
+def length_of(lengths: Sequence[int]) -> int | None:
     """How many steps runs take, where all take about the same; None where they do not, or there are none."""
-    lengths = [run.steps for run in runs]
     return int(np.median(lengths)) if lengths and max(lengths) <= SAME_LENGTH * min(lengths) else None
+
+
+def has(run: Finished, metric: str) -> bool:
+    """Whether a run ended with a number that can be learned from."""
+    return abs(run.results.get(metric, math.inf)) <= LARGEST
+
+
+def within_reach(results: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take results that lie farther than REACH interquartile ranges outside the quartiles for such as lie there.
+
+    One run that diverged would else be all that is learned of a loss.
+    """
+    lower, upper = np.nanquantile(results, (0.25, 0.75)) if np.isfinite(results).any() else (0.0, 0.0)
+    reach = REACH * (upper - lower)
+    return np.clip(results, lower - reach, upper + reach) if reach > 0 else results
+
+
+def worth_telling(target: Target, blocks: NDArray[np.int64] | None = None) -> Target:
+    """Leave out what was learned at levels where it says too little of runs that were left out.
+
+    Args:
+        target: what was learned.
+        blocks: of its n runs; of several, more has to be known of runs than the means of the blocks.
+    """
+    results = target.results
+    groups = np.zeros(len(results), dtype=np.int64) if blocks is None else blocks
+    means = np.array([results[groups == group].mean() for group in groups])
+
+    def judged(held: Held) -> Held:
+        if held.learned is None:
+            return held
+        known = np.isfinite(held.learned.left_out)
+        rest, spread = (results - held.learned.left_out)[known], (results - means)[known]
+        r2 = 1 - float((rest**2).sum() / (spread**2).sum()) if spread.any() else 0.0
+        if r2 >= LEAST_R2 + FEW / known.sum():
+            return held
+        return held._replace(
+            learned=None, reason=f"{'ended runs' if blocks is None else 'other groups'} {LITTLE} (R² {r2:.2f})"
+        )
+
+    return target._replace(levels=[judged(held) for held in target.levels])
 
 
 def few_or_same(values: NDArray[np.float64]) -> bool:
@@ -135,14 +191,15 @@ def score_made(ended: Sequence[Finished], metric: str, level: int, results: NDAr
         level: sixteenths of the steps of a run.
         results: n numbers that they ended with; NaN where unknown.
     """
-    true, said = [], []
-    for run, result in zip(ended, results, strict=True):
-        before = [made for made in run.forecasts if made.metric == metric and level_of(made.step, run.steps) <= level]
-        if before:
-            true.append(result)
-            said.append(before[-1])
-    values, lower, upper = ([getattr(made, name) for made in said] for name in ("value", "lower", "upper"))
-    return score(true, values, lower, upper)
+    told = [(result, made) for run, result in zip(ended, results, strict=True) if (made := made_at(run, metric, level))]
+    values, lower, upper = ([getattr(made, name) for _, made in told] for name in ("value", "lower", "upper"))
+    return score([result for result, _ in told], values, lower, upper)
+
+
+def made_at(run: Finished, metric: str, level: int) -> MadeForecast | None:
+    """The newest forecast of a metric that was made of a run up to a level."""
+    before = [made for made in run.forecasts if made.metric == metric and level_of(made.step, run.steps) <= level]
+    return before[-1] if before else None
 
 
 def nothing(reason: str) -> ForecastFit:
@@ -189,7 +246,10 @@ def learn_target(
     levels = []
     for level, raw in enumerate(raws, 1):
         held = _hold(raw[known], results[known], None if blocks is None else blocks[known], scored=level in SCORED)
-        levels.append(held._replace(made=score_made(runs, name, level, results)) if level in SCORED else held)
+        if level in SCORED:
+            made_of = np.array([made_at(run, name, level) is not None for run in runs], dtype=bool)[known]
+            held = held._replace(made=score_made(runs, name, level, results), made_of=made_of)
+        levels.append(held)
     return Target(results[known], levels)
 
 

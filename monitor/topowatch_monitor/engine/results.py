@@ -24,8 +24,20 @@ _HELD_OUT = frozenset({"val", "valid", "validation", "test", "eval", "evaluation
 _TRAINED = frozenset({"train", "training"})
 _SAYS_NOTHING = frozenset({"final", "last", "best", "epoch", "mean", "avg"})
 _ALIASES = {"acc": "accuracy", "top1": "accuracy", "ppl": "perplexity", "err": "error"}
-_LOWER_IS_BETTER = frozenset({"entropy", "nll", "bpb", "bpc", "mse", "mae", "rmse", "wer", "cer", "fid", "gap", "kl"})
-_LOWER_ENDINGS = ("loss", "error", "perplexity", "distance")
+_KNOWN = frozenset(
+    {"accuracy", "loss", "f1", "auc", "auroc", "error", "perplexity", "bleu", "rouge", "map", "iou", "reward"}
+)
+_LOWER_IS_BETTER = frozenset(
+    (
+        *("nll", "bpb", "bpc", "mse", "mae", "rmse", "mape", "msle", "rmsle", "l1", "l2", "wer", "cer", "eer", "fid"),
+        *("gap", "kl", "ce", "bce", "xent", "ent", "ece", "brier", "regret", "negative"),
+    )
+)
+_LOWER_ENDINGS = ("loss", "losses", "error", "errors", "perplexity", "perplexities", "entropy", "crossent", "distance")
+# What is measured on held-out data, but not of the model.
+_NO_RESULTS = frozenset(
+    ["time", "duration", "seconds", "second", "runtime", "step", "steps", "count", "size", "samples"]
+)
 
 
 def number_of(labels: Mapping[str, str], name: str) -> float | None:
@@ -48,7 +60,8 @@ def root(name: str) -> str:
 
 def is_held_out(name: str) -> bool:
     """Whether a scalar is measured on data that the run does not learn from, by its name, as that of `val_loss`."""
-    return not _HELD_OUT.isdisjoint(_words(name))
+    words = _words(name)
+    return not _HELD_OUT.isdisjoint(words) and _NO_RESULTS.isdisjoint(words)
 
 
 def is_trained(name: str) -> bool:
@@ -67,24 +80,35 @@ def results_of(given: Mapping[str, float], latest: Mapping[str, float]) -> dict[
 
 
 def commonest_metric(results: Sequence[Mapping[str, float]]) -> str | None:
-    """The result that most runs have; of several those in PREFERRED come first, then others that are held out.
+    """The result that is forecast where nobody says which, among those that most runs have, or half as many.
 
-    Gaps and what is measured on the training data come last.
+    What is held out comes before what may be, that before what is measured on the training data, and gaps; then those
+    in PREFERRED, then known measures, then what more runs have, then the first by name.
     """
-    counts = Counter(name for each in results for name, value in each.items() if math.isfinite(value))
-    most = max(counts.values(), default=0)
+    counts = _counts(results)
+    common = [name for name, count in counts.items() if 2 * count > max(counts.values())]
 
-    def order(name: str) -> tuple[int, bool, bool, str]:
+    def order(name: str) -> tuple[bool, bool, int, bool, int, str]:
         preferred = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
-        return preferred, is_trained(name) or name in GAPS, not is_held_out(name), name
+        known = not _KNOWN.isdisjoint(_words(name))
+        return is_trained(name) or name in GAPS, not is_held_out(name), preferred, not known, -counts[name], name
 
-    return min((name for name, count in counts.items() if count == most), key=order, default=None)
+    return min(common, key=order, default=None)
 
 
 def asked_metric(labels: Iterable[Mapping[str, str]], results: Sequence[Mapping[str, float]]) -> str | None:
-    """The result that runs ask to be forecast by METRIC_LABEL, as most of those that do; else the commonest one."""
-    asked = Counter(each[METRIC_LABEL] for each in labels if METRIC_LABEL in each)
-    return min(asked, key=lambda name: (-asked[name], name)) if asked else commonest_metric(results)
+    """The result that most runs of those that say so ask for by METRIC_LABEL, where half of all have it.
+
+    Else the commonest one: a label that is mistyped in one run decides nothing.
+    """
+    asked, counts = Counter(each[METRIC_LABEL] for each in labels if METRIC_LABEL in each), _counts(results)
+    known = [name for name in asked if 2 * counts[name] >= len(results)]
+    return min(known, key=lambda name: (-asked[name], name)) if known else commonest_metric(results)
+
+
+def _counts(results: Sequence[Mapping[str, float]]) -> Counter[str]:
+    """How many runs have a finite result, by name."""
+    return Counter(name for each in results for name, value in each.items() if math.isfinite(value))
 
 
 def higher_is_better(metric: str, labels: Iterable[Mapping[str, str]] = ()) -> bool:

@@ -196,7 +196,8 @@ class RunState:
         elif isinstance(message, log_pb2.StoredItem):
             return self._store(message)
         elif isinstance(message, log_pb2.Forecast):
-            self.told.forecasts.add(message)
+            if self.told.step is not None and message.step <= self.told.step:  # else of a life that was superseded
+                self.told.forecasts.add(message)
         else:
             self._rejected += len(message.seqs)
             self._times.heard(seconds(message.received_at))

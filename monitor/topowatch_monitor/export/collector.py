@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from topowatch_monitor.export import registry
-from topowatch_monitor.export.forecasts import abstained_share, quantiles_of, target_of
+from topowatch_monitor.export.forecasts import abstained_share, quantiles_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,9 +101,9 @@ class FleetCollector(Collector):
         groups, forecasts = self._fleet.groups(), self._fleet.forecasts()
         for key in sorted(shown, key=lambda key: (key[1], key[0])):
             labels = _group_labels({"tenant": key[0], "group": key[1]})
-            series: list[tuple[Metric, dict[str, str], float]] = []
+            series: list[tuple[Metric, float]] = []
             if (view := groups.get(key)) is not None:
-                series += [(metric, {}, value) for metric, value in _group_series(view)]
+                series += _group_series(view)
             if (forecast := forecasts.get(key)) is not None:
                 series += _forecast_series(forecast, shown[key])
             identity = tuple(labels.items())
@@ -111,8 +111,8 @@ class FleetCollector(Collector):
                 left_out[key[0], key[1], ""] = len(series)
                 continue
             seen.add(identity)
-            for metric, extra, value in series:
-                families[metric].add_sample(metric.name, {**labels, **extra}, value)
+            for metric, value in series:
+                families[metric].add_sample(metric.name, labels, value)
 
     def _count(self, left_out: Mapping[tuple[str, str, str], int]) -> int:
         """Return how many series have been left out so far, with those of this scrape."""
@@ -191,6 +191,7 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.FORECAST_LOWER, run["forecast"]["lower"]),
         (registry.FORECAST_UPPER, run["forecast"]["upper"]),
         (registry.FORECAST_GAP, (run["forecast"]["gap"] or {}).get("value")),
+        (registry.FORECAST_MISSES_TARGET, run["forecast"]["misses_target"]),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
         (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):
@@ -201,24 +202,20 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
 
 
-def _forecast_series(
-    view: GroupForecastView, runs: Sequence[FleetRun]
-) -> Iterator[tuple[Metric, dict[str, str], float]]:
-    """Yield (metric, labels beside the group, value) of the forecasts of a group; scores are at half of the steps."""
+def _forecast_series(view: GroupForecastView, runs: Sequence[FleetRun]) -> Iterator[tuple[Metric, float]]:
+    """Yield (metric, value) of the forecasts of a group; scores are at half of the steps."""
     if view["metric"] is None:
         return
     half = next((level for level in view["levels"] if level["share"] == 0.5), None)
-    made = None if half is None else half["made"]
-    plain = [] if half is None else [r2 for r2 in half["baselines"].values() if r2 is not None]
-    for metric, extra, value in (
-        (registry.GROUP_FORECAST_R2, {}, made["r2"] if made and made["runs"] >= SCORED_RUNS else None),
-        (registry.GROUP_FORECAST_COVERAGE, {}, made["coverage"] if made and made["runs"] >= COVERED_RUNS else None),
-        (registry.GROUP_FORECAST_BASELINE_R2, {}, max(plain, default=None)),
-        (registry.GROUP_FORECAST_ABSTAINED, {}, abstained_share(runs)),
-        (registry.GROUP_FORECAST_TARGET, {"goal": "max" if view["higher_is_better"] else "min"}, target_of(runs)),
+    made, scored = (None, 0) if half is None else (half["made"], half["made"]["runs"])
+    for metric, value in (
+        (registry.GROUP_FORECAST_R2, made["r2"] if made and scored >= SCORED_RUNS else None),
+        (registry.GROUP_FORECAST_COVERAGE, made["coverage"] if made and scored >= COVERED_RUNS else None),
+        (registry.GROUP_FORECAST_BASELINE_R2, half["plain_of_made"] if half and scored >= SCORED_RUNS else None),
+        (registry.GROUP_FORECAST_ABSTAINED, abstained_share(runs)),
     ):
         if value is not None:
-            yield metric, extra, value
+            yield metric, value
 
 
 def _group_series(view: GroupView) -> Iterator[tuple[Metric, float]]:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from topowatch_monitor.engine.results import TARGET_LABEL, number_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
 
 NO_LIVE_RUN = "none of its runs is live"
 QUANTILES = (0.1, 0.5, 0.9)
+MOST_METRICS = 16  # that quantiles are told of: those with the most live runs
 
 
 def forecast_answer(group: str, runs: Sequence[FleetRun], learned: Sequence[GroupForecastView]) -> dict[str, Any]:
@@ -72,15 +71,16 @@ def fleet_answer(runs: Sequence[FleetRun], learned: Mapping[GroupKey, GroupForec
 
 
 def quantiles_of(runs: Iterable[FleetRun]) -> dict[str, dict[float, float]]:
-    """Quantiles of what live runs are forecast to end with, by metric."""
+    """Quantiles of what live runs are forecast to end with, by metric, of MOST_METRICS at most."""
     values: dict[str, list[float]] = {}
     for run in runs:
         metric, value = run["forecast"]["metric"], run["forecast"]["value"]
         if run["state"] == "live" and metric is not None and value is not None:
             values.setdefault(metric, []).append(value)
+    chosen = sorted(values, key=lambda metric: (-len(values[metric]), metric))[:MOST_METRICS]
     return {
-        metric: dict(zip(QUANTILES, np.quantile(found, QUANTILES).tolist(), strict=True))
-        for metric, found in sorted(values.items())
+        metric: dict(zip(QUANTILES, np.quantile(values[metric], QUANTILES).tolist(), strict=True))
+        for metric in sorted(chosen)
     }
 
 
@@ -88,10 +88,3 @@ def abstained_share(runs: Iterable[FleetRun]) -> float | None:
     """Share of live runs of which nothing is forecast, of those that are far enough; None without one."""
     due = [run["forecast"]["abstained"] for run in runs if run["state"] == "live" and not run["forecast"]["early"]]
     return sum(due) / len(due) if due else None
-
-
-def target_of(runs: Iterable[FleetRun]) -> float | None:
-    """What live runs are to reach, by their label, as most of them say (of equally many the least)."""
-    told = [number_of(run["labels"], TARGET_LABEL) for run in runs if run["state"] == "live"]
-    known = sorted(target for target in told if target is not None)
-    return max(known, key=known.count, default=None)

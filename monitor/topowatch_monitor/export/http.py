@@ -108,13 +108,6 @@ def create_app(
             return json_response({"error": "this daemon has no way to jobs"}, 503)
         return json_response({"request": ask(run, side), "side": side}, 202)
 
-    def members(request: Request) -> tuple[str, list[FleetRun]]:
-        group = request.path_params["group"]
-        found = fleet.runs(now(), group)
-        if not found:
-            raise HTTPException(404, f"there is no group {group!r}; {LISTED}")
-        return group, found
-
     def classes(request: Request) -> Response:
         try:
             view, found = fleet.group(request.path_params["group"], now(), request.query_params.get("tenant"))
@@ -128,9 +121,15 @@ def create_app(
         return json_response({**view, "members": answers})
 
     def forecast(request: Request) -> Response:
-        group, found = members(request)
-        learned = [view for (_, name), view in sorted(fleet.forecasts().items()) if name == group]
-        return json_response(forecast_answer(group, found, learned))
+        group = request.path_params["group"]
+        try:
+            view, found = fleet.group(group, now(), request.query_params.get("tenant"))
+        except AmbiguousGroupError as error:
+            return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
+        except GroupNotFoundError as error:
+            raise HTTPException(404, f"{error}; {LISTED}") from None
+        learned = fleet.forecasts().get((view["tenant"], group))
+        return json_response(forecast_answer(group, found, [] if learned is None else [learned]))
 
     def forecasts(_: Request) -> Response:
         return json_response(fleet_answer(fleet.runs(now()), fleet.forecasts()))

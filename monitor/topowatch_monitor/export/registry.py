@@ -137,6 +137,12 @@ FORECAST_GAP = Metric(
     RUN,
     "By how much a live run is forecast to do better on its training data than on held-out data, in the same unit.",
 )
+FORECAST_MISSES_TARGET = Metric(
+    "topowatch_forecast_misses_target",
+    "gauge",
+    RUN,
+    "1 where the whole 90 % interval misses what the run is to reach by its label forecast_target, else 0.",
+)
 
 GROUP_FORECAST_R2 = Metric(
     "topowatch_group_forecast_r2",
@@ -148,7 +154,7 @@ GROUP_FORECAST_BASELINE_R2 = Metric(
     "topowatch_group_forecast_baseline_r2",
     "gauge",
     GROUP,
-    "R2 of the best plain forecast at half of the steps: last value, power law, loss only, norm and length.",
+    "R2 of the best plain forecast of the same runs: last value, power law, loss only, or weight norm and path length.",
 )
 GROUP_FORECAST_COVERAGE = Metric(
     "topowatch_group_forecast_coverage",
@@ -161,12 +167,6 @@ GROUP_FORECAST_ABSTAINED = Metric(
     "gauge",
     GROUP,
     "Share of the group's live runs, further than a sixteenth of their steps, of which nothing is forecast.",
-)
-GROUP_FORECAST_TARGET = Metric(
-    "topowatch_group_forecast_target",
-    "gauge",
-    (*GROUP, "goal"),
-    "What live runs say by their label forecast_target that they are to reach; goal is max where more is better.",
 )
 GROUP_CLASSES = Metric(
     "topowatch_group_classes",
@@ -282,11 +282,11 @@ METRICS: Final = (
     FORECAST_LOWER,
     FORECAST_UPPER,
     FORECAST_GAP,
+    FORECAST_MISSES_TARGET,
     GROUP_FORECAST_R2,
     GROUP_FORECAST_BASELINE_R2,
     GROUP_FORECAST_COVERAGE,
     GROUP_FORECAST_ABSTAINED,
-    GROUP_FORECAST_TARGET,
     GROUP_CLASSES,
     GROUP_ABSTAINED,
     GROUP_OUTLIERS,

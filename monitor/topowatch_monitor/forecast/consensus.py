@@ -54,9 +54,12 @@ class Consensus:
     def __init__(self, predictions: NDArray[np.integer[Any]], classes: int) -> None:
         if predictions.size and (predictions.min() < 0 or predictions.max() >= classes):
             raise ValueError(f"predictions lie from 0 to {classes - 1}")
-        self._predictions = predictions.astype(np.min_scalar_type(classes))
-        self._classes = classes
-        self._votes = self._count(range(len(predictions)))
+        # The classes that anybody predicts are numbered probe by probe, so that 50,000 of them cost no more than ten.
+        columns = [np.unique(column, return_inverse=True) for column in predictions.T]
+        self._known = [known for known, _ in columns]
+        self._numbers = np.array([numbers for _, numbers in columns], dtype=np.int64).reshape(predictions.T.shape)
+        self._width = max((len(known) for known in self._known), default=0)
+        self._votes = self._count(list(range(len(predictions))))
 
     def agreement(
         self, predicted: NDArray[np.integer[Any]], confidence: NDArray[np.floating[Any]], *, own: int | None = None
@@ -68,27 +71,37 @@ class Consensus:
             confidence: n probabilities of these.
             own: row of this run among the predictions, which is left out.
         """
-        others = [row for row in range(len(self._predictions)) if row != own]
-        if not others or len(predicted) != self._predictions.shape[1]:
+        probes, runs = self._numbers.shape
+        others = [row for row in range(runs) if row != own]
+        if not others or len(predicted) != probes or len(confidence) != probes:
             return NOTHING
+        numbers = self._numbers_of(predicted)
         votes = self._votes if own is None else self._votes - self._count([own])
         best = others[: max(1, round(BEST * len(others)))]
-        with_most, alike = self._compare(votes, len(others), predicted)
-        with_best, alike_best = self._compare(self._count(best), len(best), predicted)
-        sure = np.argsort(-confidence.astype(np.float64), kind="stable")[: -(-len(alike) // 2)]
+        with_most, alike = _compare(votes, len(others), numbers)
+        with_best, alike_best = _compare(self._count(best), len(best), numbers)
+        sure = np.argsort(-confidence.astype(np.float64), kind="stable")[: -(-probes // 2)]
         return Agreement(with_most, float(alike.mean()), float(alike[sure].mean()), with_best, float(alike_best.mean()))
 
+    def _numbers_of(self, predicted: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The number of each class on its probe; −1 of one that no sibling predicts there."""
+        numbers = np.full(len(predicted), -1, dtype=np.int64)
+        for probe, (known, what) in enumerate(zip(self._known, predicted, strict=True)):
+            place = int(np.searchsorted(known, what))
+            if place < len(known) and known[place] == what:
+                numbers[probe] = place
+        return numbers
+
     def _count(self, rows: Sequence[int]) -> NDArray[np.int64]:
-        """Votes of some rows, n × classes."""
-        votes = np.zeros((self._predictions.shape[1], self._classes), dtype=np.int64)
-        for row in rows:
-            votes[np.arange(len(votes)), self._predictions[row]] += 1
+        """Votes of some rows, n × the most classes that are predicted on one probe."""
+        votes = np.zeros((len(self._numbers), self._width), dtype=np.int64)
+        places = np.repeat(np.arange(len(votes)), len(rows))
+        np.add.at(votes, (places, self._numbers[:, list(rows)].ravel()), 1)
         return votes
 
-    def _compare(
-        self, votes: NDArray[np.int64], voters: int, predicted: NDArray[np.integer[Any]]
-    ) -> tuple[float, NDArray[np.float64]]:
-        """Share of the probes with what most say, and of the voters that say the same on each."""
-        known = (predicted >= 0) & (predicted < self._classes)
-        alike = np.where(known, votes[np.arange(len(votes)), np.where(known, predicted, 0)], 0) / voters
-        return float((predicted == votes.argmax(axis=1)).mean()), alike
+
+def _compare(votes: NDArray[np.int64], voters: int, numbers: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """Share of the probes with what most say, and of the voters that say the same on each."""
+    known = numbers >= 0
+    alike = np.where(known, votes[np.arange(len(votes)), np.where(known, numbers, 0)], 0) / voters
+    return float((numbers == votes.argmax(axis=1)).mean()), alike

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from topowatch_monitor.forecast.regressor import Prediction, Regressor, all_same, fit
-from topowatch_monitor.forecast.table import NAMES, NO_FEATURE, TOPOLOGICAL, Table, UnusableError
+from topowatch_monitor.forecast.table import ENOUGH, KNOWN, NAMES, NO_FEATURE, TOPOLOGICAL, Table, UnusableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,13 +21,21 @@ class Learned(NamedTuple):
 
     Attributes:
         offset: name of the feature that the target was learned as the rest of; None: as it is.
-        left_out: what the runs outside its block forecast of each run: n numbers in the unit of the target.
+        usual: mean of that feature over the runs; 0 without one.
+        left_out: what the runs outside its block forecast of each run: n numbers in the unit of the target, NaN of a
+            run of which too little was known to learn from it.
     """
 
     offset: str | None
+    usual: float
     table: Table
     regressor: Regressor
     left_out: NDArray[np.float64]
+
+    @property
+    def topological(self) -> bool:
+        """Whether topological features are used."""
+        return not TOPOLOGICAL.isdisjoint(self.table.names)
 
     def predict(self, raw: NDArray[np.float64], level: float = 0.9) -> Prediction:
         """Forecast a run from its F features by `table.FEATURES`.
@@ -47,10 +55,6 @@ class Learned(NamedTuple):
             raise UnusableError("it has not logged the metric that is forecast, as its siblings have")
         return Prediction(known + found.value, known + found.lower, known + found.upper, found.strangeness)
 
-    def error(self, targets: NDArray[np.float64]) -> float:
-        """Squared error of `left_out`, summed over the runs."""
-        return float(((self.left_out - targets) ** 2).sum())
-
     def drivers(self, raw: NDArray[np.float64]) -> dict[str, float]:
         """By how much each family of features raises the forecast above what it would be, were they as usual.
 
@@ -64,6 +68,11 @@ class Learned(NamedTuple):
         names = sorted(set(families))
         usual = np.array([np.where(families == name, 0.0, row) for name in names])
         effects = self.regressor.values(row[None]) - self.regressor.values(usual)
+        if self.offset is not None:  # what the target lies above comes with the curve, too
+            above = float(raw[NAMES.index(self.offset)]) - self.usual
+            if "curve" not in names:
+                names, effects = [*names, "curve"], np.append(effects, 0.0)
+            effects[names.index("curve")] += above
         return {names[place]: float(effects[place]) for place in np.argsort(-np.abs(effects), kind="stable")}
 
 
@@ -84,13 +93,15 @@ def learn(
     Raises:
         UnusableError: no feature is known of enough runs and differs among them.
     """
-    ways = [_learn(raw, targets, without, offset, blocks) for offset in OFFSETS if offset not in without]
-    found = [way for way in ways if way is not None]
-    if not found:
+    left = (without,) if without >= TOPOLOGICAL else (without, without | TOPOLOGICAL)
+    tried = [
+        _learn(raw, targets, names, offset, blocks) for offset in OFFSETS if offset not in without for names in left
+    ]
+    ways = [way for way in tried if way is not None]
+    if not ways:
         raise UnusableError(NO_FEATURE)
-    best = min(found, key=lambda way: way.error(targets))
-    plain = None if without >= TOPOLOGICAL else _learn(raw, targets, without | TOPOLOGICAL, best.offset, blocks)
-    return best if plain is None or best.error(targets) <= plain.error(targets) else plain
+    common = np.isfinite([way.left_out for way in ways]).all(axis=0)
+    return min(ways, key=lambda way: float(((way.left_out - targets)[common] ** 2).sum()))
 
 
 def _learn(
@@ -100,13 +111,16 @@ def _learn(
     offset: str | None,
     blocks: NDArray[np.integer[Any]] | None,
 ) -> Learned | None:
-    """Learn in one way; None where nothing is known, the offset is not known of every run, or leaves nothing over."""
+    """Learn in one way; None where too little is known of too many runs, or the offset leaves nothing over."""
     known = np.zeros(len(targets)) if offset is None else raw[:, NAMES.index(offset)]
-    if not np.isfinite(known).all() or all_same(targets - known):
-        return None
     try:
         table = Table(raw, without)
     except UnusableError:
         return None
-    regressor = fit(table.rows, targets - known, blocks)
-    return Learned(offset, table, regressor, known + regressor.left_out)
+    taught = np.isfinite(known) & (table.known >= ENOUGH)
+    if taught.sum() < max(2, KNOWN * len(targets)) or all_same((targets - known)[taught]):
+        return None
+    regressor = fit(table.rows[taught], (targets - known)[taught], None if blocks is None else blocks[taught])
+    left_out = np.full(len(targets), np.nan)
+    left_out[taught] = known[taught] + regressor.left_out
+    return Learned(offset, float(known[taught].mean()), table, regressor, left_out)

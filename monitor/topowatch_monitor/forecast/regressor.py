@@ -4,7 +4,8 @@ To leave a block of runs B out needs no second fit: with A = (K + σ²I)⁻¹ an
 and what the others forecast at x is μ(x) − (k(x)ᵀA)_B·r_B (Rasmussen and Williams, "Gaussian Processes for Machine
 Learning", 2006, 5.4.2, for blocks of one). So the jackknife+ (Barber, Candès, Ramdas and Tibshirani, Annals of
 Statistics 49, 2021) costs one product of a matrix and a vector. Residuals are divided by the deviation that the process
-expects: intervals are wider where it knows less.
+expects: intervals are wider where it knows less. The kernel's few parameters are found with all runs present, so what
+is told of runs that were left out is better than of new ones: much of 12 runs, hardly of 24 (measured).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Runs that are learned from, at most: the time of a fit grows with their cube, and is 0.1 s for 100 (measured).
-MOST_RUNS = 200
+MOST_RUNS = 120
+# By how much intervals are widened, over the number of runs: that of residuals which know the kernel already.
+SMALL = 3.0
 # Rounding may leave a variance a little below zero.
 _LEAST_VARIANCE = 1e-12
 
@@ -107,7 +110,7 @@ class Regressor:
         without = np.empty(len(self._rows))
         for block in self._blocks:
             without[block] = value - float(reduced[block] @ self._residuals[block])
-        reach = np.abs(self._residuals) / self._deviations * deviation
+        reach = (1 + SMALL / len(self._rows)) * np.abs(self._residuals) / self._deviations * deviation
         lower, upper = jackknife_plus(without, reach, level)
         return Prediction(
             self._mean + self._scale * value,
@@ -137,7 +140,7 @@ def jackknife_plus(without: NDArray[np.float64], reach: NDArray[np.float64], lev
 
 def all_same(values: NDArray[np.float64]) -> bool:
     """Whether finite numbers differ by no more than rounding."""
-    return bool(np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())))
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def fit(

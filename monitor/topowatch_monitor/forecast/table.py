@@ -118,6 +118,8 @@ class Table:
         self._chosen = np.flatnonzero(chosen)
         self._medians = np.nanmedian(changed[:, self._chosen], axis=0)
         filled = np.where(np.isfinite(changed[:, self._chosen]), changed[:, self._chosen], self._medians)
+        # Share of the used features that is known of each run.
+        self.known: NDArray[np.float64] = np.isfinite(changed[:, self._chosen]).mean(axis=1)
         self._means, self._spreads = filled.mean(axis=0), filled.std(axis=0)
         self.rows: NDArray[np.float64] = (filled - self._means) / self._spreads
 

@@ -49,6 +49,9 @@ def judge(sweep: Sweep) -> dict[str, Any]:
     """Score forecasts of all kinds on a sweep that was trained."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that judge
     runs, configurations = read(sweep), sweep.configurations()
+    for each in configurations:
+        if missing := [group for group in each.groups if each.run not in {run.run for run in runs.get(group, ())}]:
+            raise RuntimeError(f"{each.run} is missing in the log's group {missing[0]}: train the sweep again")
     wanted = [(cell, name) for name in ("name", "validated") for cell in sweep.cells]
     with (
         Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress,

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -24,6 +22,8 @@ from replication.forecasts.sweep import SWEEPS
 from replication.runs import CACHE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from replication.forecasts.sweep import Configuration, Sweep
 
 _WORKERS = (os.cpu_count() or 1) + 1  # each waits now and then until the daemon has what it sent
@@ -51,15 +51,15 @@ def generate(sweep: Sweep) -> None:
         return
     folder_of(sweep).mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
+    spool = folder_of(sweep) / "spool"  # what an interruption leaves in it is sent at the next start
     daemon = Daemon(folder_of(sweep), "--engine", "inline").start()
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="topowatch-sweep-") as spool,
             Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn()) as progress,
             ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as pool,
         ):
             task = progress.add_task(f"training {sweep.name}", total=len(missing))
-            futures = [pool.submit(_keep, sweep, each, daemon.grpc, Path(spool)) for each in missing]
+            futures = [pool.submit(_keep, sweep, each, daemon.grpc, spool) for each in missing]
             try:
                 for done in as_completed(futures):
                     progress.update(task, description=f"trained {done.result():<28}", advance=1)
@@ -67,7 +67,7 @@ def generate(sweep: Sweep) -> None:
                 pool.shutdown(cancel_futures=True)  # or leaving the block would train all the rest
                 raise
             progress.update(task, description="the daemon reads on")
-            _wait(daemon, missing)
+            _wait(daemon, sweep.configurations())
     finally:
         daemon.stop()
 
@@ -89,7 +89,7 @@ def _keep(sweep: Sweep, configuration: Configuration, endpoint: str, spool: Path
 
 def _wait(daemon: Daemon, configurations: list[Configuration]) -> None:
     """Wait until the daemon has seen the end of all runs."""
-    wanted = {(group, each.run) for each in configurations for group in (each.cell.name, each.cell.validated)}
+    wanted = {(group, each.run) for each in configurations for group in each.groups}
     deadline = time.monotonic() + _ARRIVAL_SECONDS
     while missing := wanted - {
         (run["group"], run["run"]) for run in daemon.get("/api/v1/runs")["runs"] if run["state"] == "ended"

@@ -14,7 +14,7 @@ import numpy as np
 from topowatch_monitor.engine.features import curve_for
 from topowatch_monitor.engine.finished import LEVELS, Siblings, at_level, features_at, siblings_of
 from topowatch_monitor.engine.forecasting import forecast
-from topowatch_monitor.engine.group_forecast import SCORED, ForecastFit, Held, Target, raw_at
+from topowatch_monitor.engine.group_forecast import SCORED, ForecastFit, Held, Target, raw_at, worth_telling
 from topowatch_monitor.engine.results import gap_of
 from topowatch_monitor.forecast import UnusableError, learn
 from topowatch_monitor.forecast.baselines import LOSS_ONLY, NORM_AND_LENGTH
@@ -110,7 +110,7 @@ def fit_at(runs: Sequence[Finished], levels: Sequence[int] = SCORED) -> Forecast
     held = [_NOT_LOOKED_AT] * LEVELS
     for level in levels:
         held[level - 1] = Held(learn(raw_at(runs, level, siblings, METRIC), accuracies(runs)), "")
-    return _fit(Target(accuracies(runs), held), siblings)
+    return _fit(worth_telling(Target(accuracies(runs), held)), siblings)
 
 
 def _fit(target: Target, siblings: Siblings | None = None) -> ForecastFit:
@@ -127,12 +127,15 @@ def _fit(target: Target, siblings: Siblings | None = None) -> ForecastFit:
 
 def _ask(raw: np.ndarray, results: np.ndarray, asked: Sequence[np.ndarray], places: np.ndarray, said: Said) -> None:
     for name, without in WAYS.items():
-        learned = learn(raw, results, without)
+        try:
+            learned = learn(raw, results, without)
+        except UnusableError:
+            continue
         for place, row in zip(places, asked, strict=True):
             if name != FORECAST:  # baselines do not abstain
                 said.values[name][place] = _value(learned, row)
                 continue
-            told = forecast(_fit(Target(results, [Held(learned, "")])), row, step=0, level=1)
+            told = forecast(_fit(worth_telling(Target(results, [Held(learned, "")]))), row, step=0, level=1)
             if not told["abstained"]:
                 said.values[name][place] = told["value"]
                 said.lower[place], said.upper[place] = told["lower"], told["upper"]

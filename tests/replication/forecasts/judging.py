@@ -179,4 +179,5 @@ def _losses(group: Group, level: int) -> np.ndarray:
     from topowatch_monitor.forecast.table import NAMES
 
     milestones = [at_level(run.milestones, run.steps, level) for run in group.runs]
-    return np.array([np.nan if each is None else each.features[NAMES.index("loss")] for each in milestones])
+    losses = np.array([np.nan if each is None else each.features[NAMES.index("loss")] for each in milestones])
+    return np.where(np.isfinite(losses), losses, np.inf)  # whoever diverged is stopped

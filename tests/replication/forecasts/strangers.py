@@ -43,7 +43,9 @@ def strangers(
     }
     for shift in shifts:
         pairs[f"images {shift}"] = [
-            (fits[cell.name], groups[cell.shifted(shift)]) for cell in cells if cell.shifted(shift) in groups
+            (_without(groups[cell.name], groups[cell.shifted(shift)]), groups[cell.shifted(shift)])
+            for cell in cells
+            if cell.shifted(shift) in groups
         ]
     found += [_score(kind, of) for kind, of in pairs.items() if of]
     if len(cells) > 3:
@@ -56,7 +58,13 @@ def _new(
     name: str, cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], suffix: str
 ) -> tuple[ForecastFit, Sequence[Finished]]:
     others = [run for cell in cells if cell.name + suffix != name for run in groups[cell.name + suffix]]
-    return fit_prior(name, others), groups[name]
+    return fit_prior(others), groups[name]
+
+
+def _without(runs: Sequence[Finished], shifted: Sequence[Finished]) -> ForecastFit:
+    """Learn from the runs of a group that are not the same trainings as those with a shift."""
+    asked = {run.run for run in shifted}
+    return fit_at([run for run in runs if run.run not in asked])
 
 
 def _score(kind: str, pairs: Sequence[tuple[ForecastFit, Sequence[Finished]]]) -> dict[str, Any]:

@@ -78,6 +78,11 @@ class Configuration:
         return SHIFTS if self.cell.data != "text" and self.number < SHIFTED_RUNS else ()
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Return the groups that it is a run of, once for each way to look at it."""
+        return self.cell.name, self.cell.validated, *(self.cell.shifted(shift) for shift in self.shifts)
+
+    @property
     def labels(self) -> dict[str, str]:
         """Return what tells it from the others."""
         return {
