@@ -77,8 +77,8 @@ def test_it_learns_once_runs_have_ended_and_everybody_is_told(make: Any) -> None
     forecasts.see([run_view("a", forecast=no_forecast(""))])
     forecasts.tick(0.0, caught_up=True)
     assert forecasts._learning is None
+    forecasts.see([ended("b"), run_view("a", forecast=no_forecast(""))])
     told.published.clear()
-    forecasts.see([ended("a")])
     forecasts.tick(1.0, caught_up=False)
     assert told.published == []
     forecasts.tick(1.0, caught_up=True)
@@ -193,13 +193,11 @@ def test_groups_with_few_ended_runs_are_told_what_three_others_teach(make: Any) 
             forecasts.see([ended(run, group=group) for run in ENOUGH])
             forecasts.tick(float(now), caught_up=True)
             wait(forecasts, float(now))
-        told.published.clear()
-        asked.clear()
         forecasts.tick(5.0, caught_up=True)
         wait(forecasts, 6.0)
-        assert asked == [(("", group), 40) for group in ("a", "b", "c")]
+        assert asked[-3:] == [(("", group), 40) for group in ("a", "b", "c")]
         found = dict(told.published)
-        assert set(found) == {("", "small"), ("", "tiny")}
+        assert found["other", "small"].metric is None
         assert (found["", "small"].metric, found["", "small"].steps, found["", "tiny"].steps) == ("acc", 100, None)
     finally:
         forecasts.close()

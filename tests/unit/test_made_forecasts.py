@@ -41,6 +41,7 @@ def test_a_run_takes_them_from_the_log_and_loses_them_when_it_goes_back() -> Non
         opened.descriptor.incarnation, opened.descriptor.start_step = incarnation, start
         assert run.apply(LogKind.RUN_OPENED, opened.SerializeToString())
         if incarnation == 1:
+            run.told.step = 25
             for step in (10, 20):
                 assert run.apply(LogKind.FORECAST, record(step).SerializeToString())
             again = RunState.from_state(decode(encode(run.state_dict())))

@@ -37,9 +37,9 @@ SCORED = (LEVELS // 4, LEVELS // 2, LEVELS)  # levels at which forecasts are hel
 # Ended runs that are learned from, at least.
 MIN_RUNS = 12
 LARGEST, REACH = 1e150, 5.0
-# R² of runs that were left out, from which on forecasts are told. Where results have nothing to do with what runs are
-# like, it is 0.2 for 12 of them as a rule, and seldom above 0.5 (measured).
-LEAST_R2, FEW = 0.1, 4.0
+# R² of runs that were left out, from which on forecasts are told: LEAST_R2 + FEW / n for n runs. Where results have
+# nothing to do with what runs are like, it is 0.2 for 12 of them as a rule, and now and then above 0.5 (measured).
+LEAST_R2, FEW = 0.2, 6.0
 LITTLE = "tell too little about runs that were not learned from"
 NOT_SCORED = Score(0, None, None, None, None)
 

@@ -102,16 +102,17 @@ class Regressor:
             row: its standardised features.
             level: of the interval, between 0 and 1.
         """
-        covariance = self._kernel(row[None], self._rows)[0]
-        reduced = covariance @ self._inverse
-        value = float(covariance @ self._weights)
-        latent = float(self._kernel.diag(row[None])[0]) - self._noise - float(reduced @ covariance)
-        deviation = math.sqrt(max(latent, 0.0) + self._noise)
-        without = np.empty(len(self._rows))
-        for block in self._blocks:
-            without[block] = value - float(reduced[block] @ self._residuals[block])
-        reach = (1 + SMALL / len(self._rows)) * np.abs(self._residuals) / self._deviations * deviation
-        lower, upper = jackknife_plus(without, reach, level)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that is beyond all measure; it is strange
+            covariance = self._kernel(row[None], self._rows)[0]
+            reduced = covariance @ self._inverse
+            value = float(covariance @ self._weights)
+            latent = float(self._kernel.diag(row[None])[0]) - self._noise - float(reduced @ covariance)
+            deviation = math.sqrt(max(latent, 0.0) + self._noise)
+            without = np.empty(len(self._rows))
+            for block in self._blocks:
+                without[block] = value - float(reduced[block] @ self._residuals[block])
+            reach = (1 + SMALL / len(self._rows)) * np.abs(self._residuals) / self._deviations * deviation
+            lower, upper = jackknife_plus(without, reach, level)
         return Prediction(
             self._mean + self._scale * value,
             self._mean + self._scale * lower,

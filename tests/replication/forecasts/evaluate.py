@@ -64,7 +64,7 @@ def judge(sweep: Sweep) -> dict[str, Any]:
             groups[kind].append(job.result())
             progress.advance(task)
         progress.add_task("forecasting strangers", total=None)
-        found_strangers = strangers(sweep.cells, runs, SHIFTS)
+        found_strangers = strangers(sweep.cells, runs, SHIFTS, pool)
     records = {(each.cell.name, each.run): kept(sweep, each) or {} for each in configurations}
     blind, validated = groups["name"], groups["validated"]
     if sweep.name == "full":

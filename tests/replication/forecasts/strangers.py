@@ -10,11 +10,14 @@ from replication.forecasts.holding_out import METRIC, accuracies, features_of, f
 from topowatch_monitor.engine.finished import LEVELS
 from topowatch_monitor.engine.forecasting import forecast
 from topowatch_monitor.engine.group_forecast import SCORED
-from topowatch_monitor.engine.group_prior import fit_prior
+from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_RUNS, fit_prior
 from topowatch_monitor.forecast.scores import score
+
+TAUGHT = MOST_RUNS // LEAST_GROUPS  # runs of a group that are handed out, at most
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
 
     from replication.forecasts.sweep import Cell
     from topowatch_monitor.engine.finished import Finished
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def strangers(
-    cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], shifts: Sequence[str]
+    cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], shifts: Sequence[str], pool: Executor
 ) -> list[dict[str, Any]]:
     """Score forecasters on runs of other kinds than those that they were fitted on.
 
@@ -30,6 +33,7 @@ def strangers(
         cells: that there are.
         groups: ended runs by group.
         shifts: of probes and test images.
+        pool: where new groups are learned about.
     """
     fits = {cell.name: fit_at(groups[cell.name]) for cell in cells}
     found = []
@@ -50,15 +54,12 @@ def strangers(
     found += [_score(kind, of) for kind, of in pairs.items() if of]
     if len(cells) > 3:
         for suffix, kind in (("", "a new group, from the others"), ("-validated", "the same, with validation")):
-            found.append(_score(kind, [_new(cell.name + suffix, cells, groups, suffix) for cell in cells]))
+            jobs = {}
+            for cell in cells:
+                others = [groups[other.name + suffix][-TAUGHT:] for other in cells if other != cell]
+                jobs[cell.name + suffix] = pool.submit(fit_prior, *others)
+            found.append(_score(kind, [(job.result(), groups[name]) for name, job in jobs.items()]))
     return found
-
-
-def _new(
-    name: str, cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], suffix: str
-) -> tuple[ForecastFit, Sequence[Finished]]:
-    others = [run for cell in cells if cell.name + suffix != name for run in groups[cell.name + suffix]]
-    return fit_prior(others), groups[name]
 
 
 def _without(runs: Sequence[Finished], shifted: Sequence[Finished]) -> ForecastFit:
