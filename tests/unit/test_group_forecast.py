@@ -12,7 +12,7 @@ from finished_runs import STEPS, finished, fleet, milestone
 from topowatch_monitor.engine.finished import LEVELS, Finished, at_level, features_at, level_of
 from topowatch_monitor.engine.forecast_view import forecast_view
 from topowatch_monitor.engine.forecasting import STRANGE, forecast
-from topowatch_monitor.engine.group_forecast import ForecastFit, fit_forecasts, score_made
+from topowatch_monitor.engine.group_forecast import ForecastFit, fit_forecasts, length_of, score_made
 from topowatch_monitor.engine.made_forecasts import MadeForecast
 from topowatch_monitor.forecast.scores import score
 from topowatch_monitor.forecast.table import NAMES
@@ -158,10 +158,11 @@ def test_a_metric_that_was_renamed_half_way_is_that_of_most_runs() -> None:
     np.testing.assert_array_equal(found.of_metric.results, [run.results["test_accuracy"] for run in runs[8:]])
 
 
-def test_the_length_of_runs_is_known_where_all_are_of_one() -> None:
-    assert fit_forecasts(fleet(12)).steps == STEPS
-    longer = [finished(100 + number, 0.1 * number, steps=STEPS * 2) for number in range(6)]
-    assert fit_forecasts([*fleet(12), *longer]).steps is None
+def test_the_length_of_runs_is_known_where_all_are_of_one(fit: ForecastFit) -> None:
+    assert fit.steps == STEPS
+    assert length_of([100, 109]) == 104
+    assert length_of([100, 200]) is None
+    assert length_of([]) is None
 
 
 def test_levels_are_shares_of_the_steps() -> None:
@@ -214,12 +215,11 @@ def test_results_that_have_nothing_to_do_with_what_runs_are_like_are_not_forecas
 
 def test_one_run_that_diverged_does_not_drown_the_others() -> None:
     lost = [run._replace(results={"val_loss": 1 - run.results["test_accuracy"]}) for run in fleet(24)]
-    good = fit_forecasts(lost)
     lost[3] = lost[3]._replace(results={"val_loss": 1e6})
     found = fit_forecasts([*lost[:5], lost[5]._replace(results={"val_loss": 1e200}), *lost[6:]])
     assert len(found.of_metric.results) == 23
     assert found.of_metric.results.max() < 10
-    assert not good.higher_is_better
+    assert not found.higher_is_better
     told = said_of(found, milestone(STEPS - 1, 0.7, np.random.default_rng(1)), LEVELS)
     assert told["abstained"] or abs(told["value"] - 0.28) < 0.2
 
