@@ -129,8 +129,9 @@ def test_unit_origin_and_names_do_not_matter_and_the_seed_decides(runs, factor, 
     )
     assert (other.p_value, other.verdict) == (plain.p_value, plain.verdict)
     if plain.within is not None:
-        assert other.within == pytest.approx(abs(factor) * plain.within, rel=1e-6, abs=1e-9)
-        assert other.between == pytest.approx(abs(factor) * plain.between, rel=1e-6, abs=1e-9)
+        rounding = 1e-12 * abs(factor) * np.abs(values + shift).max() + 1e-12
+        assert other.within == pytest.approx(abs(factor) * plain.within, rel=1e-6, abs=rounding)
+        assert other.between == pytest.approx(abs(factor) * plain.between, rel=1e-6, abs=rounding)
 
 
 @pytest.mark.parametrize(
