@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.store.log import Record
 
 OF_THE_DAEMON = ("verdict", "analysed")  # not part of the state
-OF_THE_GROUP = ("path_class",)  # depends on the siblings, which are not in the recording
+OF_THE_GROUP = ("path_class", "forecast")  # depend on the siblings, which are not in the recording
 
 
 def replay(
