@@ -41,7 +41,7 @@ def logged(daemon: Daemon) -> list[log_pb2.Forecast]:
     return [log_pb2.Forecast.FromString(record.payload) for record in records if record.kind == LogKind.FORECAST]
 
 
-# Of 17 simulated runs too little is known of one that was left out since that is asked for; it needs runs that tell more.
+# Too little is known of 17 simulated runs since evidence is asked for: it needs runs that tell more.
 @pytest.mark.skip(reason="simulated runs tell too little of how others end to be forecast")
 @pytest.mark.parametrize(
     "engine", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
