@@ -124,7 +124,7 @@ def fit_forecasts(*found: Sequence[Finished]) -> ForecastFit:
         reason="",
         higher_is_better=higher,
         steps=length_of([run.steps for run in usable]),
-        of_metric=worth_telling(of_metric._replace(levels=beside_curves(of_metric.levels, raws))),
+        of_metric=worth_telling(of_metric._replace(levels=beside_curves(of_metric, raws))),
         of_gap=None if few_or_same(gaps) else worth_telling(learn_target(usable, GAP, gaps, raws)),
         siblings=siblings,
     )
@@ -282,11 +282,14 @@ def _left_out(
         return None
 
 
-def beside_curves(levels: Sequence[Held], raws: Sequence[NDArray[np.float64]]) -> list[Held]:
-    """Hold forecasts of the metric against its curves too: the last value, and drawn on to the end."""
-    found = []
-    for held, raw in zip(levels, raws, strict=True):
-        last, drawn = (raw[:, NAMES.index(name)] for name in ("curve_last", "curve_drawn"))
+def beside_curves(target: Target, raws: Sequence[NDArray[np.float64]]) -> list[Held]:
+    """Hold forecasts of the metric against its curves too: the last value, and drawn on to the end.
+
+    Both are taken to lie where the results do, as these are; see `within_reach`.
+    """
+    found, lowest, highest = [], target.results.min(), target.results.max()
+    for held, raw in zip(target.levels, raws, strict=True):
+        last, drawn = (np.clip(raw[:, NAMES.index(name)], lowest, highest) for name in ("curve_last", "curve_drawn"))
         more = {"last value": last, "power law": drawn} if held.baselines and np.isfinite(last).any() else {}
         found.append(held._replace(baselines={**held.baselines, **more}))
     return found

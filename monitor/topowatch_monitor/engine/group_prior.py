@@ -66,7 +66,7 @@ def fit_prior(*found: Sequence[Finished]) -> ForecastFit:
     for raw in raws:
         raw[:, _OF_SIBLINGS] = np.nan
     of_metric = learn_target(runs, metric, results, raws, blocks)
-    of_metric = of_metric._replace(levels=beside_curves(of_metric.levels, raws))
+    of_metric = of_metric._replace(levels=beside_curves(of_metric, raws))
     of_gap = None if few_or_same(gaps) else learn_target(runs, GAP, gaps, raws, blocks)
     return ForecastFit(
         metric=metric,
