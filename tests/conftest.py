@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    Run = Callable[..., tuple[int, str, str]]
+
 # Workers share the cores: threads of several that wait for each other spin, and everything takes twice as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -87,3 +89,18 @@ def one_thread_and_no_launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, on a terminal of 80 columns."""
+    from topowatch_monitor.cli import main
+
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

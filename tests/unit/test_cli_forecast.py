@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,26 +10,12 @@ import pytest
 from forecast_views import forecast, learned_view
 from group_views import run_view
 from served import Served
-from topowatch_monitor.cli import main
 from topowatch_monitor.engine.view import no_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, on a terminal of 100 columns."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    from conftest import Run
 
 
 @pytest.fixture
@@ -57,7 +42,7 @@ def test_live_runs_come_in_the_order_of_their_forecasts(run: Run, served: Served
     order = [words[0] for words in lines if words and words[0] in {"best", "middling", "worst"}]
     assert order == ["best", "middling", "worst"]
     assert next(words for words in lines if words[:1] == ["best"])[1:3] == ["300", "0.95"]
-    assert next(words for words in lines if words[:1] == ["worst"])[-4:] == ["stop,", "misses", "its", "target"]
+    assert next(words for words in lines if words[:1] == ["worst"])[-3:] == ["stop,", "off", "target"]
     assert next(words for words in lines if words[:1] == ["middling"])[-1] == "continue"
     assert "unlike all runs" in out
     assert "done" not in out

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from group_views import group_view, path_class, run_view
 from served import Served
-from topowatch_monitor.cli import main
 from topowatch_monitor.commands.by_label import by_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, on a terminal of 80 columns."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    from conftest import Run
 
 
 @pytest.fixture

@@ -37,12 +37,16 @@ def test_names_follow_prometheus_conventions(metric: registry.Metric):
 
 
 def test_a_run_keeps_within_its_series():
-    """All by-run metrics, every critical detector and a few of the others stay under the limit of the design."""
+    """All by-run metrics, every critical detector and a third of the others stay under the limit of the design.
+
+    Only what comes behind them all, the forecast, may have to go.
+    """
     from topowatch_monitor.detect.catalogue import DETECTORS
 
-    single = [metric for metric in registry.METRICS if metric.labels[:2] == registry.RUN]
+    last = registry.LAST_OF_RUN
+    single = [metric for metric in registry.METRICS if metric.labels[:2] == registry.RUN and metric not in last]
     critical = sum(detector.severity == "critical" for detector in DETECTORS)
-    assert len(single) - 1 + critical + 2 <= registry.MAX_SERIES_PER_RUN
+    assert len(single) - 1 + critical + (len(DETECTORS) - critical) // 3 <= registry.MAX_SERIES_PER_RUN
 
 
 @pytest.mark.parametrize("file", ["topowatch.rules.yml", "topowatch.rules.test.yml"])

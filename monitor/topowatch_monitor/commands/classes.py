@@ -10,14 +10,16 @@ import typer
 from topowatch_monitor.commands.daemon import DEFAULT_URL, fetch_group
 from topowatch_monitor.commands.group_page import group_page
 from topowatch_monitor.commands.output import console, print_json
-from topowatch_monitor.commands.read import AsJson, Url  # noqa: TC001 - typer reads the annotations when it runs
+from topowatch_monitor.commands.read import (
+    AsJson,  # noqa: TC001 - typer reads the annotations when it runs
+    OfTenant,  # noqa: TC001
+    Url,  # noqa: TC001
+)
 
 
 def classes(
     group: Annotated[str, typer.Argument(metavar="GROUP", help="Name of the group.")],
-    tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="Whose, where several tenants have a group of that name.")
-    ] = None,
+    tenant: OfTenant = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,11 @@ import typer
 from topowatch_monitor.commands.daemon import DEFAULT_URL, fetch_fleet_forecasts, fetch_forecasts, fetch_run, fetch_runs
 from topowatch_monitor.commands.forecast_page import fleet_page, forecast_page, run_forecast_page
 from topowatch_monitor.commands.output import CommandError, console, print_json
-from topowatch_monitor.commands.read import AsJson, Url  # noqa: TC001 - typer reads the annotations when it runs
+from topowatch_monitor.commands.read import (
+    AsJson,  # noqa: TC001 - typer reads the annotations when it runs
+    OfTenant,  # noqa: TC001
+    Url,  # noqa: TC001
+)
 
 
 def forecast(
@@ -17,9 +21,7 @@ def forecast(
         str | None, typer.Argument(metavar="[RUN|GROUP]", help="Name of a group or of a run; all groups without it.")
     ] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="The run's group, where that is needed.")] = None,
-    tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="Whose, where several tenants have a group of that name.")
-    ] = None,
+    tenant: OfTenant = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:

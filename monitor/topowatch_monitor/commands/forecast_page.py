@@ -29,6 +29,11 @@ DRIVERS = {
     "weights": "its weights, gradients and updates",
 }
 _TOLD_DRIVERS = 4
+_LEGEND = (
+    "R² of forecasts as they were made, of each run by the others, the same without topology, and of the best plain "
+    "one; held: of the results, within 90 % intervals; saves, costs: share of all steps, had the worse half been "
+    "stopped then, and how much worse the best would be"
+)
 
 
 def forecast_page(answer: Mapping[str, Any]) -> RenderableType:
@@ -155,13 +160,13 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, higher_is_better: bool) -> list[
     gaps = any(run["gap"] is not None for run in told)
     better = "more" if higher_is_better else "less"
     heading = Text.assemble(("\nLive runs", "bold"), (f"  {told[0]['metric']}, {better} is better", "dim"))
-    table = _table("run", "step", "will end with", "90 %", *(["gap"] if gaps else []), "advice")
+    table = _table("run", "step", "forecast", "90 %", *(["gap"] if gaps else []), "advice")
     for place, run in enumerate(told):
         advice = _advice(place, len(told))
         if run["misses_target"]:
-            advice.append(", misses its target")
-        interval = f"{number(run['lower'])} to {number(run['upper'])}"
-        gap = [UNKNOWN if run["gap"] is None else number(run["gap"]["value"])] if gaps else []
+            advice.append(", off target")
+        interval = f"{number(run['lower'], 3)} to {number(run['upper'], 3)}"
+        gap = [UNKNOWN if run["gap"] is None else number(run["gap"]["value"], 3)] if gaps else []
         table.add_row(Text(run["run"]), number(run["at"]), number(run["value"]), interval, *gap, advice)
     parts: list[RenderableType] = [heading, Padding(table, (0, 0, 0, 2))]
     if silent:
@@ -176,7 +181,7 @@ def _worth(view: Mapping[str, Any]) -> list[RenderableType]:
     """Lay out how good forecasts were, beside plain ones, and what stopping the worse half by them would have cost."""
     if view["metric"] is None:
         return [Text(f"\nNothing was learned: {view['reason']}")]
-    table = _table("share", "R² made", "runs", "in 90 %", "R² left out", "no topology", "plain", "saves", "costs")
+    table = _table("share", "made", "runs", "held", "left out", "no topology", "plain", "saves", "costs")
     for level in view["levels"]:
         made, left_out, halving = level["made"], level["left_out"], level["halving"]
         plain = [r2 for r2 in level["baselines"].values() if r2 is not None]
@@ -195,10 +200,8 @@ def _worth(view: Mapping[str, Any]) -> list[RenderableType]:
     heading = Text.assemble(
         ("\nWhat forecasts were worth", "bold"), (f"  {view['metric']}, learned from {source}", "dim")
     )
-    told = (
-        "  saves, costs: had the worse half been stopped then, share of all steps saved, and how much worse the best is"
-    )
-    return [heading, Padding(table, (0, 0, 0, 2)), Text(told, style="dim"), *_verdict(view["levels"])]
+    told = Text(_LEGEND, style="dim")
+    return [heading, Padding(table, (0, 0, 0, 2)), Padding(told, (0, 0, 0, 2)), *_verdict(view["levels"])]
 
 
 def _verdict(levels: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -14,6 +14,10 @@ from topowatch_monitor.commands.slices import USUAL_SIDE, take_slice
 
 Url = Annotated[str, typer.Option("--url", metavar="URL", help="HTTP address of the daemon.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OfTenant = Annotated[
+    str | None,
+    typer.Option("--tenant", metavar="TENANT", help="Whose, where several tenants have a group of that name."),
+]
 
 
 def runs(

@@ -54,7 +54,7 @@ def features_of(history: History, path: PathState, probed: Probed, terrain: Terr
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def curves_of(history: History, results: Iterable[str] = ()) -> dict[str, Curve]:
+def curves_of(history: History, results: Iterable[str]) -> dict[str, Curve]:
     """What was logged on the way of what is measured on held-out data, or bears the name of a result.
 
     Returns:
@@ -74,8 +74,8 @@ def curve_for(curves: Mapping[str, Curve], metric: str) -> Curve | None:
 
 def _whole(series: Series) -> Curve:
     """All that is left of a series: first values, means of old ones, recent values."""
-    between = series.old_steps > (series.head_steps[-1] if len(series.head_steps) else -1)
-    recent = series.steps > (series.head_steps[-1] if len(series.head_steps) else -1)
+    first = series.head_steps[-1] if len(series.head_steps) else -1
+    between, recent = series.old_steps > first, series.steps > first
     steps = np.concatenate([series.head_steps, series.old_steps[between], series.steps[recent]])
     return steps, np.concatenate([series.head, series.old[between], series.values[recent]])
 

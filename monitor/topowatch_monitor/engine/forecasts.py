@@ -12,6 +12,7 @@ from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, fit_
 from topowatch_monitor.engine.group_prior import MOST_RUNS as RUNS_OF_ALL
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 from topowatch_monitor.engine.results import GAP
+from topowatch_monitor.engine.view import NO_LIVE_RUN
 from topowatch_monitor.forecast.regressor import MOST_RUNS as RUNS_OF_A_GROUP
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 # How long a group rests after something was learned from it, in times of what that took: each costs at most a twentieth
 # of a core, however many runs of it end.
 SHARE = 20.0
-NO_LIVE_RUN = "none of its runs is live"
 ALL = ""  # no group is called that: in its place, what the groups of a tenant teach together
 
 log = logging.getLogger("topowatch.engine")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from topowatch_monitor.detect.series import LARGEST
 from topowatch_monitor.engine.features import curve_for
 from topowatch_monitor.engine.finished import (
     LEVELS,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SCORED = (LEVELS // 4, LEVELS // 2, LEVELS)  # levels at which forecasts are held against plain ones
 # Ended runs that are learned from, at least.
 MIN_RUNS = 12
-LARGEST, REACH = 1e150, 5.0
+REACH = 5.0  # interquartile ranges outside the quartiles; see `within_reach`
 # R² of runs that were left out, from which on forecasts are told: LEAST_R2 + FEW / n for n runs. Where results have
 # nothing to do with what runs are like, it is 0.2 for 12 of them as a rule, and now and then above 0.5 (measured).
 LEAST_R2, FEW = 0.2, 6.0
@@ -164,13 +165,12 @@ def worth_telling(target: Target, blocks: NDArray[np.int64] | None = None) -> Ta
     def judged(held: Held) -> Held:
         if held.learned is None:
             return held
-        known = np.isfinite(held.learned.left_out)
-        rest, spread = (results - held.learned.left_out)[known], (results - means)[known]
-        r2 = 1 - float((rest**2).sum() / (spread**2).sum()) if spread.any() else 0.0
-        if r2 >= LEAST_R2 + FEW / known.sum():
+        found = score(results - means, held.learned.left_out - means)
+        if found.r2 is not None and found.r2 >= LEAST_R2 + FEW / found.runs:
             return held
+        told = "" if found.r2 is None else f" (R² {found.r2:.2f})"
         return held._replace(
-            learned=None, reason=f"{'ended runs' if blocks is None else 'other groups'} {LITTLE} (R² {r2:.2f})"
+            learned=None, reason=f"{'ended runs' if blocks is None else 'other groups'} {LITTLE}{told}"
         )
 
     return target._replace(levels=[judged(held) for held in target.levels])

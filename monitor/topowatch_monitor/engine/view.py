@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.loss_path import LossPathView
     from topowatch_monitor.engine.path_state import PathView
 
+# Why nothing is forecast in a group.
+NO_LIVE_RUN = "none of its runs is live"
+
 
 class Flag(TypedDict):
     """A detector that is on, since which step, and why."""

@@ -80,9 +80,9 @@ class FleetCollector(Collector):
         for run in runs:
             members.setdefault((run["tenant"], run["group"]), []).append(run)
         self._groups(families, members, left_out)
-        for name, quantiles in quantiles_of(runs).items():
+        for name, quantiles in {clean(name): found for name, found in quantiles_of(runs).items()}.items():
             for quantile, value in quantiles.items():
-                extra = {"metric": clean(name), "quantile": f"{quantile:g}"}
+                extra = {"metric": name, "quantile": f"{quantile:g}"}
                 families[registry.CLUSTER_FORECAST_METRIC].add_sample(
                     registry.CLUSTER_FORECAST_METRIC.name, extra, value
                 )
@@ -166,7 +166,7 @@ def _group_labels(view: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:
-    """Yield (metric, labels beside group and run, value) of what is known of a run; detectors come last."""
+    """Yield (metric, labels beside group and run, value) of what is known of a run, the most important first."""
     yield registry.RUN_INFO, {"state": run["state"], "verdict": run["verdict"]}, 1.0
     path, path_class = run["path"], run["path_class"]
     sure = not path_class["abstained"]
@@ -187,11 +187,6 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
         (registry.CRITICAL_LR_RATIO, run["critical_lr_ratio"]),
         (registry.GRADIENT_FLOW_CONSISTENCY, run["gradient_flow_consistency"]),
         (registry.LANDSCAPE_TOTAL_PERSISTENCE, (run["landscape"] or {}).get("total_persistence")),
-        (registry.FORECAST_METRIC, run["forecast"]["value"]),
-        (registry.FORECAST_LOWER, run["forecast"]["lower"]),
-        (registry.FORECAST_UPPER, run["forecast"]["upper"]),
-        (registry.FORECAST_GAP, (run["forecast"]["gap"] or {}).get("value")),
-        (registry.FORECAST_MISSES_TARGET, run["forecast"]["misses_target"]),
         (registry.MINIMUM_UNSTABLE, run["minimum_unstable"]),
         (registry.INSTABILITY_SCORE, run["instability_score"]),
     ):
@@ -200,6 +195,11 @@ def _series(run: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], fl
     # Critical ones first: where there is no room for all, those that say that a minimum is being lost stay.
     for _, detector in sorted({(flag["severity"], flag["detector"]) for flag in run["flags"]}):
         yield registry.DETECTOR_ACTIVE, {"detector": clean(detector)}, 1.0
+    told = run["forecast"]
+    rest = told["value"], told["lower"], told["upper"], (told["gap"] or {}).get("value"), told["misses_target"]
+    for metric, value in zip(registry.LAST_OF_RUN, rest, strict=True):
+        if value is not None:
+            yield metric, {}, float(value)
 
 
 def _forecast_series(view: GroupForecastView, runs: Sequence[FleetRun]) -> Iterator[tuple[Metric, float]]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from topowatch_monitor.engine.view import NO_LIVE_RUN
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from topowatch_monitor.engine.forecast_view import GroupForecastView
     from topowatch_monitor.export.fleet import FleetRun, GroupKey
 
-NO_LIVE_RUN = "none of its runs is live"
 QUANTILES = (0.1, 0.5, 0.9)
 MOST_METRICS = 16  # that quantiles are told of: those with the most live runs
 
@@ -51,10 +52,9 @@ def fleet_answer(runs: Sequence[FleetRun], learned: Mapping[GroupKey, GroupForec
             live.setdefault((run["tenant"], run["group"]), []).append(run)
     groups = []
     for key, members in sorted(live.items(), key=lambda item: (item[0][1], item[0][0])):
-        view, told = learned.get(key), [run for run in members if not run["forecast"]["abstained"]]
-        higher = view is None or view["higher_is_better"]
-        told.sort(key=lambda run: run["forecast"]["value"] or 0.0, reverse=higher)
-        best = told[0] if told else None
+        view, told = learned.get(key), [run for run in members if run["forecast"]["value"] is not None]
+        better = max if view is None or view["higher_is_better"] else min
+        best = better(told, key=lambda run: run["forecast"]["value"] or 0.0, default=None)
         groups.append(
             {
                 "tenant": key[0],

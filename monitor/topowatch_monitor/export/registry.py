@@ -257,6 +257,9 @@ SERIES_DROPPED = Metric(
     "Series left out of scrapes by the limits on series and labels, each counted once.",
 )
 
+# Come behind the detectors of a run, and so are left out first where it has more series than it may.
+LAST_OF_RUN: Final = (FORECAST_METRIC, FORECAST_LOWER, FORECAST_UPPER, FORECAST_GAP, FORECAST_MISSES_TARGET)
+
 METRICS: Final = (
     RUN_INFO,
     RUN_STEP,

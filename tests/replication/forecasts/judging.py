@@ -8,9 +8,10 @@ import numpy as np
 
 from replication.forecasts.data import parts_of
 from replication.forecasts.holding_out import CURVES, FORECAST, METRIC, WAYS, accuracies, gaps, hold_out
-from topowatch_monitor.engine.finished import LEVELS
+from topowatch_monitor.engine.finished import LEVELS, at_level
 from topowatch_monitor.engine.group_forecast import SCORED, score_made
 from topowatch_monitor.forecast.scores import halve, score
+from topowatch_monitor.forecast.table import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,11 +42,6 @@ class Group:
         noisy = np.array([each.noise > 0 for each in self.configurations])
         self.sound = ~noisy & (self.results["accuracy"] > chance(cell.data) + ABOVE_CHANCE)
         self.said: dict[str, dict[int, Said]] = hold_out(runs)
-
-    def centred(self, target: str) -> np.ndarray:
-        """Return the results less their mean: what is to be explained within the group."""
-        results = self.results[target]
-        return results - results.mean()
 
 
 def chance(data: str) -> float:
@@ -175,9 +171,6 @@ def stopping(blind: Sequence[Group], validated: Sequence[Group]) -> list[dict[st
 
 
 def _losses(group: Group, level: int) -> np.ndarray:
-    from topowatch_monitor.engine.finished import at_level
-    from topowatch_monitor.forecast.table import NAMES
-
     milestones = [at_level(run.milestones, run.steps, level) for run in group.runs]
     losses = np.array([np.nan if each is None else each.features[NAMES.index("loss")] for each in milestones])
     return np.where(np.isfinite(losses), losses, np.inf)  # whoever diverged is stopped

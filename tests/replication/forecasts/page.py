@@ -58,7 +58,7 @@ _MADE = """\
 ## As they were made
 
 What the daemon told while the runs went on, scored when they had ended: the newest forecast of each run up to a share
-of its steps, learned from the siblings that had ended by then. {note}
+of its steps, learned from the siblings that had ended by then.
 """
 _STOPPING = """\
 ## Stopping the worse half
@@ -98,7 +98,7 @@ def page(found: Mapping[str, Any]) -> str:
     parts += [_VALIDATED, *_levels(found["validated"], "accuracy", bars=False), ""]
     parts += ["By group:", "", *_by_group(found["validated"], groups, suffix="-validated"), ""]
     parts += [_GAP, *_levels(found["gap"], "gap"), "", "By group:", "", *_by_group(found["gap"], groups), ""]
-    parts += [_MADE.format(note=found.get("made_note", "")), *_made(found["made"]), ""]
+    parts += [_MADE, *_made(found["made"]), ""]
     parts += [_STOPPING, *_stopping(found["stopping"]), ""]
     parts += [_STRANGERS.format(width=_points(width)), *_strangers(found["strangers"]), ""]
     parts += [_CLAIM, *_claim(found["claim"])]
