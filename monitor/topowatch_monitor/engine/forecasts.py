@@ -60,15 +60,13 @@ class _Group:
     """What is known of a group.
 
     Attributes:
-        ended: samples of each ended run that has a result.
-        lengths: steps of each of them.
+        ended: samples and steps of each ended run that has a result.
         results: names of results that runs of it have.
         live: names of live runs.
         metric: that was learned from its own ended runs; None where nothing was.
     """
 
-    ended: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, tuple[int, int]] = field(default_factory=dict)
     results: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)
     metric: str | None = None
@@ -116,12 +114,12 @@ class Forecasts:
             key, run = (view["tenant"], view["group"]), view["run"]
             group = self._groups.setdefault(key, _Group())
             results = view["results"] if view["state"] == "ended" else None
-            counted = view["samples"] if results else None
+            counted = (view["samples"], (view["step"] or 0) + 1) if results else None
             if group.ended.get(run) != counted:
                 if counted is None:
-                    del group.ended[run], group.lengths[run]
+                    del group.ended[run]
                 else:
-                    group.ended[run], group.lengths[run] = counted, (view["step"] or 0) + 1
+                    group.ended[run] = counted
                     group.results |= set(results or ())
                 self._wanting.setdefault(key, 0.0)
             had = bool(group.live)
@@ -217,7 +215,11 @@ class Forecasts:
             return nothing(f"{few}; {prior.reason}")
         if group.results and prior.metric not in group.results:
             return nothing(f"{few}; other groups tell {prior.metric}, its own runs {', '.join(sorted(group.results))}")
-        return prior._replace(steps=length_of(list(group.lengths.values()))) if group.live else nothing(NO_LIVE_RUN)
+        return (
+            prior._replace(steps=length_of([steps for _, steps in group.ended.values()]))
+            if group.live
+            else nothing(NO_LIVE_RUN)
+        )
 
     def _watch(self, learning: _Learning, now: float) -> None:
         if not self._pool.ended(learning.job):

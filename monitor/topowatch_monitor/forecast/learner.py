@@ -94,9 +94,9 @@ def learn(
         UnusableError: no feature is known of enough runs and differs among them.
     """
     left = (without,) if without >= TOPOLOGICAL else (without, without | TOPOLOGICAL)
-    tried = [
-        _learn(raw, targets, names, offset, blocks) for offset in OFFSETS if offset not in without for names in left
-    ]
+    tables = [table for names in left if (table := _table(raw, names)) is not None]
+    offsets = [offset for offset in OFFSETS if offset not in without]
+    tried = [_learn(raw, targets, table, offset, blocks) for offset in offsets for table in tables]
     ways = [way for way in tried if way is not None]
     if not ways:
         raise UnusableError(NO_FEATURE)
@@ -104,19 +104,22 @@ def learn(
     return min(ways, key=lambda way: float(((way.left_out - targets)[common] ** 2).sum()))
 
 
+def _table(raw: NDArray[np.float64], without: frozenset[str]) -> Table | None:
+    try:
+        return Table(raw, without)
+    except UnusableError:
+        return None
+
+
 def _learn(
     raw: NDArray[np.float64],
     targets: NDArray[np.float64],
-    without: frozenset[str],
+    table: Table,
     offset: str | None,
     blocks: NDArray[np.integer[Any]] | None,
 ) -> Learned | None:
     """Learn in one way; None where too little is known of too many runs, or the offset leaves nothing over."""
     known = np.zeros(len(targets)) if offset is None else raw[:, NAMES.index(offset)]
-    try:
-        table = Table(raw, without)
-    except UnusableError:
-        return None
     taught = np.isfinite(known) & (table.known >= ENOUGH)
     if taught.sum() < max(2, KNOWN * len(targets)) or all_same((targets - known)[taught]):
         return None

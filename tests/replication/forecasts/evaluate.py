@@ -24,8 +24,7 @@ from replication.forecasts.strangers import strangers
 from replication.forecasts.sweep import SHIFTS, SWEEPS
 
 if TYPE_CHECKING:
-    from replication.forecasts.sweep import Cell, Configuration, Sweep
-    from topowatch_monitor.engine.finished import Finished
+    from replication.forecasts.sweep import Sweep
 
 
 def main() -> int:
@@ -52,21 +51,21 @@ def judge(sweep: Sweep) -> dict[str, Any]:
     for each in configurations:
         if missing := [group for group in each.groups if each.run not in {run.run for run in runs.get(group, ())}]:
             raise RuntimeError(f"{each.run} is missing in the log's group {missing[0]}: train the sweep again")
-    wanted = [(cell, name) for name in ("name", "validated") for cell in sweep.cells]
+    names = {cell.name: cell for cell in sweep.cells} | {cell.validated: cell for cell in sweep.cells}
     with (
         Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress,
         ProcessPoolExecutor(os.cpu_count()) as pool,
     ):
-        task = progress.add_task("forecasting", total=len(wanted))
-        groups: dict[str, list[Group]] = {"name": [], "validated": []}
-        jobs = [(kind, pool.submit(_group, cell, getattr(cell, kind), runs, configurations)) for cell, kind in wanted]
-        for kind, job in jobs:
-            groups[kind].append(job.result())
+        task = progress.add_task("forecasting", total=len(names))
+        jobs = {name: pool.submit(Group, name, cell, runs[name], configurations) for name, cell in names.items()}
+        groups: dict[str, Group] = {}
+        for name, job in jobs.items():
+            groups[name] = job.result()
             progress.advance(task)
         progress.add_task("forecasting strangers", total=None)
         found_strangers = strangers(sweep.cells, runs, SHIFTS, pool)
     records = {(each.cell.name, each.run): kept(sweep, each) or {} for each in configurations}
-    blind, validated = groups["name"], groups["validated"]
+    blind, validated = ([groups[getattr(cell, kind)] for cell in sweep.cells] for kind in ("name", "validated"))
     if sweep.name == "full":
         plots.draw(blind)
     return {
@@ -85,10 +84,6 @@ def judge(sweep: Sweep) -> dict[str, Any]:
             for group in blind
         },
     }
-
-
-def _group(cell: Cell, name: str, runs: dict[str, list[Finished]], configurations: list[Configuration]) -> Group:
-    return Group(name, cell, runs[name], configurations)
 
 
 if __name__ == "__main__":

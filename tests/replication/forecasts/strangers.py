@@ -13,8 +13,6 @@ from topowatch_monitor.engine.group_forecast import SCORED
 from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_RUNS, fit_prior
 from topowatch_monitor.forecast.scores import score
 
-TAUGHT = MOST_RUNS // LEAST_GROUPS  # runs of a group that are handed out, at most
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from replication.forecasts.sweep import Cell
     from topowatch_monitor.engine.finished import Finished
     from topowatch_monitor.engine.group_forecast import ForecastFit
+
+TAUGHT = MOST_RUNS // LEAST_GROUPS  # runs of a group that are handed out, at most
 
 
 def strangers(
