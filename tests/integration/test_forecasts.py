@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GROUP, LIVE, SILENT = "simulated", "stalled-0016", "stalled-0033"  # of the 41 runs, those that fall silent half-way
+ENDED = 39
 SLOW = 120.0  # jobs yield to everything else on the machine
 SEND = ["simulate", "--runs", "41", "--failing", "0.3", "--samples", "32", "--probes", "32", "--rate", "0"]
 
@@ -35,6 +36,11 @@ def made(daemon: Daemon) -> dict[str, Any] | None:
     return None if told["abstained"] else told
 
 
+def ended(daemon: Daemon) -> list[dict[str, Any]]:
+    """The runs that have ended."""
+    return [run for run in daemon.get(f"/api/v1/groups/{GROUP}/forecast")["runs"] if run["state"] == "ended"]
+
+
 def logged(daemon: Daemon) -> list[log_pb2.Forecast]:
     """The forecasts in the daemon's log."""
     records = LogReader(daemon.data_dir / "log", OsDisk()).read(0, 1 << 62)
@@ -47,6 +53,9 @@ def logged(daemon: Daemon) -> list[log_pb2.Forecast]:
 def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..., Daemon], engine: str) -> None:
     daemon = make_daemon("--engine", engine)
     command(*SEND, "--endpoint", daemon.grpc)
+    eventually(lambda: len(ended(daemon)) == ENDED, within=SLOW)
+    daemon.kill()
+    daemon.start()  # what follows was learned from all of them, not from those that had ended when learning began
     first = eventually(lambda: made(daemon), within=SLOW)
     assert first["metric"] == "loss"
     assert first["lower"] < first["value"] < first["upper"]
@@ -56,11 +65,12 @@ def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..
     assert told.pop(LIVE) == ""
     told.pop(SILENT)
     assert set(told.values()) == {"it has ended"}
+    assert [learned["runs"] for learned in group["learned"]] == [ENDED]
     shown = command("show", LIVE, "--url", f"http://{daemon.http}")
     assert "Forecast" in shown
     assert "(90 %)" in shown
-    in_log = eventually(lambda: [made for made in logged(daemon) if made.key.run == LIVE])
-    assert [(made.step, made.metric, made.value) for made in in_log] == [(first["step"], "loss", first["value"])]
+    of_live = (LIVE, first["step"], "loss", first["value"])
+    eventually(lambda: of_live in [(made.key.run, made.step, made.metric, made.value) for made in logged(daemon)])
     assert "loss, learned from" in command("forecast", GROUP, "--url", f"http://{daemon.http}")
     daemon.kill()
     daemon.start()

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn, Progress
@@ -18,7 +19,9 @@ from bench.machine import machine
 from replication.forecasts import page, plots
 from replication.forecasts.claim import claim_of
 from replication.forecasts.generate import folder_of, generate, kept
+from replication.forecasts.holding_out import hold_out
 from replication.forecasts.judging import Group, made_of, stopping, table_of
+from replication.forecasts.keeping import keep
 from replication.forecasts.reading import read
 from replication.forecasts.strangers import strangers
 from replication.forecasts.sweep import SHIFTS, SWEEPS
@@ -57,13 +60,12 @@ def judge(sweep: Sweep) -> dict[str, Any]:
         ProcessPoolExecutor(os.cpu_count()) as pool,
     ):
         task = progress.add_task("forecasting", total=len(names))
-        jobs = {name: pool.submit(Group, name, cell, runs[name], configurations) for name, cell in names.items()}
+        jobs = {name: pool.submit(keep, sweep, name, hold_out, runs[name]) for name in names}
         groups: dict[str, Group] = {}
         for name, job in jobs.items():
-            groups[name] = job.result()
+            groups[name] = Group(name, names[name], runs[name], configurations, job.result())
             progress.advance(task)
-        progress.add_task("forecasting strangers", total=None)
-        found_strangers = strangers(sweep.cells, runs, SHIFTS, pool)
+        found_strangers = keep(sweep, "strangers", partial(strangers, pool, progress), sweep.cells, runs, SHIFTS)
     records = {(each.cell.name, each.run): kept(sweep, each) or {} for each in configurations}
     blind, validated = ([groups[getattr(cell, kind)] for cell in sweep.cells] for kind in ("name", "validated"))
     if sweep.name == "full":

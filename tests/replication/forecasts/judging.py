@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replication.forecasts.data import parts_of
-from replication.forecasts.holding_out import CURVES, FORECAST, METRIC, WAYS, accuracies, gaps, hold_out
+from replication.forecasts.holding_out import CURVES, FORECAST, METRIC, WAYS, accuracies, gaps
 from topowatch_monitor.engine.finished import LEVELS, at_level
 from topowatch_monitor.engine.group_forecast import SCORED, score_made
 from topowatch_monitor.forecast.scores import halve, score
@@ -29,19 +29,24 @@ class Group:
 
     Attributes:
         results: of the targets `accuracy` and `gap`.
+        said: see `hold_out`.
         sound: which runs neither failed nor learned from wrong labels.
     """
 
     def __init__(
-        self, name: str, cell: Cell, runs: Sequence[Finished], configurations: Sequence[Configuration]
+        self,
+        name: str,
+        cell: Cell,
+        runs: Sequence[Finished],
+        configurations: Sequence[Configuration],
+        said: dict[str, dict[int, Said]],
     ) -> None:
-        self.name, self.runs = name, list(runs)
+        self.name, self.runs, self.said = name, list(runs), said
         by_name = {each.run: each for each in configurations if each.cell == cell}
         self.configurations = [by_name[run.run] for run in runs]
         self.results = {"accuracy": accuracies(runs), "gap": gaps(runs)}
         noisy = np.array([each.noise > 0 for each in self.configurations])
         self.sound = ~noisy & (self.results["accuracy"] > chance(cell.data) + ABOVE_CHANCE)
-        self.said: dict[str, dict[int, Said]] = hold_out(runs)
 
 
 def chance(data: str) -> float:

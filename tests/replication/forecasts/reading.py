@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import MofNCompleteColumn, Progress
 
-import topowatch_monitor
 from replication.forecasts.generate import folder_of
+from replication.forecasts.keeping import keep
 from topowatch_monitor.commands.records import by_run, log_records
 from topowatch_monitor.engine.run_state import RunState
 from topowatch_monitor.engine.shard import finished
@@ -22,22 +19,10 @@ if TYPE_CHECKING:
     from topowatch_monitor.commands.records import Key
     from topowatch_monitor.engine.finished import Finished
 
-_ROOMS = ("detect", "engine", "forecast", "topology")
-
 
 def read(sweep: Sweep) -> dict[str, list[Finished]]:
     """Return the ended runs of each group, as a shard hands them out for forecasts; kept until the code changes."""
-    kept = folder_of(sweep) / "finished.pickle"
-    stamp = _stamp(sweep)
-    if kept.exists():
-        known, found = pickle.loads(kept.read_bytes())  # noqa: S301 - it was written below
-        if known == stamp:
-            return found
-    found = _read(sweep)
-    unfinished = kept.with_suffix(".part")
-    unfinished.write_bytes(pickle.dumps((stamp, found)))
-    unfinished.replace(kept)
-    return found
+    return keep(sweep, "finished", _read, sweep)
 
 
 def _read(sweep: Sweep) -> dict[str, list[Finished]]:
@@ -61,11 +46,3 @@ def _follow(key: Key, records: list[tuple[int, bytes]]) -> Finished | None:
     for kind, payload in records:
         run.apply(kind, payload)
     return finished(run) if run.ended else None
-
-
-def _stamp(sweep: Sweep) -> str:
-    """Name the log and the code that reads it."""
-    code = Path(topowatch_monitor.__file__).parent
-    files = sorted(file for room in _ROOMS for file in (code / room).rglob("*.py"))
-    log = [f"{file.name} {file.stat().st_size}".encode() for file in sorted((folder_of(sweep) / "data/log").iterdir())]
-    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), *log])).hexdigest()

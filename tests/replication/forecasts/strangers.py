@@ -10,34 +10,38 @@ from replication.forecasts.holding_out import METRIC, accuracies, features_of, f
 from topowatch_monitor.engine.finished import LEVELS
 from topowatch_monitor.engine.forecasting import forecast
 from topowatch_monitor.engine.group_forecast import SCORED
-from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_RUNS, fit_prior
+from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, MOST_RUNS, fit_prior
 from topowatch_monitor.forecast.scores import score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
+
+    from rich.progress import Progress
 
     from replication.forecasts.sweep import Cell
     from topowatch_monitor.engine.finished import Finished
     from topowatch_monitor.engine.group_forecast import ForecastFit
 
-TAUGHT = MOST_RUNS // LEAST_GROUPS  # runs of a group that are handed out, at most
-
 
 def strangers(
-    cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], shifts: Sequence[str], pool: Executor
+    pool: Executor,
+    progress: Progress,
+    cells: Sequence[Cell],
+    groups: Mapping[str, Sequence[Finished]],
+    shifts: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Score forecasters on runs of other kinds than those that they were fitted on.
 
     Args:
+        pool: where is learned.
+        progress: where it is shown.
         cells: that there are.
         groups: ended runs by group.
         shifts: of probes and test images.
-        pool: where new groups are learned about.
     """
-    fits = {cell.name: fit_at(groups[cell.name]) for cell in cells}
-    found = []
-    pairs: dict[str, list[tuple[ForecastFit, Sequence[Finished]]]] = {
+    fits = {cell.name: pool.submit(fit_at, groups[cell.name]) for cell in cells}
+    asked: dict[str, list[tuple[Future[ForecastFit], Sequence[Finished]]]] = {
         "another data set, same architecture": [
             (fits[a.name], groups[b.name]) for a in cells for b in cells if a.architecture == b.architecture and a != b
         ],
@@ -46,20 +50,31 @@ def strangers(
         ],
     }
     for shift in shifts:
-        pairs[f"images {shift}"] = [
-            (_without(groups[cell.name], groups[cell.shifted(shift)]), groups[cell.shifted(shift)])
+        asked[f"images {shift}"] = [
+            (pool.submit(_without, groups[cell.name], of), of)
             for cell in cells
-            if cell.shifted(shift) in groups
+            if (of := groups.get(cell.shifted(shift)))
         ]
-    found += [_score(kind, of) for kind, of in pairs.items() if of]
-    if len(cells) > 3:
+    if len(cells) > LEAST_GROUPS:
         for suffix, kind in (("", "a new group, from the others"), ("-validated", "the same, with validation")):
-            jobs = {}
-            for cell in cells:
-                others = [groups[other.name + suffix][-TAUGHT:] for other in cells if other != cell]
-                jobs[cell.name + suffix] = pool.submit(fit_prior, *others)
-            found.append(_score(kind, [(job.result(), groups[name]) for name, job in jobs.items()]))
-    return found
+            asked[kind] = [
+                (pool.submit(fit_prior, *_of_others(cell, cells, groups, suffix)), groups[cell.name + suffix])
+                for cell in cells
+            ]
+    jobs = {id(job): job for pairs in asked.values() for job, _ in pairs}
+    task = progress.add_task("forecasting strangers", total=len(jobs))
+    for job in jobs.values():
+        job.result()
+        progress.advance(task)
+    return [_score(kind, [(job.result(), of) for job, of in pairs]) for kind, pairs in asked.items() if pairs]
+
+
+def _of_others(
+    cell: Cell, cells: Sequence[Cell], groups: Mapping[str, Sequence[Finished]], suffix: str
+) -> list[Sequence[Finished]]:
+    """Runs of other groups, chosen as the daemon does where all have as many."""
+    names = sorted(other.name + suffix for other in cells if other != cell)[:MOST_GROUPS]
+    return [groups[name][-(MOST_RUNS // len(names)) :] for name in names]
 
 
 def _without(runs: Sequence[Finished], shifted: Sequence[Finished]) -> ForecastFit:
