@@ -65,7 +65,6 @@ def test_a_live_run_is_forecast_from_its_ended_siblings(make_daemon: Callable[..
     assert told.pop(LIVE) == ""
     told.pop(SILENT)
     assert set(told.values()) == {"it has ended"}
-    assert [learned["runs"] for learned in group["learned"]] == [ENDED]
     shown = command("show", LIVE, "--url", f"http://{daemon.http}")
     assert "Forecast" in shown
     assert "(90 %)" in shown
