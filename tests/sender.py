@@ -50,15 +50,27 @@ def part_of(item: bytes, rank: int, ranks: int) -> bytes:
 
 
 class Sender:
-    """One writer of one run; of a sharded one if `ranks` is above 1."""
+    """One writer of one run; of a sharded one if `ranks` is above 1. With credentials it speaks TLS."""
 
     def __init__(
-        self, endpoint: str, run: str, *, seed: int = 0, group: str = "tests", rank: int = 0, ranks: int = 1
+        self,
+        endpoint: str,
+        run: str,
+        *,
+        seed: int = 0,
+        group: str = "tests",
+        rank: int = 0,
+        ranks: int = 1,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.channel = grpc.insecure_channel(
-            endpoint,
-            options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)],
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        self.channel = (
+            grpc.insecure_channel(endpoint, options)
+            if credentials is None
+            else grpc.secure_channel(endpoint, credentials, options)
         )
+        self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         self.stub = IngestServiceStub(self.channel)
         self.key = run_pb2.RunKey(group=group, run=run)
         self.descriptor = run_pb2.RunDescriptor(
@@ -92,7 +104,8 @@ class Sender:
 
     def push(self, batch: ingest_pb2.Batch, timeout: float = 10.0) -> ingest_pb2.Ack:
         """Send one batch once; raises grpc.RpcError."""
-        return self.stub.PushBatch(ingest_pb2.PushBatchRequest(batch=batch), timeout=timeout).ack
+        request = ingest_pb2.PushBatchRequest(batch=batch)
+        return self.stub.PushBatch(request, timeout=timeout, metadata=self.metadata).ack
 
     def push_until_stored(self, batch: ingest_pb2.Batch, *, within: float = 60.0) -> None:
         """Send a batch again and again until it is acked."""

@@ -105,6 +105,18 @@ class Settings(BaseSettings):
         default=Address("127.0.0.1", 7071), description="HOST:PORT of the page, the JSON API and /metrics."
     )
 
+    # Who may reach it. Tokens, made with `topowatch token create`, are asked for as soon as there is one.
+    tls_cert: UserPath | None = Field(
+        default=None, description="Certificate for TLS on gRPC and HTTP, a PEM file; with tls_key."
+    )
+    tls_key: UserPath | None = Field(default=None, description="Its key, a PEM file without a passphrase.")
+    tls_client_ca: UserPath | None = Field(
+        default=None, description="Authorities of client certificates, a PEM file: nobody connects without such a one."
+    )
+    insecure: bool = Field(
+        default=False, description="Whether to listen beyond this machine even without TLS or without tokens."
+    )
+
     # What computes.
     engine: Literal["ray", "inline"] = Field(
         default="ray", description="ray: shards are Ray actors; inline: shards run in the daemon's process."
@@ -148,6 +160,19 @@ class Settings(BaseSettings):
         ge=1,
         description="Live runs that the daemon takes; a new one beyond is refused. Runs that have ended, or that were "
         "silent for a day, do not count.",
+    )
+    tenant_max_runs: int = Field(default=20_000, ge=1, description="Live runs that one tenant may have.")
+    tenant_max_streams: int = Field(
+        default=10_000, ge=1, description="Streams that one tenant may have open, one a rank that sends."
+    )
+    tenant_max_samples_per_second: int = Field(
+        default=100_000, ge=1, description="Items that one tenant may send, a second; beyond it, it is told to wait."
+    )
+    tenant_max_bytes_per_second: int = Field(
+        default=512 << 20, ge=1 << 10, description="Bytes that one tenant may send, a second."
+    )
+    tenant_max_series: int = Field(
+        default=700_000, ge=0, description="Series in /metrics that the runs and groups of one tenant may have."
     )
     max_labels: int = Field(default=64, ge=0, description="Labels that a run may carry.")
 
@@ -216,6 +241,8 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
             f"ray_address ({origin['ray_address']}): engine is inline ({origin['engine']}), which joins no Ray "
             "cluster: leave the address out, or set engine to ray"
         )
+    if (settings.tls_cert is None) != (settings.tls_key is None) or (settings.tls_client_ca and not settings.tls_cert):
+        raise ConfigError("tls_cert and tls_key come together, and tls_client_ca needs both")
     return Loaded(settings, origin)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
+from topowatch_monitor.doors import Doors, UnsafeError
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.forecasts import Forecasts
@@ -63,10 +64,12 @@ class Daemon:
 
         Raises:
             OSError: the data directory cannot be written, or another daemon holds it.
+            UnsafeError: strangers could reach it.
         """
         self._settings = settings
         disk = OsDisk()
         disk.make_directory(settings.data_dir)
+        self.doors = Doors.of(settings)
         self.log = Log.open(settings.data_dir / "log", disk, segment_bytes=settings.segment_bytes)
         if self.log.repaired_bytes:
             log.warning(
@@ -84,6 +87,10 @@ class Daemon:
             max_pending_bytes=settings.max_pending_bytes,
             max_runs=settings.max_runs,
             max_labels=settings.max_labels,
+            tenant_runs=settings.tenant_max_runs,
+            tenant_streams=settings.tenant_max_streams,
+            tenant_samples_per_second=settings.tenant_max_samples_per_second,
+            tenant_bytes_per_second=settings.tenant_max_bytes_per_second,
         )
         silence = settings.detect.stalled_run
         self.fleet = Fleet(
@@ -173,38 +180,55 @@ class Daemon:
         """
         listener = listen(http_at)
         version = importlib.metadata.version("topowatch")
+        gate, audit, certificates = self.doors.gate, self.doors.audit, self.doors.certificates
         app = create_app(
-            self.fleet, stats=self.stats, not_ready=self.not_ready, version=version, ask=self.ask_for_slice
+            self.fleet,
+            stats=self.stats,
+            not_ready=self.not_ready,
+            version=version,
+            ask=self.ask_for_slice,
+            gate=gate,
+            audit=audit,
+            tenant_series=self._settings.tenant_max_series,
         )
-        http = _Http(
-            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3, server_header=False
         )
-        grpc_server, grpc_port = await start_server(self.ingest, str(grpc_at))
+        config.load()
+        config.ssl = None if certificates is None else certificates.context
+        http = _Http(config)
+        grpc_server, grpc_port = await start_server(
+            self.ingest, str(grpc_at), gate=gate, audit=audit, certificates=certificates
+        )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         engine = asyncio.create_task(self.engine.run())
         summaries = asyncio.create_task(self._summarise())
+        doors = asyncio.create_task(self.doors.follow())
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         http_port = listener.getsockname()[1]
         print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
         stopping = asyncio.create_task(stop.wait())
         try:
             # None of these ends by itself unless it fails, and then the daemon must not linger.
-            done, _ = await asyncio.wait({stopping, engine, summaries, serving}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {stopping, engine, summaries, doors, serving}, return_when=asyncio.FIRST_COMPLETED
+            )
             for task in done - {stopping}:
                 task.result()
         finally:
             await grpc_server.stop(grace=2.0)
             await self.ingest.close()
-            for task in (engine, summaries):
+            for task in (engine, summaries, doors):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             http.should_exit = True
             await serving
             self.log.close()
+            audit.close()
 
     async def _summarise(self) -> None:
         """Keep the fleet's knowledge of what ingest has counted fresh."""
@@ -280,6 +304,9 @@ def run(settings: Settings) -> int:
             settings.data_dir,
             error,
         )
+        return CANNOT_START
+    except UnsafeError as error:
+        log.error("%s", error)
         return CANNOT_START
     started = time.monotonic()
     try:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from topowatch_monitor.access.tokens import DEFAULT_TENANT
 from topowatch_monitor.ingest.admission import Admission, Admitted
 from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.ingest.registry import RunName, RunSummary
@@ -63,12 +64,12 @@ class Ledger:
         self.segment: list[tuple[int, bytes]] = []
         self.now = 1000.0
 
-    def admit(self, made: pb.Batch, stream: int = 1) -> Admitted:
+    def admit(self, made: pb.Batch, stream: int = 1, tenant: str = DEFAULT_TENANT) -> Admitted:
         self.now += 0.125
-        return self.admission.admit(made, self.now, stream)
+        return self.admission.admit(made, self.now, stream, tenant)
 
-    def store(self, made: pb.Batch, stream: int = 1) -> pb.Ack:
-        admitted = self.admit(made, stream)
+    def store(self, made: pb.Batch, stream: int = 1, tenant: str = DEFAULT_TENANT) -> pb.Ack:
+        admitted = self.admit(made, stream, tenant)
         assert (admitted.token is None) == (not admitted.records)
         if admitted.token is not None:
             self.records += admitted.records
@@ -443,6 +444,14 @@ def test_a_run_that_is_taken_up_again_is_live_again() -> None:
     ledger.store(batch({0: end()}, run="a"))
     assert ledger.store(batch(run="a", incarnation=2)).status == pb.ACK_STATUS_STORED
     assert ledger.store(batch(run="b")).status == pb.ACK_STATUS_RESOURCE_EXHAUSTED
+
+
+def test_a_tenant_with_as_many_runs_as_it_may_have_keeps_no_other_out() -> None:
+    ledger = Ledger(Limits(tenant_runs=1))
+    assert ledger.store(batch(run="a"), tenant="vision").status == pb.ACK_STATUS_STORED
+    refused = ledger.store(batch(run="b"), tenant="vision")
+    assert (refused.status, "tenant vision" in refused.detail) == (pb.ACK_STATUS_RESOURCE_EXHAUSTED, True)
+    assert ledger.store(batch(run="b"), tenant="speech").status == pb.ACK_STATUS_STORED
 
 
 def test_a_run_that_is_being_opened_has_its_place() -> None:

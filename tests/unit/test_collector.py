@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -381,3 +382,30 @@ def test_the_text_says_the_same_as_prometheus_clients_own():
         ]
 
     assert parsed(render(collector.collect()).decode()) == parsed(generate_latest(theirs).decode())
+
+
+def test_a_tenant_is_shown_its_own_runs_and_nothing_of_the_daemon():
+    mine, theirs = view(tenant="vision"), view("b", tenant="speech")
+    groups = [group_view(tenant="vision"), group_view(tenant="speech")]
+    collector = collector_of(mine, theirs, groups=groups)
+    text = render(collector.collect("vision")).decode()
+    assert set(re.findall('tenant="([^"]*)"', text)) == {"vision"}
+    assert 'topowatch_cluster_runs{verdict="healthy"} 1.0' in text
+    assert "ingest" not in text
+    assert "build_info" not in text
+
+
+def test_a_tenant_with_too_many_series_takes_no_room_of_anothers():
+    fleet = Fleet(at)
+    fleet.update([*(view(f"run-{number}", tenant="large") for number in range(5)), view("small", tenant="other")])
+    fleet.update_groups([group_view(tenant="large"), group_view(tenant="other")])
+
+    def counted(limit: int | None) -> tuple[int, int, float]:
+        found = series(FleetCollector(fleet, DaemonStats, lambda: NOW, "1.2.3", tenant_series=limit))
+        tenants = [labels.get("tenant") for samples in found.values() for labels, _ in samples]
+        [(_, left_out)] = found["topowatch_series_dropped_total"]
+        return tenants.count("large"), tenants.count("other"), left_out
+
+    large, small, left_out = counted(None)
+    assert (large > 20 > small, left_out) == (True, 0)
+    assert counted(20) == (20, small, large - 20)

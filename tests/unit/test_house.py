@@ -16,7 +16,8 @@ ROOMS = {
     "detect": (MONITOR / "detect", ("topowatch_monitor.topology",)),
     "forecast": (MONITOR / "forecast", ("topowatch_monitor.topology",)),
     "store": (MONITOR / "store", ("topowatch_protos.framing",)),
-    "ingest": (MONITOR / "ingest", ("topowatch_monitor.store", "topowatch_protos")),
+    "access": (MONITOR / "access", ()),
+    "ingest": (MONITOR / "ingest", ("topowatch_monitor.access", "topowatch_monitor.store", "topowatch_protos")),
     "engine": (
         MONITOR / "engine",
         (
@@ -29,7 +30,13 @@ ROOMS = {
     ),
     "export": (
         MONITOR / "export",
-        ("topowatch_monitor.engine", "topowatch_monitor.detect", "topowatch_monitor.store", "topowatch_protos"),
+        (
+            "topowatch_monitor.access",
+            "topowatch_monitor.engine",
+            "topowatch_monitor.detect",
+            "topowatch_monitor.store",
+            "topowatch_protos",
+        ),
     ),
 }
 OWN = {"protos": "topowatch_protos", "client": "topowatch_client"}

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from topowatch_client.transport import Access
 from topowatch_monitor.commands.sending import RateLimit, SendingError, Totals, UnreachableError, send_fleet
 from topowatch_monitor.detect import History, Thresholds, detect_all
 from topowatch_monitor.ingest.validation import Reject, check_descriptor, check_item
@@ -171,7 +172,7 @@ def send(daemon: Scripted, plans: Sequence[RunPlan]) -> Totals:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            return await send_fleet(f"127.0.0.1:{port}", plans, batch_items=4)
+            return await send_fleet(Access(f"127.0.0.1:{port}"), plans, batch_items=4)
         finally:
             await server.stop(None)
 
@@ -223,4 +224,4 @@ def test_a_refusal_for_good_ends_with_the_daemons_words(status: int):
 def test_a_daemon_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("topowatch_monitor.commands.sending.CONNECT_SECONDS", 0.2)
     with pytest.raises(UnreachableError, match="topowatch serve"):
-        asyncio.run(send_fleet("127.0.0.1:1", fleet(1)))
+        asyncio.run(send_fleet(Access("127.0.0.1:1"), fleet(1)))

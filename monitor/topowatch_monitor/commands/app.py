@@ -23,6 +23,7 @@ from topowatch_monitor.commands import (
     replay,
     serve,
     simulate,
+    token,
 )
 from topowatch_monitor.commands.output import CommandError, complain
 
@@ -42,6 +43,7 @@ DAEMON, LOOK, DATA = "Daemon", "Look at runs", "Recordings and trials"
 app.command("demo", rich_help_panel=DAEMON)(demo.demo)
 app.command("serve", rich_help_panel=DAEMON)(serve.serve)
 app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
+app.add_typer(token.app, name="token", rich_help_panel=DAEMON)
 app.command("runs", rich_help_panel=LOOK)(read.runs)
 app.command("show", rich_help_panel=LOOK)(read.show)
 app.command("classes", rich_help_panel=LOOK)(classes.classes)

@@ -40,5 +40,5 @@ def _comment(text: str) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    # A JSON string is a TOML string, and so are Python's finite numbers; infinite and boolean settings there are none.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    # JSON's strings, booleans and finite numbers are TOML's; infinite settings there are none.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)

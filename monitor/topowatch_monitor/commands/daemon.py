@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
+from topowatch_client.config import ConfigError, load
+from topowatch_client.transport import Access
 from topowatch_monitor.commands.output import CommandError
 
 DEFAULT_URL = "http://127.0.0.1:7071"
@@ -75,16 +78,21 @@ def _fetch(
     if not valid:
         raise CommandError(no_address, status=2)
     local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    access = own_access()
     try:
         answer = httpx.request(
             "GET" if body is None else "POST",
             base + path,
             params={} if which is None else {asked: which},
             json=body,
+            headers=dict(access.metadata()),
+            verify=_trusted(access) if parts.scheme == "https" else True,
             timeout=TIMEOUT_SECONDS,
             trust_env=not local,  # a proxy cannot reach this host's own loopback
         )
         content = answer.json()
+    except (ssl.SSLError, OSError) as error:  # a token, a certificate or its key
+        raise CommandError(str(error), status=2) from None
     except httpx.InvalidURL:
         raise CommandError(no_address, status=2) from None
     except httpx.TransportError as error:
@@ -96,9 +104,26 @@ def _fetch(
         if missing is not None and detail is not None and answer.status_code == httpx.codes.NOT_FOUND:
             raise CommandError(missing)
         several = answer.status_code == httpx.codes.CONFLICT and isinstance(content, dict) and f"{asked}s" in content
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise CommandError(f"{detail}; set TOPOWATCH_TOKEN or TOPOWATCH_TOKEN_FILE", status=2)
         hint = f"; name its {asked} with --{asked}" if several else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content
+
+
+def own_access(endpoint: str | None = None) -> Access:
+    """Return how this user reaches a daemon: as a job does, by TOPOWATCH_* or topowatch.toml; raises CommandError."""
+    try:
+        return Access.of_writer({}, load(), endpoint)
+    except ConfigError as error:
+        raise CommandError(str(error), status=2) from None
+
+
+def _trusted(access: Access) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=access.tls_ca)
+    if access.tls_cert is not None:
+        context.load_cert_chain(access.tls_cert, access.tls_key)
+    return context
 
 
 def _unreachable(base: str, error: httpx.TransportError) -> str:
@@ -106,4 +131,6 @@ def _unreachable(base: str, error: httpx.TransportError) -> str:
         return (
             f"the daemon at {base} did not answer within {TIMEOUT_SECONDS:g} s: see its log, or name another with --url"
         )
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"the certificate of {base} cannot be trusted ({error}): name its authority with TOPOWATCH_TLS_CA"
     return f"no daemon answers at {base}: start one with `topowatch serve`, or name another with --url"

@@ -17,12 +17,12 @@ from topowatch_protos.v1 import ingest_pb2, ingest_pb2_grpc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from topowatch_client.transport import Access
     from topowatch_monitor.simulate import RunPlan
     from topowatch_protos.v1 import run_pb2
 
 CONNECT_SECONDS = 5.0
 ATTEMPTS = 60  # for one batch
-MAX_MESSAGE_BYTES = 64 << 20
 
 
 class SendingError(Exception):
@@ -73,7 +73,7 @@ class RateLimit:
 
 
 async def send_fleet(
-    endpoint: str,
+    access: Access,
     plans: Sequence[RunPlan],
     *,
     rate: float | None = None,
@@ -81,10 +81,10 @@ async def send_fleet(
     on_progress: Callable[[int], None] = lambda _: None,
     wall: Callable[[], float] = time.time,
 ) -> Totals:
-    """Stream every plan's run to the daemon at `endpoint`, all at the same time; return the totals.
+    """Stream every plan's run to a daemon, all at the same time; return the totals.
 
     Args:
-        endpoint: HOST:PORT of the daemon's gRPC.
+        access: how to reach the daemon.
         plans: the runs.
         rate: items a second over all runs; None for no limit.
         batch_items: items in a batch; one batch a rank is in flight.
@@ -92,10 +92,11 @@ async def send_fleet(
         wall: Unix time.
 
     Raises:
+        OSError: a token or certificate cannot be read.
         SendingError: the daemon does not answer, ended the stream or refuses a run.
     """
-    options = [("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.enable_retries", 0)]
-    async with grpc.aio.insecure_channel(endpoint, options=options) as channel:
+    endpoint, metadata = access.endpoint, access.metadata()
+    async with access.open() as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
         except asyncio.TimeoutError:
@@ -103,7 +104,9 @@ async def send_fleet(
                 f"no daemon answers at {endpoint}: start one with `topowatch serve`, or name another with --endpoint"
             ) from None
         stub = ingest_pb2_grpc.IngestServiceStub(channel)  # type: ignore[no-untyped-call] # generated, see pyproject
-        sender = _Sender(stub, RateLimit(rate), batch_items, wall(), on_progress)
+        sender = _Sender(
+            stub, metadata, limit=RateLimit(rate), batch_items=batch_items, started_at=wall(), on_progress=on_progress
+        )
         tasks = [asyncio.ensure_future(sender.send(plan, rank)) for plan in plans for rank in range(plan.ranks)]
         try:
             await asyncio.gather(*tasks)
@@ -122,13 +125,15 @@ class _Sender:
     def __init__(
         self,
         stub: ingest_pb2_grpc.IngestServiceStub,
+        metadata: tuple[tuple[str, str], ...],
+        *,
         limit: RateLimit,
         batch_items: int,
         started_at: float,
         on_progress: Callable[[int], None],
     ) -> None:
         self.totals = Totals()
-        self._stub = stub
+        self._stub, self._metadata = stub, metadata
         self._limit = limit
         self._batch_items = batch_items
         self._started_at = started_at
@@ -138,7 +143,7 @@ class _Sender:
         """Send what a rank says of one run, from its descriptor to its end."""
         incarnation = round(self._started_at * 1000)
         described = descriptor(plan, incarnation=incarnation, started_at=self._started_at, rank=rank)
-        call = self._stub.StreamBatches()
+        call = self._stub.StreamBatches(metadata=self._metadata)
         for number, items in enumerate(self._batches(plan, rank)):
             await asyncio.sleep(self._limit.delay(len(items)))
             batch = ingest_pb2.Batch(

@@ -24,19 +24,28 @@ def serve(
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Page, JSON and /metrics.")] = None,
     engine: Annotated[str | None, typer.Option(metavar="ray|inline", help="inline runs without Ray.")] = None,
     ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY_ADDRESS)] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate for TLS, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities of client certificates, PEM: none connects without one.")
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine without TLS or tokens.")
+    ] = None,
     shards: Annotated[int | None, typer.Option(help="Ray actors that share the work.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")] = None,
 ) -> None:
     """Start the daemon; it prints one line, `ready grpc=… http=…`, when it takes samples.
 
     It keeps everything in its data directory and finds it there again. SIGTERM or Ctrl-C ends it in good order.
+    Beyond this machine it listens with TLS and tokens only (`topowatch token create`), unless told --insecure.
     `topowatch config check` lists all settings; those without a flag here are keys of --config or variables.
 
     For example:
 
       topowatch serve
 
-      topowatch serve --data-dir /var/lib/topowatch --grpc 0.0.0.0:7070
+      topowatch serve --data-dir /var/lib/topowatch --grpc 0.0.0.0:7070 --tls-cert tls.crt --tls-key tls.key
 
       topowatch serve --engine inline --config topowatch.toml
     """
@@ -48,6 +57,10 @@ def serve(
         "http": http,
         "engine": engine,
         "ray_address": ray_address,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "insecure": insecure,
         "shards": shards,
     }
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from topowatch_monitor.commands.daemon import own_access
 from topowatch_monitor.commands.output import CommandError, console, print_json
 from topowatch_monitor.commands.sending import SendingError, Totals, UnreachableError, send_fleet
 from topowatch_monitor.simulate import DIMENSION, FAILING, fleet
@@ -28,7 +29,7 @@ def simulate(
         int, typer.Option(min=1, max=DIMENSION, help="Ranks that share the model of each run; each sends its part.")
     ] = 1,
     group: Annotated[str, typer.Option(metavar="GROUP", help="Group of the runs.")] = "simulated",
-    endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the daemon.")] = "127.0.0.1:7070",
+    endpoint: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of the daemon.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed sends the same numbers.")] = 0,
     prefix: Annotated[str, typer.Option(help="Put before each run's name, to send the same runs again.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for programs.")] = False,
@@ -63,7 +64,12 @@ def simulate(
         task = progress.add_task("", total=expected)
         try:
             totals = asyncio.run(
-                send_fleet(endpoint, plans, rate=rate or None, on_progress=lambda count: progress.advance(task, count))
+                send_fleet(
+                    own_access(endpoint),
+                    plans,
+                    rate=rate or None,
+                    on_progress=lambda count: progress.advance(task, count),
+                )
             )
         except SendingError as error:
             raise CommandError(str(error), status=2 if isinstance(error, UnreachableError) else 1) from None

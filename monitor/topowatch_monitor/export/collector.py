@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from topowatch_monitor.access.tokens import DEFAULT_TENANT
 from topowatch_monitor.export import registry
 from topowatch_monitor.export.forecasts import abstained_share, quantiles_of
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.export.registry import Metric
 
 MAX_LABEL_CHARACTERS = 200
-NO_TENANT = ("", "default")  # ingest calls it "default" where nobody has said who sends
+NO_TENANT = ("", DEFAULT_TENANT)
 # Forecast runs that have to have ended for the score of their forecasts to say anything. That fewer than 24 of 30
 # intervals of 90 % hold happens in 3 % of cases by chance, and raises an alert.
 SCORED_RUNS, COVERED_RUNS = 8, 30
@@ -40,27 +41,37 @@ def clean(value: str) -> str:
 
 
 class FleetCollector(Collector):
-    """Collects the fleet and the daemon's own figures.
+    """Collects the fleet and the daemon's own figures; for one tenant, what is theirs.
 
     Args:
         fleet: the runs.
         stats: the daemon's figures now.
         now: Unix time.
         version: of the daemon.
+        tenant_series: how many series one tenant's runs and groups may have; None: any number.
     """
 
-    def __init__(self, fleet: Fleet, stats: Callable[[], DaemonStats], now: Callable[[], float], version: str) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        stats: Callable[[], DaemonStats],
+        now: Callable[[], float],
+        version: str,
+        tenant_series: int | None = None,
+    ) -> None:
         self._fleet = fleet
         self._stats = stats
         self._now = now
         self._version = version
+        self._tenant_series = math.inf if tenant_series is None else tenant_series
         self._lock = threading.Lock()
         # The most series that one scrape left out, by run: however often it is scraped, each is counted once.
         self._left_out: dict[tuple[str, str, str], int] = {}
 
-    def collect(self) -> Iterator[Family]:
-        """Yield every metric family of the registry, runs first."""
-        runs = self._fleet.exported(self._now())
+    def collect(self, tenant: str | None = None) -> Iterator[Family]:
+        """Yield every metric family of the registry, runs first; of one tenant those of its runs and groups alone."""
+        runs = self._fleet.of(tenant).exported(self._now())
+        room: Counter[str] = Counter()  # that each tenant has taken
         families = {metric: _family(metric) for metric in registry.METRICS if metric is not registry.ACK_SECONDS}
         seen: set[tuple[str, ...]] = set()
         verdicts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
@@ -70,8 +81,10 @@ class FleetCollector(Collector):
             labels = _labels(run)
             series = list(_series(run))
             identity = tuple(labels.values())
-            kept = 0 if identity in seen else registry.MAX_SERIES_PER_RUN
+            left = self._tenant_series - room[run["tenant"]]
+            kept = 0 if identity in seen else int(min(registry.MAX_SERIES_PER_RUN, left))
             seen.add(identity)
+            room[run["tenant"]] += min(kept, len(series))
             if len(series) > kept:
                 left_out[run["tenant"], run["group"], run["run"]] = len(series) - kept
             for metric, extra, value in series[:kept]:
@@ -79,7 +92,7 @@ class FleetCollector(Collector):
         members: dict[GroupKey, list[FleetRun]] = {}
         for run in runs:
             members.setdefault((run["tenant"], run["group"]), []).append(run)
-        self._groups(families, members, left_out)
+        self._groups(families, members, left_out, room)
         for name, quantiles in {clean(name): found for name, found in quantiles_of(runs).items()}.items():
             for quantile, value in quantiles.items():
                 extra = {"metric": name, "quantile": f"{quantile:g}"}
@@ -88,13 +101,17 @@ class FleetCollector(Collector):
                 )
         for name, count in verdicts.items():
             families[registry.CLUSTER_RUNS].add_sample(registry.CLUSTER_RUNS.name, {"verdict": name}, count)
-        yield from self._daemon(families, self._count(left_out))
+        if tenant is None:
+            yield from self._daemon(families, self._count(left_out))
+        else:
+            yield from (family for family in families.values() if family.samples)
 
     def _groups(
         self,
         families: Mapping[Metric, Family],
         shown: Mapping[GroupKey, list[FleetRun]],
         left_out: dict[tuple[str, str, str], int],
+        room: Counter[str],
     ) -> None:
         """Add the series of the groups of which a run is shown: a group goes with the last of its runs."""
         seen: set[tuple[tuple[str, str], ...]] = set()
@@ -107,10 +124,11 @@ class FleetCollector(Collector):
             if (forecast := forecasts.get(key)) is not None:
                 series += _forecast_series(forecast, shown[key])
             identity = tuple(labels.items())
-            if identity in seen:
+            if identity in seen or room[key[0]] + len(series) > self._tenant_series:
                 left_out[key[0], key[1], ""] = len(series)
                 continue
             seen.add(identity)
+            room[key[0]] += len(series)
             for metric, value in series:
                 families[metric].add_sample(metric.name, labels, value)
 

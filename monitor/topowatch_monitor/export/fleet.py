@@ -134,6 +134,19 @@ class Fleet:
         self._groups: dict[GroupKey, GroupView] = {}
         self._forecasts: dict[GroupKey, GroupForecastView] = {}
 
+    def of(self, tenant: str | None) -> Fleet:
+        """Return what there is of one tenant now; all of it for None."""
+        if tenant is None:
+            return self
+        theirs = Fleet(self._at)
+        theirs._grace = self._grace
+        with self._lock:
+            theirs._views = {key: view for key, view in self._views.items() if key[0] == tenant}
+            theirs._summaries = {key: summary for key, summary in self._summaries.items() if key[0] == tenant}
+            theirs._groups = {key: view for key, view in self._groups.items() if key[0] == tenant}
+            theirs._forecasts = {key: view for key, view in self._forecasts.items() if key[0] == tenant}
+        return theirs
+
     def update(self, views: Iterable[RunView]) -> None:
         """Take newer views from the engine."""
         newer = {(view["tenant"], view["group"], view["run"]): view for view in views}

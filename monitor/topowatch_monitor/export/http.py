@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from topowatch_monitor.export import exposition, page
+from topowatch_monitor.export.answers import json_response
 from topowatch_monitor.export.collector import FleetCollector
 from topowatch_monitor.export.fleet import (
     AmbiguousGroupError,
@@ -20,8 +21,8 @@ from topowatch_monitor.export.fleet import (
     RunNotFoundError,
 )
 from topowatch_monitor.export.forecasts import fleet_answer, forecast_answer
+from topowatch_monitor.export.guard import Guard, who
 from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
-from topowatch_monitor.export.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from topowatch_monitor.access.audit import Audit
+    from topowatch_monitor.access.gate import Gate
     from topowatch_monitor.engine.group_view import GroupView
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
@@ -52,6 +55,9 @@ def create_app(
     now: Callable[[], float] = time.time,
     version: str = "",
     ask: Callable[[FleetRun, int], str] | None = None,
+    gate: Gate | None = None,
+    audit: Audit | None = None,
+    tenant_series: int | None = None,
 ) -> Starlette:
     """Build the ASGI application.
 
@@ -63,14 +69,18 @@ def create_app(
         version: of the daemon.
         ask: passes a wish for a loss slice on to a run's job, with the points along a side, and returns its id; called
             in the event loop. None where there is no way to jobs.
+        gate: tells who asks, and so whose runs they see. None: everybody may see all.
+        audit: where it is written down who was not let in, and who asked for a slice.
+        tenant_series: how many series one tenant's runs and groups may have in /metrics; None: any number.
     """
-    collector = FleetCollector(fleet, stats, now, version)
+    collector = FleetCollector(fleet, stats, now, version, tenant_series)
 
-    def metrics(_: Request) -> Response:
-        return Response(exposition.render(collector.collect()), headers={"Content-Type": exposition.CONTENT_TYPE})
+    def seen_by(request: Request) -> Fleet:
+        return fleet.of(who(request).sees)
 
-    async def healthy(_: Request) -> Response:
-        return PlainTextResponse("topowatch is up\n")
+    def metrics(request: Request) -> Response:
+        families = collector.collect(who(request).sees)
+        return Response(exposition.render(families), headers={"Content-Type": exposition.CONTENT_TYPE})
 
     async def ready(_: Request) -> Response:
         reasons = not_ready()
@@ -79,14 +89,16 @@ def create_app(
         return PlainTextResponse("topowatch is ready\n")
 
     def runs(request: Request) -> Response:
-        moment, group = now(), request.query_params.get("group")
-        groups = [summary_of(view) for view in fleet.groups(group).values()]
-        listed = [{name: value for name, value in run.items() if name not in LONG} for run in fleet.runs(moment, group)]
+        moment, group, seen = now(), request.query_params.get("group"), seen_by(request)
+        groups = [summary_of(view) for view in seen.groups(group).values()]
+        listed = [{name: value for name, value in run.items() if name not in LONG} for run in seen.runs(moment, group)]
         return json_response({"now": moment, "runs": listed, "groups": groups})
 
     def run(request: Request) -> Response:
         try:
-            return json_response(fleet.run(request.path_params["run"], now(), request.query_params.get("group")))
+            return json_response(
+                seen_by(request).run(request.path_params["run"], now(), request.query_params.get("group"))
+            )
         except AmbiguousRunError as error:
             detail = f"{error}: add ?group= with one of them"
             return json_response({"error": detail, "groups": error.groups}, 409)
@@ -99,7 +111,9 @@ def create_app(
             return json_response({"error": "send JSON, as Content-Type: application/json"}, 415)
         try:
             side = wanted(await request.json())
-            run = run_at_work(fleet, request.path_params["run"], now(), request.query_params.get("group"))
+            run = run_at_work(
+                fleet.of(who(request).sees), request.path_params["run"], now(), request.query_params.get("group")
+            )
         except RefusedError as error:
             return json_response({"error": str(error)}, error.status)
         except ValueError:
@@ -110,7 +124,9 @@ def create_app(
 
     def classes(request: Request) -> Response:
         try:
-            view, found = fleet.group(request.path_params["group"], now(), request.query_params.get("tenant"))
+            view, found = seen_by(request).group(
+                request.path_params["group"], now(), request.query_params.get("tenant")
+            )
         except AmbiguousGroupError as error:
             return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
         except GroupNotFoundError as error:
@@ -121,32 +137,25 @@ def create_app(
         return json_response({**view, "members": answers})
 
     def forecast(request: Request) -> Response:
-        group = request.path_params["group"]
+        group, seen = request.path_params["group"], seen_by(request)
         try:
-            view, found = fleet.group(group, now(), request.query_params.get("tenant"))
+            view, found = seen.group(group, now(), request.query_params.get("tenant"))
         except AmbiguousGroupError as error:
             return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
         except GroupNotFoundError as error:
             raise HTTPException(404, f"{error}; {LISTED}") from None
-        learned = fleet.forecasts().get((view["tenant"], group))
+        learned = seen.forecasts().get((view["tenant"], group))
         return json_response(forecast_answer(group, found, [] if learned is None else [learned]))
 
-    def forecasts(_: Request) -> Response:
-        return json_response(fleet_answer(fleet.runs(now()), fleet.forecasts()))
-
-    async def index(_: Request) -> Response:
-        return Response(page.HTML, media_type="text/html")
-
-    async def failed(_: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        detail = error.detail if isinstance(error, HTTPException) else "an internal error; the daemon's log has more"
-        return json_response({"error": detail}, status)
+    def forecasts(request: Request) -> Response:
+        seen = seen_by(request)
+        return json_response(fleet_answer(seen.runs(now()), seen.forecasts()))
 
     return Starlette(
         routes=[
-            Route("/", index),
+            Route("/", _index),
             Route("/metrics", metrics),
-            Route("/-/healthy", healthy),
+            Route("/-/healthy", _healthy),
             Route("/-/ready", ready),
             Route("/api/v1/runs", runs),
             Route("/api/v1/runs/{run}", run),
@@ -155,9 +164,23 @@ def create_app(
             Route("/api/v1/groups/{group}/classes", classes),
             Route("/api/v1/groups/{group}/forecast", forecast),
         ],
-        middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={HTTPException: failed, Exception: failed},
+        middleware=[Middleware(SecurityHeaders), Middleware(Guard, gate=gate, audit=audit)],
+        exception_handlers={HTTPException: _failed, Exception: _failed},
     )
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("topowatch is up\n")
+
+
+async def _index(_: Request) -> Response:
+    return Response(page.HTML, media_type="text/html")
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "an internal error; the daemon's log has more"
+    return json_response({"error": detail}, status)
 
 
 def summary_of(view: GroupView) -> dict[str, Any]:
@@ -188,8 +211,3 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def json_response(content: Any, status: int = 200) -> Response:
-    """Return `content` as JSON; NaN and infinities, which JSON has no words for, become null."""
-    return Response(dumps(content), status, media_type="application/json")

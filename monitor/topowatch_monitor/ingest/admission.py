@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from topowatch_monitor.access.tokens import DEFAULT_TENANT
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
 from topowatch_monitor.ingest.registry import (
     Registry,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.store.log import Record
 
-DEFAULT_TENANT = "default"  # while there is no authentication
 _SEQ_END = 1 << 63
 
 
@@ -234,11 +234,14 @@ class Admission:
         if problem is not None:
             raise _RefusedError(pb.ACK_STATUS_INVALID, problem)
         if known is None:
-            self._check_room(new_run=run is None)
+            self._check_room(key.tenant, new_run=run is None)
 
-    def _check_room(self, *, new_run: bool) -> None:
+    def _check_room(self, tenant: str, *, new_run: bool) -> None:
         """Refuse a writer beyond the limits; a run that is known may always go on."""
         registry, limits = self._registry, self._limits
+        if new_run and registry.live_runs_of(tenant) >= limits.tenant_runs:
+            full = f"tenant {tenant} may have {limits.tenant_runs} live runs: try again when one has ended"
+            raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
         if new_run and registry.live_runs >= limits.max_runs:
             full = f"the daemon takes {limits.max_runs} live runs at most: try again when one has ended"
             raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)

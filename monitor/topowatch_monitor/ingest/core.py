@@ -10,9 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from topowatch_monitor.ingest.admission import DEFAULT_TENANT, Admission, Admitted, Token, refusal
+from topowatch_monitor.access.tokens import DEFAULT_TENANT
+from topowatch_monitor.ingest.admission import Admission, Admitted, Token, refusal
 from topowatch_monitor.ingest.counters import Counters
 from topowatch_monitor.ingest.limits import DEFAULT_LIMITS, Limits
+from topowatch_monitor.ingest.quota import Quotas
 from topowatch_monitor.ingest.registry import to_timestamp
 from topowatch_monitor.ingest.wishes import Wishes
 from topowatch_monitor.store.commit import CommitClosedError, QueueFullError
@@ -58,6 +60,7 @@ class Ingest:
         self.counters = Counters()
         self.wishes = Wishes(monotonic)
         self.limits = limits
+        self.quotas = Quotas(limits)
         self._admission = admission
         self._commit = commit
         self._now = now
@@ -120,6 +123,8 @@ class Ingest:
             ack = refusal(batch.id, pb.ACK_STATUS_UNAVAILABLE, self.reason, self.limits.retry_unavailable)
         elif self._handling_bytes and self._handling_bytes + size > self.limits.max_pending_bytes:
             ack = self._overloaded(batch.id)
+        elif (refused := self.quotas.take(tenant, len(batch.items), size, started)) is not None:
+            ack = refusal(batch.id, pb.ACK_STATUS_RESOURCE_EXHAUSTED, *refused)
         else:
             self._handling_bytes += size
             task = self._spawn(self._take(batch, stream, tenant))

@@ -21,6 +21,12 @@ class Limits:
         max_text: characters of a name, label or label value.
         max_series: scalar series, layers or results of one item.
         max_missing_ranges: gaps in the sequence of one writer.
+        tenant_streams: streams that one tenant may have open.
+        tenant_samples_per_second: items that one tenant may send; beyond it, it is told to wait.
+        tenant_bytes_per_second: bytes of batches likewise.
+        tenant_runs: live runs of one tenant.
+        first_batch_seconds: how long a stream may be open before its first batch has come.
+        idle_seconds: how long a stream may be silent between two batches; its forwarder opens another when it has more.
         max_dimension: numbers of a sketch; a path keeps its window times as many float32, 8 MiB for 512 points.
         retry_after: seconds that a throttled client waits.
         retry_unavailable: seconds that a client waits, and after which the daemon tries its disk again.
@@ -40,6 +46,12 @@ class Limits:
     max_series: int = 1_000
     max_missing_ranges: int = 1_024
     max_dimension: int = 4_096
+    tenant_streams: int = 10_000
+    tenant_samples_per_second: int = 100_000
+    tenant_bytes_per_second: int = 512 << 20
+    tenant_runs: int = 20_000
+    first_batch_seconds: float = 30.0
+    idle_seconds: float = 3600.0
     retry_after: float = 0.5
     retry_unavailable: float = 1.0
     retry_rotation: float = 60.0

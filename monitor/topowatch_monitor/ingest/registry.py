@@ -139,6 +139,10 @@ class Registry:
         """Runs that have not ended, are about to be opened, or were not found silent by `forget_silent`."""
         return len(self._live)
 
+    def live_runs_of(self, tenant: str) -> int:
+        """Return how many of these are one tenant's."""
+        return sum(name.tenant == tenant for name in self._live)
+
     def forget_silent(self, before: int) -> None:
         """Count runs no longer as live that were not heard of since `before`, until they are heard of again."""
         while self._live and self.runs[next(iter(self._live))].heard_at < before:

@@ -1,0 +1,381 @@
+"""Attempts that must fail, on a real daemon with TLS and tokens: each is refused, told why, and harms nobody else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx
+import pytest
+
+from certificates import Authority
+from harness import Daemon, eventually
+from sender import Sender
+from topowatch_protos.v1 import ingest_pb2, run_pb2
+from topowatch_protos.v1.ingest_pb2_grpc import IngestServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CODES = grpc.StatusCode
+
+
+def topowatch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
+    return subprocess.run(
+        [sys.executable, "-m", "topowatch_monitor", *arguments],
+        capture_output=True,
+        text=True,
+        env=clean | environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def make_token(data_dir: Path, *options: str) -> dict[str, Any]:
+    made = topowatch("token", "create", "--data-dir", str(data_dir), "--json", *options)
+    assert made.returncode == 0, made.stderr
+    return dict(json.loads(made.stdout))
+
+
+@dataclass
+class Fortress:
+    """A daemon with TLS, and a token of each kind."""
+
+    daemon: Daemon
+    authority: Authority
+    tokens: dict[str, dict[str, Any]]
+
+    def credentials(self, authority: Authority | None = None) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials((authority or self.authority).pair.certificate.read_bytes())
+
+    def sender(self, token: str | None, run: str = "run", **options: Any) -> Sender:
+        text = self.tokens[token]["token"] if token in self.tokens else token
+        options.setdefault("credentials", self.credentials())
+        return Sender(self.daemon.grpc, run, token=text, **options)
+
+    def get(self, path: str, token: str | None, method: str = "GET", **options: Any) -> httpx.Response:
+        headers = {} if token is None else {"Authorization": f"Bearer {self.tokens.get(token, {}).get('token', token)}"}
+        context = ssl.create_default_context(cafile=self.authority.pair.certificate)
+        url = f"https://{self.daemon.http}{path}"
+        return httpx.request(method, url, headers=headers, verify=context, timeout=10.0, **options)
+
+    def audit(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in (self.daemon.data_dir / "audit.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fortress]:
+    directory = tmp_path_factory.mktemp("fortress")
+    authority = Authority(directory / "ca")
+    pair = authority.sign("daemon")
+    daemon = Daemon(directory, "--engine", "inline", "--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+    tokens = {
+        "writer": make_token(daemon.data_dir, "--tenant", "vision", "--scope", "write"),
+        "reader": make_token(daemon.data_dir, "--tenant", "vision", "--scope", "read"),
+        "other": make_token(daemon.data_dir, "--tenant", "speech", "--scope", "read", "--scope", "write"),
+        "admin": make_token(daemon.data_dir, "--tenant", "platform", "--scope", "admin"),
+    }
+    daemon.start()
+    yield Fortress(daemon, authority, tokens)
+    daemon.stop()
+
+
+def refused(sender: Sender) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        sender.push(sender.batch(1))
+    sender.close()
+    return caught.value
+
+
+def test_what_is_allowed_works(fortress: Fortress) -> None:
+    for writer, reader, tenant in (("writer", "reader", "vision"), ("other", "other", "speech")):
+        sender = fortress.sender(writer, "shared-name")
+        sender.push_until_stored(sender.batch(5))
+        sender.close()
+        eventually(lambda reader=reader: fortress.get("/api/v1/runs/shared-name", reader).json().get("samples") == 5)
+        assert fortress.get("/api/v1/runs/shared-name", reader).json()["tenant"] == tenant
+    events = [(line["event"], line.get("tenant")) for line in fortress.audit()]
+    assert ("token_created", "platform") in events
+    assert events[4][0] == "started"
+
+
+@pytest.mark.parametrize("token", [None, "nonsense", "topowatch_000000000000_" + "a" * 43])
+def test_without_a_token_that_is_known_nobody_writes_or_reads(fortress: Fortress, token: str | None) -> None:
+    assert refused(fortress.sender(token)).code() == CODES.UNAUTHENTICATED
+    for path in (
+        "/metrics",
+        "/api/v1/runs",
+        "/api/v1/runs/x",
+        "/api/v1/groups/x/classes",
+        "/api/v1/forecasts",
+        "/none",
+    ):
+        answer = fortress.get(path, token)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert "token" in answer.json()["error"]
+
+
+def test_probes_and_the_page_need_no_token_and_tell_nothing(fortress: Fortress) -> None:
+    for path in ("/", "/-/healthy", "/-/ready"):
+        answer = fortress.get(path, None)
+        assert answer.status_code == 200
+        assert "shared-name" not in answer.text
+
+
+def test_a_token_that_reads_does_not_write_and_one_that_writes_does_not_read(fortress: Fortress) -> None:
+    denied = refused(fortress.sender("reader"))
+    assert denied.code() == CODES.PERMISSION_DENIED
+    assert "read" in denied.details()
+    slice_of = {"method": "POST", "json": {"side": 5}}
+    assert fortress.get("/api/v1/runs/shared-name/slice", "reader", **slice_of).status_code == 403
+    assert fortress.get("/api/v1/runs", "writer").status_code == 403
+    assert refused(fortress.sender("admin")).code() == CODES.PERMISSION_DENIED
+
+
+def test_a_token_that_has_expired_or_was_revoked_is_good_for_nothing(fortress: Fortress) -> None:
+    made = make_token(fortress.daemon.data_dir, "--tenant", "vision")
+    sender = fortress.sender(made["token"], "revoked")
+    eventually(lambda: fortress.get("/api/v1/runs", made["token"]).status_code == 200)
+    requests: list[ingest_pb2.StreamBatchesRequest] = []
+    more = threading.Semaphore(0)
+
+    def stream() -> Iterator[ingest_pb2.StreamBatchesRequest]:
+        while True:
+            more.acquire()
+            yield requests.pop()
+
+    answers = sender.stub.StreamBatches(stream(), metadata=sender.metadata)
+    requests.append(ingest_pb2.StreamBatchesRequest(batch=sender.batch(3)))
+    more.release()
+    assert next(answers).ack.status == ingest_pb2.ACK_STATUS_STORED
+    assert topowatch("token", "revoke", made["id"], "--data-dir", str(fortress.daemon.data_dir)).returncode == 0
+    eventually(lambda: fortress.get("/api/v1/runs", made["token"]).status_code == 401)
+    requests.append(ingest_pb2.StreamBatchesRequest(batch=sender.batch(3)))
+    more.release()
+    with pytest.raises(grpc.RpcError) as ended:
+        next(answers)
+    assert (ended.value.code(), ended.value.details()) == (CODES.UNAUTHENTICATED, "the token was revoked")
+    sender.close()
+    tokens = json.loads((fortress.daemon.data_dir / "tokens.json").read_text())
+    for token in tokens["tokens"]:
+        if token["id"] == fortress.tokens["other"]["id"]:
+            token["expires_at"] = time.time() + 3.0
+    (fortress.daemon.data_dir / "tokens.json").write_text(json.dumps(tokens))
+    eventually(lambda: fortress.get("/api/v1/runs", "other").status_code == 401)
+    assert "has expired" in refused(fortress.sender("other")).details()
+    fortress.tokens["other"] = make_token(fortress.daemon.data_dir, "--tenant", "speech")
+    eventually(lambda: fortress.get("/api/v1/runs", "other").status_code == 200)
+
+
+def test_a_tenant_sees_nothing_of_another(fortress: Fortress) -> None:
+    sender = fortress.sender("writer", "secret", group="secret-group")
+    sender.push_until_stored(sender.batch(5))
+    sender.close()
+    eventually(lambda: fortress.get("/api/v1/runs/secret", "reader").status_code == 200)
+    for path in ("/api/v1/runs", "/metrics", "/api/v1/forecasts"):
+        assert "secret" in fortress.get(path, "admin").text or path == "/api/v1/forecasts"
+        assert "secret" not in fortress.get(path, "other").text
+    for path in ("runs/secret", "groups/secret-group/classes", "groups/secret-group/forecast"):
+        answer = fortress.get(f"/api/v1/{path}?tenant=vision&group=secret-group", "other")
+        assert answer.status_code == 404
+    slice_of = {"method": "POST", "json": {"side": 5}}
+    assert fortress.get("/api/v1/runs/secret/slice", "other", **slice_of).status_code == 404
+    assert "topowatch_ingest_samples_total" in fortress.get("/metrics", "admin").text
+    assert "topowatch_ingest_samples_total" not in fortress.get("/metrics", "reader").text
+
+
+def test_the_tenant_that_a_batch_names_counts_for_nothing(fortress: Fortress) -> None:
+    sender = fortress.sender("other", "forged")
+    sender.key.tenant = "vision"
+    sender.descriptor.key.tenant = "vision"
+    batch = sender.batch(2)
+    sender.push(batch)
+    sender.close()
+    assert fortress.get("/api/v1/runs/forged", "reader").status_code == 404
+
+
+def test_neither_side_talks_to_a_stranger_without_tls(fortress: Fortress, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path / "stranger")
+    assert refused(fortress.sender("writer", credentials=fortress.credentials(stranger))).code() == CODES.UNAVAILABLE
+    assert refused(fortress.sender("writer", credentials=None)).code() == CODES.UNAVAILABLE
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://{fortress.daemon.http}/-/healthy", timeout=5.0)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "a\\b", "", "x" * 10_000, "a\x00b", "a\nb"])
+def test_a_name_that_leads_elsewhere_is_refused(fortress: Fortress, name: str) -> None:
+    for names in ({"run": name}, {"run": "r", "group": name}):
+        sender = fortress.sender("writer", **{"run": "r", **names})
+        ack = sender.push(sender.batch(1))
+        sender.close()
+        assert ack.status == ingest_pb2.ACK_STATUS_INVALID
+        assert "name" in ack.detail
+    for path in ("..%2f..%2fetc%2fpasswd", "%2e%2e", "..%5c"):
+        assert fortress.get(f"/api/v1/runs/{path}", "reader").status_code == 404
+
+
+def test_a_bomb_of_labels_is_refused(fortress: Fortress) -> None:
+    sender = fortress.sender("writer", "bomb")
+    sender.descriptor.labels.update({f"label-{number}": "x" for number in range(100_000)})
+    ack = sender.push(sender.batch(1))
+    sender.close()
+    assert (ack.status, ack.detail) == (ingest_pb2.ACK_STATUS_INVALID, "over 64 labels")
+    assert "label-1" not in fortress.get("/metrics", "admin").text
+
+
+def test_a_message_of_a_gigabyte_ends_its_call(fortress: Fortress) -> None:
+    huge = bytes(1 << 30)
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(fortress.daemon.grpc, fortress.credentials(), options) as channel:
+        call = channel.unary_unary("/topowatch.v1.IngestService/PushBatch")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(huge, timeout=60.0, metadata=fortress.sender("writer").metadata)
+    assert caught.value.code() == CODES.RESOURCE_EXHAUSTED
+    still_works(fortress)
+
+
+def test_a_small_message_that_unfolds_into_a_large_one_is_refused(fortress: Fortress) -> None:
+    sketch = run_pb2.RunKey(group="g", run="r").SerializeToString() + bytes(15 << 20)
+    assert len(gzip.compress(sketch)) < 1 << 16
+    with grpc.secure_channel(fortress.daemon.grpc, fortress.credentials()) as channel:
+        stub = IngestServiceStub(channel)
+        batch = ingest_pb2.Batch(items=[ingest_pb2.Envelope(seq=0, item=sketch)])
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.PushBatch(
+                ingest_pb2.PushBatchRequest(batch=batch),
+                timeout=20.0,
+                compression=grpc.Compression.Gzip,
+                metadata=fortress.sender("writer").metadata,
+            )
+    assert caught.value.code() in {CODES.UNIMPLEMENTED, CODES.INTERNAL}
+    still_works(fortress)
+
+
+def still_works(fortress: Fortress) -> None:
+    sender = fortress.sender("writer", f"after-{time.monotonic_ns()}")
+    sender.push_until_stored(sender.batch(1))
+    sender.close()
+
+
+def test_clients_need_a_certificate_where_a_ca_for_them_is_named(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger")
+    pair, mine, theirs = authority.sign("daemon"), authority.sign("trainer"), stranger.sign("trainer")
+    ca = authority.pair.certificate
+    tls = ("--tls-cert", pair.certificate, "--tls-key", pair.key, "--tls-client-ca", ca)
+    daemon = Daemon(tmp_path, "--engine", "inline", *map(str, tls)).start()
+    try:
+        for client, let_in in ((None, False), (theirs, False), (mine, True)):
+            key, certificate = (None, None) if client is None else client.read()
+            sender = Sender(
+                daemon.grpc, "run", credentials=grpc.ssl_channel_credentials(ca.read_bytes(), key, certificate)
+            )
+            context = ssl.create_default_context(cafile=ca)
+            if client is not None:
+                context.load_cert_chain(client.certificate, client.key)
+            url = f"https://{daemon.http}/-/healthy"
+            if let_in:
+                sender.push_until_stored(sender.batch(1))
+                assert httpx.get(url, verify=context).status_code == 200
+            else:
+                with pytest.raises(grpc.RpcError):
+                    sender.push(sender.batch(1), timeout=5.0)
+                with pytest.raises(httpx.TransportError):
+                    httpx.get(url, verify=context, timeout=5.0)
+            sender.close()
+    finally:
+        daemon.stop()
+
+
+def test_a_certificate_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
+    """Without a restart, and half a replacement changes nothing."""
+    before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
+    old, new = before.sign("daemon"), after.sign("daemon")
+    live = (tmp_path / "live.pem", tmp_path / "live.key")
+    for source, target in zip(old, live, strict=True):
+        target.write_bytes(source.read_bytes())
+    daemon = Daemon(tmp_path, "--engine", "inline", "--tls-cert", str(live[0]), "--tls-key", str(live[1])).start()
+
+    def trusts(authority: Authority) -> bool:
+        ca = authority.pair.certificate
+        sender = Sender(daemon.grpc, "run", credentials=grpc.ssl_channel_credentials(ca.read_bytes()))
+        try:
+            sender.push(sender.batch(1), timeout=5.0)
+            over_http = httpx.get(f"https://{daemon.http}/-/healthy", verify=ssl.create_default_context(cafile=ca))
+        except (grpc.RpcError, httpx.TransportError):
+            return False
+        finally:
+            sender.close()
+        return over_http.status_code == 200
+
+    try:
+        assert (trusts(before), trusts(after)) == (True, False)
+        live[0].write_bytes(new.certificate.read_bytes())
+        eventually(lambda: "going on with the certificate from before" in daemon.journal())
+        assert trusts(before)
+        live[1].write_bytes(new.key.read_bytes())
+        eventually(lambda: trusts(after))
+        assert not trusts(before)
+    finally:
+        daemon.stop()
+
+
+def test_a_stream_that_never_sends_a_whole_batch_does_not_keep_others_out(tmp_path: Path, make_daemon: Any) -> None:
+    config = tmp_path / "few.toml"
+    config.write_text("tenant_max_streams = 3\n")
+    daemon = make_daemon("--engine", "inline", "--config", str(config))
+    slow = [Sender(daemon.grpc, f"slow-{number}") for number in range(4)]
+    silence = threading.Event()
+
+    def says_nothing() -> Iterator[ingest_pb2.StreamBatchesRequest]:
+        silence.wait()
+        yield from ()
+
+    calls = [sender.stub.StreamBatches(says_nothing()) for sender in slow]
+    ends = [call for call in calls if eventually(lambda call=call: not call.is_active() or len(calls) > 0)]
+    codes = eventually(lambda: [call.code() for call in ends if not call.is_active()])
+    assert codes == [CODES.RESOURCE_EXHAUSTED]
+    honest = Sender(daemon.grpc, "honest")
+    honest.push_until_stored(honest.batch(3))
+    silence.set()
+    for sender in (*slow, honest):
+        sender.close()
+
+
+def test_a_daemon_does_not_listen_to_the_world_without_tls_and_tokens(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    arguments = ("serve", "--engine", "inline", "--data-dir", str(data), "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0")
+    started = topowatch(*arguments)
+    assert started.returncode == 2
+    for said in ("grpc listens on 0.0.0.0", "tls_cert", "topowatch token create", "--insecure"):
+        assert said in started.stderr
+    assert "Traceback" not in started.stderr
+
+
+def test_commands_take_the_token_of_their_user(fortress: Fortress) -> None:
+    url = f"https://{fortress.daemon.http}"
+    ca = str(fortress.authority.pair.certificate)
+    assert "TOPOWATCH_TLS_CA" in topowatch("runs", "--url", url).stderr
+    denied = topowatch("runs", "--url", url, TOPOWATCH_TLS_CA=ca)
+    assert denied.returncode == 2
+    assert "TOPOWATCH_TOKEN" in denied.stderr
+    admin = fortress.tokens["admin"]["token"]
+    assert topowatch("runs", "--url", url, TOPOWATCH_TLS_CA=ca, TOPOWATCH_TOKEN=admin).returncode == 0
+    sent = topowatch(
+        "simulate", "--runs", "1", "--samples", "5", "--endpoint", fortress.daemon.grpc,
+        TOPOWATCH_TLS_CA=ca, TOPOWATCH_TOKEN=fortress.tokens["writer"]["token"],
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    listed = topowatch("token", "list", "--data-dir", str(fortress.daemon.data_dir))
+    assert fortress.tokens["admin"]["id"] in listed.stdout
+    assert "topowatch_" not in listed.stdout
