@@ -11,7 +11,7 @@ import pytest
 from finished_runs import STEPS, finished, fleet, milestone
 from topowatch_monitor.engine.finished import LEVELS, Finished, at_level, features_at, level_of
 from topowatch_monitor.engine.forecast_view import forecast_view
-from topowatch_monitor.engine.forecasting import STRANGE, forecast
+from topowatch_monitor.engine.forecasting import OTHER_PROBES, STRANGE, forecast
 from topowatch_monitor.engine.group_forecast import ForecastFit, fit_forecasts, length_of, score_made
 from topowatch_monitor.engine.made_forecasts import MadeForecast
 from topowatch_monitor.forecast.scores import score
@@ -31,7 +31,7 @@ def fit() -> ForecastFit:
 def said_of(fit: ForecastFit, milestone: Milestone, level: int, digest: str = "aa") -> ForecastView:
     """What is forecast of a run that logs nothing of the metric on its way."""
     raw = features_at(milestone, fit.siblings, digest=digest, curve=None, steps=STEPS)
-    return forecast(fit, raw, step=milestone.step, level=level)
+    return forecast(fit, raw, digest=digest, step=milestone.step, level=level)
 
 
 def r2_at(fit: ForecastFit, level: int) -> float:
@@ -126,9 +126,21 @@ def test_a_stranger_gets_no_forecast(fit: ForecastFit) -> None:
     assert found["reason"].startswith(STRANGE)
 
 
-def test_on_other_probes_there_is_no_agreement_and_too_little_known_is_said(fit: ForecastFit) -> None:
+def test_of_a_run_with_other_probes_than_its_siblings_have_nothing_is_forecast(fit: ForecastFit) -> None:
+    """Shifted images have no other features than a worse run has, save that these images are others."""
     known = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
-    assert not said_of(fit, known, LEVELS, "bb")["abstained"]
+    assert not said_of(fit, known, LEVELS)["abstained"]
+    assert [said_of(fit, known, LEVELS, digest)["reason"] for digest in ("bb", "")] == [OTHER_PROBES] * 2
+
+
+def test_where_each_run_has_probes_of_its_own_others_are_no_surprise() -> None:
+    runs = [run._replace(digest=f"{number:02x}") for number, run in enumerate(fleet())]
+    known = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
+    assert not said_of(fit_forecasts(runs), known, LEVELS, "bb")["abstained"]
+
+
+def test_a_run_of_which_too_little_is_known_gets_no_forecast(fit: ForecastFit) -> None:
+    known = milestone(STEPS - 1, 0.5, np.random.default_rng(1))
     nothing = known._replace(features=np.full(len(NAMES), np.nan))
     assert "too little is known" in said_of(fit, nothing, LEVELS)["reason"]
 

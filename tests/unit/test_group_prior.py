@@ -43,7 +43,7 @@ def test_a_new_group_is_forecast_from_others(prior: ForecastFit) -> None:
     errors = []
     for skill in np.linspace(0.1, 0.9, 9):
         raw = features_at(milestone(STEPS - 1, skill, rng), prior.siblings, digest="cc", curve=None, steps=STEPS)
-        told = forecast(prior, raw, step=STEPS - 1, level=LEVELS)
+        told = forecast(prior, raw, digest="", step=STEPS - 1, level=LEVELS)
         if not told["abstained"]:
             assert told["others"] == 4
             errors.append(abs(told["value"] - 0.3 - 0.6 * skill))
@@ -64,7 +64,7 @@ def test_to_tell_groups_apart_is_not_enough() -> None:
     assert all(held.learned is None for held in found.of_metric.levels)
     assert "other groups tell too little" in found.of_metric.levels[3].reason
     raw = np.ones(len(FEATURES))
-    assert forecast(found, raw, step=STEPS - 1, level=LEVELS)["abstained"]
+    assert forecast(found, raw, digest="", step=STEPS - 1, level=LEVELS)["abstained"]
 
 
 def test_results_that_have_nothing_to_do_with_runs_are_not_forecast() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import threading
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from topowatch_monitor.access import token_file
+from topowatch_monitor.access.audit import Audit
 from topowatch_monitor.access.gate import ANYBODY, FRESH_SECONDS, DeniedError, Gate
 from topowatch_monitor.access.tokens import ADMIN, READ, WRITE, Token, matches, mint, parse
 
@@ -158,6 +160,17 @@ def test_tokens_made_at_the_same_time_are_all_kept(door: Door) -> None:
     for thread in threads:
         thread.join()
     assert len(token_file.read(door.file)) == 80
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_whoever_the_daemon_runs_as(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    Door(tmp_path / token_file.NAME).give(READ)
+    audit = Audit(tmp_path)
+    audit.write("token_created")
+    audit.close()
+    found = {file.name: (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) for file in tmp_path.iterdir()}
+    assert found == dict.fromkeys(("tokens.json", "tokens.lock", "audit.jsonl"), (12345, 0o600))
 
 
 def test_a_change_that_fails_leaves_the_tokens_as_they_were(door: Door) -> None:

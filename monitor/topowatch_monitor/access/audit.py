@@ -8,16 +8,28 @@ import threading
 import time
 from datetime import datetime, timezone
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from topowatch_monitor.access.ownership import hand_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from io import TextIOWrapper
 
 NAME = "audit.jsonl"
 _FILE_BYTES, _OLD_FILES = 16 << 20, 4
 _AGAIN_SECONDS = 10.0  # of what is the same, one line in so many seconds, which tells how often it was
 _REMEMBERED = 4096
+
+
+class _Handler(RotatingFileHandler):
+    """Makes files that the daemon can write to, whoever wrote the first line."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        hand_over(stream.fileno(), Path(self.baseFilename).parent)
+        return stream
 
 
 class Audit:
@@ -32,7 +44,7 @@ class Audit:
         self._wall = wall
         self._lock = threading.Lock()
         self._told: dict[tuple[str, ...], tuple[float, int]] = {}
-        self._handler = RotatingFileHandler(
+        self._handler = _Handler(
             directory / NAME, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, encoding="utf-8", delay=True
         )
         self._handler.setFormatter(logging.Formatter("%(message)s"))

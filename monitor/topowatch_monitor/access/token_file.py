@@ -8,6 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.access.ownership import hand_over
 from topowatch_monitor.access.tokens import Token
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ def changing(file: Path) -> Iterator[dict[str, Token]]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        hand_over(lock.fileno(), file.parent)
         tokens = read(file)
         yield tokens
         content = {"version": _VERSION, "tokens": [token.to_dict() for token in tokens.values()]}
         fresh = file.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            hand_over(out.fileno(), file.parent)
             json.dump(content, out, indent=1)
             out.flush()
             os.fsync(out.fileno())

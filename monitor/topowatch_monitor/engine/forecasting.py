@@ -30,6 +30,7 @@ ENDED = "it has ended"
 TOO_EARLY = f"too early: the first forecast is made at a {LEVELS}th of the steps"
 NO_SAMPLE = "it has sent no sample near the share of its steps that siblings are compared at"
 NO_NUMBER = "what would be forecast is no finite number"
+OTHER_PROBES = "its probes are not those of the runs that were learned from: what it says on them cannot be compared"
 STRANGE = "it is unlike all runs that were learned from"
 
 
@@ -79,7 +80,7 @@ class Forecasting:
             curve = None if fit.metric is None else curve_for(curves_of(run.history, [fit.metric]), fit.metric)
             digest = run.told.probed.digest.hex()
             raw = features_at(milestone, fit.siblings, digest=digest, curve=curve, steps=steps)
-            view = forecast(fit, raw, step=milestone.step, level=level, target=asked[2])
+            view = forecast(fit, raw, digest=digest, step=milestone.step, level=level, target=asked[2])
             made = self._made[run.key] = _Made(fit, milestone, asked, view)
         return made.view
 
@@ -91,13 +92,20 @@ def total_steps(run: RunState) -> float | None:
 
 
 def forecast(
-    fit: ForecastFit, raw: NDArray[np.float64], *, step: int, level: int, target: float | None = None
+    fit: ForecastFit,
+    raw: NDArray[np.float64],
+    *,
+    digest: str,
+    step: int,
+    level: int,
+    target: float | None = None,
 ) -> ForecastView:
     """Forecast a run.
 
     Args:
         fit: what was learned from its siblings.
         raw: its F features by `forecast.FEATURES`, NaN where unknown; see `features_at`.
+        digest: of its probe set, in hex; empty without one.
         step: at whose end they are of.
         level: sixteenths of its steps, the first of which is 1.
         target: that it is to reach.
@@ -105,6 +113,9 @@ def forecast(
     held = fit.of_metric.levels[level - 1]
     if held.learned is None:
         return no_forecast(held.reason)
+    # Confidence on other inputs says nothing of the result, and no distance of features shows that (measured).
+    if 2 * len(fit.siblings.runs) > len(fit.of_metric.results) and digest != fit.siblings.digest:
+        return no_forecast(OTHER_PROBES)
     try:
         found = held.learned.predict(raw)
     except UnusableError as error:

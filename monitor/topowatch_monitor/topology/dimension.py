@@ -104,7 +104,9 @@ def tree_lengths(distances: ArrayLike) -> NDArray[np.floating[Any]]:
     return np.ascontiguousarray(lengths.T).reshape(*leading, n - 1)
 
 
-def ph_dimension(distances: ArrayLike, alpha: float = 1.0, *, subsamples: int = 20, seed: int = 0) -> DimensionEstimate:
+def ph_dimension(
+    distances: ArrayLike, alpha: float = 1.0, *, subsamples: int = 20, seed: int = 0, least: int = MIN_POINTS
+) -> DimensionEstimate:
     """Persistent-homology dimension α / (1 − slope), where the slope is that of log E_α on log n over subsamples.
 
     Follows Birdal et al. 2021 (arXiv 2111.13171) and, with distances of losses, Dupuis et al. 2023 (arXiv 2302.02766).
@@ -121,9 +123,10 @@ def ph_dimension(distances: ArrayLike, alpha: float = 1.0, *, subsamples: int = 
         alpha: exponent of the lifetimes, positive.
         subsamples: rounds, at least 20.
         seed: of the subsamples; the same seed and size draw the same points.
+        least: points, below which nothing is told; the smallest subsamples have an eighth of them.
 
     Returns:
-        The dimension, without a unit; or why there is none: fewer than MIN_POINTS points, too few distinct ones, or
+        The dimension, without a unit; or why there is none: fewer than `least` points, too few distinct ones, or
         rounds whose E_α grows as fast as n, so that no finite dimension can be told.
 
     Raises:
@@ -134,8 +137,8 @@ def ph_dimension(distances: ArrayLike, alpha: float = 1.0, *, subsamples: int = 
     if subsamples < 20:
         raise ValueError(f"an interval takes at least 20 subsamples a size, not {subsamples}")
     n = len(space)
-    if n < MIN_POINTS:
-        return _abstain(n, f"{n} points are too few: {MIN_POINTS} are needed")
+    if n < least:
+        return _abstain(n, f"{n} points are too few: {least} are needed")
     if not space.any():
         return _abstain(n, "all points are equal")
     sizes = np.unique(np.geomspace(n / 8, n / 2, SIZES).round().astype(np.intp))

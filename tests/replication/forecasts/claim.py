@@ -23,18 +23,21 @@ if TYPE_CHECKING:
     from replication.forecasts.judging import Group
     from replication.forecasts.sweep import Configuration
 
-# Measures that are features of the run at its end; the first is made from the loss slice that was kept beside it.
+# The first is made from the loss slice that was kept beside the run; it is zero where the slice has one basin.
 SLICES = "total persistence of the loss slice"
-FEATURES = {
+SHAPES = {
     "PH dimension of the path": "dimension",
+    "magnitude of the path": "magnitude",
+    "magnitude of the path of predictions": "representation_magnitude",
+}
+# Features of the run at its end.
+FEATURES = {
     "E₀.₅ of the path": "e_alpha_half",
     "E₁ of the path (H₀ persistence)": "h0_total_persistence",
     "E₂ of the path": "e_alpha_two",
-    "magnitude of the path": "magnitude",
-    "PH dimension of the predictions": "representation_dimension",
-    "H₀ persistence of the predictions": "representation_h0",
+    "H₀ persistence of the path of predictions": "representation_h0",
 }
-MEASURES = (SLICES, *FEATURES)
+MEASURES = (SLICES, *SHAPES, *FEATURES)
 LEAST_STRATUM = 6  # runs that share a setting
 
 
@@ -48,18 +51,21 @@ def slice_persistence(losses: Sequence[Sequence[float]]) -> float:
     return float(lifetimes[np.isfinite(lifetimes)].sum())
 
 
-def claim_of(group: Group, kept: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def claim_of(
+    group: Group, kept: Mapping[str, Mapping[str, Any]], shapes: Mapping[tuple[str, str], Mapping[str, float]]
+) -> list[dict[str, Any]]:
     """Test every measure against the gap of a group's runs.
 
     Args:
         group: whose runs.
         kept: what `train` returned of each.
+        shapes: see `shapes_of`.
     """
     gap = group.results["gap"]
     given = _given(group)
     found = []
     for name in MEASURES:
-        values = _measure(group, kept, name)
+        values = _measure(group, kept, shapes, name)
         known = np.isfinite(values) & np.isfinite(given).all(axis=1)
         if known.sum() < 2 * LEAST_STRATUM or np.ptp(values[known]) == 0:
             found.append({"measure": name, "runs": int(known.sum())})
@@ -111,9 +117,16 @@ def partial(values: np.ndarray, gap: np.ndarray, given: np.ndarray) -> float:
     return float(np.corrcoef(rest(values), rest(gap))[0, 1])
 
 
-def _measure(group: Group, kept: Mapping[str, Mapping[str, Any]], name: str) -> np.ndarray:
+def _measure(
+    group: Group,
+    kept: Mapping[str, Mapping[str, Any]],
+    shapes: Mapping[tuple[str, str], Mapping[str, float]],
+    name: str,
+) -> np.ndarray:
     if name == SLICES:
-        values = np.array([slice_persistence(kept[run.run]["slice"]) for run in group.runs])
+        return np.array([slice_persistence(kept[run.run]["slice"]) for run in group.runs])
+    if name in SHAPES:
+        values = np.array([shapes[group.name, run.run][SHAPES[name]] for run in group.runs])
     else:
         values = _at_end(group, FEATURES[name])
     return np.log(np.where(values > 0, values, np.nan))

@@ -23,6 +23,7 @@ from replication.forecasts.holding_out import hold_out
 from replication.forecasts.judging import Group, made_of, stopping, table_of
 from replication.forecasts.keeping import keep
 from replication.forecasts.reading import read
+from replication.forecasts.shapes import shapes_of
 from replication.forecasts.strangers import strangers
 from replication.forecasts.sweep import SHIFTS, SWEEPS
 
@@ -66,6 +67,7 @@ def judge(sweep: Sweep) -> dict[str, Any]:
             groups[name] = Group(name, names[name], runs[name], configurations, job.result())
             progress.advance(task)
         found_strangers = keep(sweep, "strangers", partial(strangers, pool, progress), sweep.cells, runs, SHIFTS)
+    shapes = keep(sweep, "shapes", shapes_of, sweep)
     records = {(each.cell.name, each.run): kept(sweep, each) or {} for each in configurations}
     blind, validated = ([groups[getattr(cell, kind)] for cell in sweep.cells] for kind in ("name", "validated"))
     if sweep.name == "full":
@@ -82,7 +84,9 @@ def judge(sweep: Sweep) -> dict[str, Any]:
         "stopping": stopping(blind, validated),
         "strangers": found_strangers,
         "claim": {
-            group.name: claim_of(group, {run: each for (name, run), each in records.items() if name == group.name})
+            group.name: claim_of(
+                group, {run: each for (name, run), each in records.items() if name == group.name}, shapes
+            )
             for group in blind
         },
     }

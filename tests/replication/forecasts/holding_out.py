@@ -135,7 +135,7 @@ def _ask(raw: np.ndarray, results: np.ndarray, asked: Sequence[np.ndarray], plac
             if name != FORECAST:  # baselines do not abstain
                 said.values[name][place] = _value(learned, row)
                 continue
-            told = forecast(_fit(worth_telling(Target(results, [Held(learned, "")]))), row, step=0, level=1)
+            told = forecast(_fit(worth_telling(Target(results, [Held(learned, "")]))), row, digest="", step=0, level=1)
             if not told["abstained"]:
                 said.values[name][place] = told["value"]
                 said.lower[place], said.upper[place] = told["lower"], told["upper"]

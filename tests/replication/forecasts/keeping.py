@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from replication.forecasts.sweep import Sweep
 
 _ROOMS = ("detect", "engine", "forecast", "topology")
-_JUDGES = ("holding_out.py", "reading.py", "strangers.py")
+_JUDGES = ("holding_out.py", "reading.py", "shapes.py", "strangers.py")
 
 Found = TypeVar("Found")
 

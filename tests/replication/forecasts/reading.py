@@ -42,7 +42,13 @@ def _read(sweep: Sweep) -> dict[str, list[Finished]]:
 
 
 def _follow(key: Key, records: list[tuple[int, bytes]]) -> Finished | None:
+    run = follow(key, records)
+    return finished(run) if run.ended else None
+
+
+def follow(key: Key, records: list[tuple[int, bytes]]) -> RunState:
+    """Return the state of a run after its records."""
     run = RunState(*key)
     for kind, payload in records:
         run.apply(kind, payload)
-    return finished(run) if run.ended else None
+    return run

@@ -66,7 +66,14 @@ def strangers(
     for job in jobs.values():
         job.result()
         progress.advance(task)
-    return [_score(kind, [(job.result(), of) for job, of in pairs]) for kind, pairs in asked.items() if pairs]
+    found = []
+    for kind, pairs in asked.items():
+        learned = [(job.result(), of) for job, of in pairs]
+        if learned:
+            found.append(_score(kind, learned))
+        if found[-1]["levels"][0]["abstained"] == 1:
+            found.append(_score(f"{kind}, had their probes passed for those of the others", learned, disguised=True))
+    return found
 
 
 def _of_others(
@@ -83,8 +90,10 @@ def _without(runs: Sequence[Finished], shifted: Sequence[Finished]) -> ForecastF
     return fit_at([run for run in runs if run.run not in asked])
 
 
-def _score(kind: str, pairs: Sequence[tuple[ForecastFit, Sequence[Finished]]]) -> dict[str, Any]:
-    """Score at each level; width is the median over that of the intervals of runs of the group's own kind."""
+def _score(
+    kind: str, pairs: Sequence[tuple[ForecastFit, Sequence[Finished]]], *, disguised: bool = False
+) -> dict[str, Any]:
+    """Score at each level; disguised are runs whose probes pass for those of the runs that were learned from."""
     levels = []
     for level in SCORED:
         errors, covered, widths, spreads, taus, abstained, runs = [], [], [], [], [], 0, 0
@@ -92,7 +101,8 @@ def _score(kind: str, pairs: Sequence[tuple[ForecastFit, Sequence[Finished]]]) -
             told = []
             for run in asked:
                 runs += 1
-                said = forecast(fit, features_of(run, level, fit.siblings), step=0, level=level)
+                digest = fit.siblings.digest if disguised else run.digest
+                said = forecast(fit, features_of(run, level, fit.siblings), digest=digest, step=0, level=level)
                 if said["abstained"] or said["value"] is None or said["lower"] is None or said["upper"] is None:
                     abstained += 1
                     continue
