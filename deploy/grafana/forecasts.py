@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grafana_foundation_sdk.builders import dashboard as builders
-from panels import GROUP, RUN, curves, empty, figure
+from panels import GROUP, RUN, curves, empty, figure, rows
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -23,11 +22,7 @@ def dashboard() -> Dashboard:
         "What live runs are forecast to end with, and how good such forecasts were once runs had ended. No series, no "
         "claim: where a run is unlike those that were learned from, nothing is forecast.",
     )
-    for title, panels in (("Runs", _runs()), ("How far to trust it", _trust()), ("Cluster", _cluster())):
-        made = made.with_row(builders.Row(title))
-        for panel in panels:
-            made = made.with_panel(panel)
-    return made
+    return rows(made, {"Runs": _runs(), "How far to trust it": _trust(), "Cluster": _cluster()})
 
 
 def _runs() -> list[Any]:

@@ -7,11 +7,20 @@ import json
 import sys
 from pathlib import Path
 
+import daemon
+import fleet
 import forecasts
 import path_classes
+import run
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-DASHBOARDS = {"forecasts": forecasts.dashboard, "path-classes": path_classes.dashboard}
+DASHBOARDS = {
+    "daemon": daemon.dashboard,
+    "fleet": fleet.dashboard,
+    "forecasts": forecasts.dashboard,
+    "path-classes": path_classes.dashboard,
+    "run": run.dashboard,
+}
 
 
 def main(folder: Path) -> None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import prometheus as promkinds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-GROUP = '{group=~"$group"}'
-RUN = '{group=~"$group", run=~"$run"}'
+GROUP = '{tenant=~"$tenant", group=~"$group"}'
+RUN = '{tenant=~"$tenant", group=~"$group", run=~"$run"}'
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
+def where(more: str) -> str:
+    """Return the selector of the chosen runs with another matcher."""
+    return RUN.replace("}", f", {more}}}")
+
+
 def empty(title: str, uid: str, meaning: str) -> dashboard.Dashboard:
-    """Return a dashboard without panels, on which datasource, group and run are chosen."""
+    """Return a dashboard without panels, on which datasource, tenant, group and run are chosen."""
     return (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -29,7 +35,8 @@ def empty(title: str, uid: str, meaning: str) -> dashboard.Dashboard:
         .refresh("30s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_chosen("group", "Group", "label_values(topowatch_run_info, group)"))
+        .with_variable(_chosen("tenant", "Tenant", "label_values(topowatch_run_info, tenant)"))
+        .with_variable(_chosen("group", "Group", 'label_values(topowatch_run_info{tenant=~"$tenant"}, group)'))
         .with_variable(_chosen("run", "Run", f"label_values(topowatch_run_info{GROUP}, run)"))
     )
 
@@ -44,6 +51,7 @@ def _chosen(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
         .multi(True)
         .include_all(True)
+        .all_value(".*")  # runs of the default tenant have no such label
         .current(model.VariableOption(selected=True, text="All", value="$__all"))
     )
 
@@ -55,6 +63,34 @@ def drawn(panel: Any, title: str, meaning: str, queries: Mapping[str, str], *, s
         target = prometheus.Dataquery().ref_id(letter).datasource(SOURCE).expr(expression).legend_format(legend)
         panel = panel.with_target(target.range())
     return panel
+
+
+def rows(made: dashboard.Dashboard, panels: Mapping[str, Sequence[Any]]) -> dashboard.Dashboard:
+    """Add panels by the title of their row."""
+    for title, below in panels.items():
+        made = made.with_row(dashboard.Row(title))
+        for panel in below:
+            made = made.with_panel(panel)
+    return made
+
+
+def listed(title: str, meaning: str, expression: str, columns: Sequence[str], *, span: int = 12) -> Any:
+    """Return a panel that lists the series that there are now, by some of their labels."""
+    query = prometheus.Dataquery().ref_id("A").datasource(SOURCE).expr(expression).legend_format("__auto")
+    query = query.instant().format(promkinds.PromQueryFormat.TABLE)
+    order = {
+        "includeByName": dict.fromkeys(columns, True),
+        "indexByName": {name: number for number, name in enumerate(columns)},
+    }
+    chosen = model.DataTransformerConfig(id_val="organize", options=order)
+    panel = table.Panel().title(title).description(meaning).datasource(SOURCE).span(span).height(8)
+    return panel.with_target(query).with_transformation(chosen)
+
+
+def switched(title: str, meaning: str, queries: Mapping[str, str], *, span: int = 24) -> Any:
+    """Return a panel of what was on when: 1 is, 0 and no series are not."""
+    panel = drawn(statetimeline.Panel(), title, meaning, queries, span=span, height=8)
+    return panel.show_value(kinds.VisibilityMode.NEVER).merge_values(True)
 
 
 def curves(title: str, meaning: str, queries: Mapping[str, str], *, span: int = 12, log: bool = False) -> Any:

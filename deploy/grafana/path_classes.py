@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import statetimeline
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.common import VisibilityMode
-from panels import GROUP, RUN, curves, drawn, empty, figure, stacked
+from panels import GROUP, RUN, curves, drawn, empty, figure, rows, stacked
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -26,16 +25,7 @@ def dashboard() -> Dashboard:
         "Classes of the paths of a group's runs, outliers, and the shape of the paths. No series, no claim: where the "
         "evidence is thin the classes are withheld.",
     )
-    for title, panels in (
-        ("Groups", _groups()),
-        ("Runs", _runs()),
-        ("Shape of the paths", _shape()),
-        ("The daemon", _daemon()),
-    ):
-        made = made.with_row(builders.Row(title))
-        for panel in panels:
-            made = made.with_panel(panel)
-    return made
+    return rows(made, {"Groups": _groups(), "Runs": _runs(), "Shape of the paths": _shape(), "The daemon": _daemon()})
 
 
 def _groups() -> list[Any]:

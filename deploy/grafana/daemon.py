@@ -1,0 +1,96 @@
+"""The dashboard 'Daemon': whether it takes samples, keeps up, and loses nothing."""
+# ruff: noqa: INP001 - imported by a script beside it, and the folder is no package
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from panels import curves, empty, figure, rows
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+ONE = "{{instance}}"
+RATE = "[$__rate_interval]"
+
+
+def dashboard() -> Dashboard:
+    """Build the dashboard."""
+    made = empty(
+        "topowatch: daemon",
+        "topowatch-daemon",
+        "How the daemon itself does: ingest, analysis, disk. Group and run choose nothing here.",
+    )
+    return rows(made, {"Now": _now(), "Ingest": _ingest(), "Analysis": _analysis(), "Disk and memory": _disk()})
+
+
+def _now() -> list[Any]:
+    return [
+        figure("Takes samples", "1 while it does, 0 while the log cannot be written.", {ONE: "topowatch_ingest_ready"}),
+        figure("Lag", "Records that the slowest shard has not yet analysed.", {ONE: "topowatch_shard_lag_samples"}),
+        figure("Runs", "With series in the latest scrape.", {ONE: "sum by (instance) (topowatch_cluster_runs)"}),
+        figure("Version", "Of the daemon.", {"{{version}}": "topowatch_build_info"}),
+    ]
+
+
+def _ingest() -> list[Any]:
+    return [
+        curves("Samples a second", "Stored.", {ONE: f"rate(topowatch_ingest_samples_total{RATE})"}, span=6),
+        curves("Bytes a second", "Of items stored.", {ONE: f"rate(topowatch_ingest_bytes_total{RATE})"}, span=6),
+        curves(
+            "Time to the ack",
+            "Seconds from a batch's arrival until it is on disk: median and 99th percentile.",
+            {
+                f"{ONE} p{100 * share:g}": f"histogram_quantile({share:g}, sum by (instance, le) "
+                f"(rate(topowatch_ack_seconds_bucket{RATE})))"
+                for share in (0.5, 0.99)
+            },
+            span=6,
+        ),
+        curves(
+            "Items refused",
+            "By reason; the sender keeps what may be sent again.",
+            {"{{reason}}": f"sum by (reason) (increase(topowatch_ingest_rejected_total{RATE}))"},
+            span=6,
+        ),
+    ]
+
+
+def _analysis() -> list[Any]:
+    return [
+        curves(
+            "Lag", "Records that the slowest shard has not yet analysed.", {ONE: "topowatch_shard_lag_samples"}, span=6
+        ),
+        curves(
+            "Shards restored",
+            "After their process or node was lost.",
+            {ONE: f"increase(topowatch_shard_restarts_total{RATE})"},
+            span=6,
+        ),
+        curves(
+            "Comparisons of groups dropped",
+            "Because they took too long, or were too large to be begun.",
+            {
+                f"{ONE} too long": f"increase(topowatch_homology_timeouts_total{RATE})",
+                f"{ONE} too large": f"increase(topowatch_homology_refused_total{RATE})",
+            },
+            span=6,
+        ),
+        curves(
+            "Series left out",
+            "Of scrapes, by the limits on series.",
+            {ONE: f"increase(topowatch_series_dropped_total{RATE})"},
+            span=6,
+        ),
+    ]
+
+
+def _disk() -> list[Any]:
+    return [
+        curves("Size of the log", "In bytes.", {ONE: "topowatch_log_bytes"}),
+        curves(
+            "Records lost",
+            "Of the log: could not be read, decoded or analysed. None is as it should be.",
+            {ONE: f"increase(topowatch_log_records_lost_total{RATE})"},
+        ),
+    ]
