@@ -12,8 +12,8 @@ DEPLOY_VENV := .venv-deploy
 PROTOS := run sample log ingest
 # More than the two cores that continuous integration has: many tests wait.
 WORKERS ?= 3
-# Debian packages, which call their programs as themselves; promtool and amtool come with them.
-SYSTEM := prometheus prometheus-alertmanager
+# Programs of Debian packages that are called as themselves, save one; promtool and amtool come with them.
+SYSTEM := prometheus prometheus-alertmanager chromium chromedriver
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-cuda test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
@@ -46,7 +46,7 @@ install: $(VENV)/.dev $(PROTOS_VENV)/.installed $(DEPLOY_VENV)/.installed ## Cre
 
 system: # Debian packages that the integration tests use; without them those tests are skipped and say so.
 	@missing=; for program in $(SYSTEM); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-	if [ -n "$$missing" ]; then \
+	missing=$$(echo "$$missing" | sed s/chromedriver/chromium-driver/); if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing the Debian packages$$missing"; \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
