@@ -17,7 +17,7 @@ SYSTEM := prometheus prometheus-alertmanager chromium chromedriver
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-cuda test-install lint unit bench bench-alert bench-overhead soak calibrate evaluate-classes \
-  evaluate-minima fit-minima replicate replicate-small text images protos dashboards install system clean
+  evaluate-minima fit-minima replicate replicate-small text images protos dashboards prepared install system clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +25,10 @@ help: ## Show this list.
 demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the installation).
 	@$(BIN)/topowatch demo
 
-test: install system lint ## Everything that must hold: linters, types, unit, integration and fault tests.
+test: prepared lint ## Everything that must hold: linters, types, unit, integration and fault tests.
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow and not cuda"
 
-test-slow: install system ## The tests that take a minute or more each.
+test-slow: prepared ## The tests that take a minute or more each.
 	@$(BIN)/python -m pytest -m "slow and not cuda"
 
 test-cuda: install ## The tests that need an NVIDIA GPU (and a torch that knows it).
@@ -41,6 +41,9 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev ## The fast tests only.
 	@$(BIN)/python -m pytest tests/unit
+
+prepared: # All that tests need, side by side: most of it waits for the network.
+	@$(MAKE) --no-print-directory -j4 install system
 
 install: $(VENV)/.dev $(PROTOS_VENV)/.installed $(DEPLOY_VENV)/.installed ## Create .venv with everything a developer needs.
 
