@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from replication.forecasts import page
 from replication.forecasts.claim import granulated, partial, slice_persistence
 from replication.forecasts.data import CONTEXT, shifted
 from replication.forecasts.judging import stopping
@@ -52,6 +54,12 @@ def test_networks_tell_classes_of_images_and_of_each_character(architecture: str
         changed = text.clone()
         changed[:, -1] = 5
         torch.testing.assert_close(model(changed)[:, :-1], told[:, :-1])  # nothing is told of what comes later
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    found = json.loads(page.RESULTS.read_text())
+    assert page.PAGE.read_text() == page.page(found)
+    assert (found["sweep"], found["runs"]) == ("full", 540)
 
 
 def test_images_are_shifted_as_no_training_data_were() -> None:

@@ -59,7 +59,8 @@ _MADE = """\
 ## As they were made
 
 What the daemon told while the runs went on, scored when they had ended: the newest forecast of each run up to a share
-of its steps, learned from the siblings that had ended by then.
+of its steps, learned from the siblings that had ended by then. They lie in the log as they were told, by the
+forecaster as it was when the sweep ran: a little older than that of the other tables.
 """
 _STOPPING = """\
 ## Stopping the worse half

@@ -72,7 +72,7 @@ def strangers(
         if learned:
             found.append(_score(kind, learned))
         if found[-1]["levels"][0]["abstained"] == 1:
-            found.append(_score(f"{kind}, had their probes passed for those of the others", learned, disguised=True))
+            found.append(_score(f"{kind}, were it forecast", learned, disguised=True))
     return found
 
 
