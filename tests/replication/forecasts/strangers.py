@@ -69,8 +69,9 @@ def strangers(
     found = []
     for kind, pairs in asked.items():
         learned = [(job.result(), of) for job, of in pairs]
-        if learned:
-            found.append(_score(kind, learned))
+        if not learned:
+            continue
+        found.append(_score(kind, learned))
         if found[-1]["levels"][0]["abstained"] == 1:
             found.append(_score(f"{kind}, were it forecast", learned, disguised=True))
     return found
