@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from topowatch_monitor.engine.view import RunView, no_class, no_forecast
+from topowatch_monitor.engine.view import FORGOTTEN, RunView, no_class, no_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,6 +152,8 @@ class Fleet:
         newer = {(view["tenant"], view["group"], view["run"]): view for view in views}
         with self._lock:
             self._views.update(newer)
+            for key in [key for key, view in newer.items() if view["state"] == FORGOTTEN]:
+                self._forget(key)
 
     def update_ingest(self, summaries: Iterable[IngestSummary]) -> None:
         """Take newer summaries from ingest."""
@@ -221,6 +223,14 @@ class Fleet:
     def exported(self, now: float) -> list[FleetRun]:
         """Return the runs that have series in /metrics at `now`: live ones, and ended or lost ones for a while."""
         return [run for run in self.runs(now) if now - (run["last_received_at"] or now) <= self._grace[run["state"]]]
+
+    def _forget(self, key: Key) -> None:
+        """Let a run go, and its group with the last of its runs."""
+        self._views.pop(key, None)
+        self._summaries.pop(key, None)
+        if not any(other[:2] == key[:2] for other in self._views.keys() | self._summaries.keys()):
+            self._groups.pop(key[:2], None)
+            self._forecasts.pop(key[:2], None)
 
     def _merged(self, view: RunView | None, summary: IngestSummary | None, now: float) -> FleetRun:
         """Put what ingest has seen since over what the engine has analysed, then apply the clock."""

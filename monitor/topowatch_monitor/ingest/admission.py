@@ -101,6 +101,9 @@ class Admission:
             elif record.kind == LogKind.ITEMS_REJECTED:
                 refused = log_pb2.ItemsRejected.FromString(record.payload)
                 self._registry.rejected(_name_of(refused), list(refused.seqs), to_nanoseconds(refused.received_at))
+            elif record.kind == LogKind.RUN_FORGOTTEN:
+                key = log_pb2.Event.FromString(record.payload).key
+                self._registry.forget(RunName(key.tenant, key.group, key.run))
         self._registry.order_by_silence()
 
     def admit(self, batch: pb.Batch, received_at: float, stream: int, tenant: str = DEFAULT_TENANT) -> Admitted:
@@ -148,6 +151,21 @@ class Admission:
         """The token's records could not be written: it is as if the batch had not come."""
         if token.opened is not None:
             self._registry.begun(token.name.run)
+
+    def unheard(self, before: float) -> list[RunName]:
+        """Return the runs that were silent since `before`, Unix seconds, ended or not."""
+        return self._registry.unheard(round(before * 1e9))
+
+    def forget(self, names: Iterable[RunName]) -> None:
+        """Know runs no more; whoever goes on with one is asked to introduce it."""
+        gone = set(names)
+        for name in gone:
+            self._registry.forget(name)
+        self._streams = {spool: stream for spool, stream in self._streams.items() if spool[0] not in gone}
+
+    def knows(self, key: run_pb2.RunKey) -> bool:
+        """Whether a run is known."""
+        return RunName(key.tenant, key.group, key.run) in self._registry.runs
 
     def head(self) -> list[tuple[int, bytes]]:
         """Return the records that open a segment, so that it can be restored from alone; only while no token is out."""
