@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.doors import Doors, UnsafeError
 from topowatch_monitor.engine.checkpoints import Checkpoints
@@ -29,6 +30,7 @@ from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
 from topowatch_monitor.engine.view import FORGOTTEN, at
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
 from topowatch_monitor.export.http import create_app
+from topowatch_monitor.export.patience import http_config
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
 from topowatch_monitor.ingest.limits import Limits
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("topowatch")
 
 SUMMARY_SECONDS = 0.5  # between two looks at ingest's counts
-CANNOT_START = 2
+FAILED, CANNOT_START = 1, 2
 DAY = 86_400.0
 SWEEP_SECONDS = 3600.0  # between two sweeps of the log, at most
 
@@ -81,6 +83,7 @@ class Daemon:
                 " leaves at most one flush that was never acked; more than that is a damaged disk",
                 self.log.repaired_bytes,
             )
+        self.served = False
         self._applied = 0
         self._restarts = 0
         self._lost_records = 0
@@ -201,13 +204,9 @@ class Daemon:
             gate=gate,
             audit=audit,
             tenant_series=self._settings.tenant_max_series,
+            local=is_loopback(http_at.host) and not self._settings.insecure,
         )
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3, server_header=False
-        )
-        config.load()
-        config.ssl = None if certificates is None else certificates.context
-        http = _Http(config)
+        http = _Http(http_config(app, None if certificates is None else certificates.context))
         grpc_server, grpc_port = await start_server(
             self.ingest, str(grpc_at), gate=gate, audit=audit, certificates=certificates
         )
@@ -222,7 +221,9 @@ class Daemon:
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         http_port = listener.getsockname()[1]
         print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
+        self.served = True
         notify("READY=1")
+        self.doors.started()
         stopping = asyncio.create_task(stop.wait())
         try:
             # None of these ends by itself unless it fails, and then the daemon must not linger.
@@ -340,7 +341,7 @@ def run(settings: Settings) -> int:
     try:
         asyncio.run(daemon.run(settings.grpc, settings.http))
     except OSError as error:
-        log.error("%s", error)
-        return CANNOT_START
+        log.error("%s", error, exc_info=daemon.served)
+        return FAILED if daemon.served else CANNOT_START
     log.info("stopped after %.0f s", time.monotonic() - started)
     return 0

@@ -75,11 +75,19 @@ class RunNotFoundError(LookupError):
 
 
 class AmbiguousRunError(LookupError):
-    """Several groups have a run of that name; `groups` are their names."""
+    """Several groups, or groups of that name of several tenants, have a run of that name.
 
-    def __init__(self, run: str, groups: list[str]) -> None:
-        super().__init__(f"run {run!r} exists in {len(groups)} groups: {', '.join(groups)}; name one of them")
-        self.groups = groups
+    Attributes:
+        asked: what would tell them apart: group or tenant.
+        names: that it may have.
+    """
+
+    def __init__(self, run: str, keys: list[Key]) -> None:
+        groups = sorted({key[1] for key in keys})
+        self.asked = "group" if len(groups) > 1 else "tenant"
+        self.names = groups if len(groups) > 1 else sorted({key[0] for key in keys})
+        where = ", ".join(self.names)
+        super().__init__(f"run {run!r} exists in {len(self.names)} {self.asked}s: {where}; name one of them")
 
 
 class GroupNotFoundError(LookupError):
@@ -216,7 +224,7 @@ class Fleet:
             if not found:
                 raise RunNotFoundError(f"there is no run {name!r}" + (f" in group {group!r}" if group else ""))
             if len(found) > 1:
-                raise AmbiguousRunError(name, [key[1] for key in found])
+                raise AmbiguousRunError(name, found)
             view, summary = self._views.get(found[0]), self._summaries.get(found[0])
         return self._merged(view, summary, now)
 

@@ -123,8 +123,9 @@ class Admission:
         try:
             self._check_batch(batch, entries)
             writer = self._writer(batch, key, token)
-            self._fence(batch, token, stream)
+            spool = self._fence(batch, token, stream)
             self._check_gaps(entries, writer)
+            self._streams[spool] = stream
         except _RefusedError as refused:
             return Admitted(refusal(batch.id, refused.status, str(refused), refused.retry_after), [], None)
         fresh, duplicates = self._judge(entries, writer, token)
@@ -263,16 +264,19 @@ class Admission:
         if new_run and registry.live_runs >= limits.max_runs:
             full = f"the daemon takes {limits.max_runs} live runs at most: try again when one has ended"
             raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
+        if registry.live_writers_of(tenant) >= limits.tenant_writers:
+            full = f"tenant {tenant} may have {limits.tenant_writers} writers: try again when a run has ended"
+            raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
         if registry.live_writers >= limits.max_writers:
             full = f"the daemon takes {limits.max_writers} writers of live runs at most: try again when a run has ended"
             raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
 
-    def _fence(self, batch: pb.Batch, token: Token, stream: int) -> None:
-        """Refuse what an older stream of the same spool brings."""
+    def _fence(self, batch: pb.Batch, token: Token, stream: int) -> tuple[RunName, int, str]:
+        """Refuse what an older stream of the same spool brings; return what names the spool."""
         spool = (token.name.run, batch.rank, batch.writer_uuid)
         if stream < self._streams.get(spool, stream):
             raise _RefusedError(pb.ACK_STATUS_FENCED, "a newer stream of this writer took over")
-        self._streams[spool] = stream
+        return spool
 
     def _check_gaps(self, entries: list[tuple[int, bytes]], writer: Writer) -> None:
         """Refuse items from before the incarnation, and jumps that would leave more gaps than are kept."""

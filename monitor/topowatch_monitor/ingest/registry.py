@@ -143,6 +143,10 @@ class Registry:
         """Return how many of these are one tenant's."""
         return sum(name.tenant == tenant for name in self._live)
 
+    def live_writers_of(self, tenant: str) -> int:
+        """Return how many writers one tenant's live runs have."""
+        return sum(writers for name, writers in self._live.items() if name.tenant == tenant)
+
     def unheard(self, before: int) -> list[RunName]:
         """Return the runs that were not heard of since `before`."""
         return [name for name, run in self.runs.items() if run.heard_at < before and not run.opening]
