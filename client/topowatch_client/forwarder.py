@@ -157,7 +157,7 @@ class Forwarder:
         for path in self._wanted():
             if path not in self.couriers:
                 meta = spool.read_meta(path) or {}
-                access = functools.partial(Access.of_writer, meta, self._own, self._plan.endpoint)
+                access = functools.partial(Access.of_writer, meta, self._own, self._plan.endpoint, spool.stranger(path))
                 courier = Courier(path, access, silence_seconds=self._plan.silence_seconds, queue=self._queue)
                 self.couriers[path] = courier
                 self._tasks[path] = asyncio.create_task(courier.run())

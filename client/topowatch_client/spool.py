@@ -340,6 +340,12 @@ def read_meta(directory: Path) -> dict[str, Any] | None:
     return meta if isinstance(meta, dict) else None
 
 
+def stranger(directory: Path) -> int | None:
+    """Return the user id of whoever made a writer's directory, if it is not ours; raises OSError."""
+    owner = directory.stat().st_uid
+    return None if owner == os.geteuid() else owner
+
+
 def boot_id() -> str:
     """Return what tells this kernel's life from all others; containers share their host's."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,9 @@ OPTIONS = (
 )
 
 
+_FILES = ("tls_ca", "tls_cert", "tls_key", "token_file")
+
+
 @dataclass(frozen=True)
 class Access:
     """How to reach a daemon."""
@@ -37,29 +42,27 @@ class Access:
     tls_key: Path | None = None
     token_file: Path | None = None
     token: str | None = field(default=None, repr=False)
+    owner: int | None = None  # who noted the files, where that is somebody else: this user has to be able to read them
 
     @classmethod
-    def of_writer(cls, meta: Mapping[str, Any], own: Config, endpoint: str | None) -> Access:
+    def of_writer(
+        cls, meta: Mapping[str, Any], own: Config, endpoint: str | None = None, owner: int | None = None
+    ) -> Access:
         """Combine what a writer noted beside its spool with this process's own settings.
 
         Args:
             meta: The writer's `meta.json`; what it names wins over `own`.
             own: This process's settings; the only place where a token can come from.
             endpoint: Wins over both.
+            owner: The user id of the writer, if it is not ours. Its files are then read only where that user may
+                read them, and what is ours goes nowhere but to where we were told to send.
         """
-
-        def path(name: str) -> Path | None:
-            noted = meta.get(name)
-            return Path(noted) if isinstance(noted, str) else getattr(own, name)
-
-        return cls(
-            endpoint=endpoint or str(meta.get("endpoint") or own.endpoint),
-            tls_ca=path("tls_ca"),
-            tls_cert=path("tls_cert"),
-            tls_key=path("tls_key"),
-            token_file=path("token_file"),
-            token=own.token,
-        )
+        noted = {name: Path(path) for name in _FILES if isinstance(path := meta.get(name), str)}
+        target = endpoint or str(meta.get("endpoint") or own.endpoint)
+        ours = owner is None or target == (endpoint or own.endpoint)
+        files = {name: noted.get(name) or (getattr(own, name) if ours else None) for name in _FILES}
+        token = own.token if ours and not (owner is not None and "token_file" in noted) else None
+        return cls(endpoint=target, **files, token=token, owner=owner if noted else None)
 
     @property
     def secure(self) -> bool:
@@ -74,7 +77,7 @@ class Access:
         """
         token = self.token
         if self.token_file:
-            token = self.token_file.read_text(encoding="utf-8", errors="replace").strip()
+            token = self._read(self.token_file).decode("utf-8", errors="replace").strip()
             if not token:
                 raise OSError(f"{self.token_file} is empty")
         if token and not (token.isascii() and token.isprintable()):
@@ -87,11 +90,16 @@ class Access:
         Raises:
             OSError: A certificate or key cannot be read.
         """
+        files = (self.tls_ca, self.tls_key, self.tls_cert)
+        return grpc.ssl_channel_credentials(*(self._read(path) if path else None for path in files))
 
-        def read(path: Path | None) -> bytes | None:
-            return path.read_bytes() if path else None
-
-        return grpc.ssl_channel_credentials(read(self.tls_ca), read(self.tls_key), read(self.tls_cert))
+    def _read(self, path: Path) -> bytes:
+        """Read a file; raises OSError also where another user named one that is for others' eyes only."""
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if self.owner not in (None, status.st_uid) and not status.st_mode & stat.S_IROTH:
+                raise PermissionError(f"{path} is not readable to the user (id {self.owner}) whose job named it")
+            return file.read()
 
     def open(self) -> grpc.aio.Channel:
         """Return a channel for asyncio; nothing is connected yet. Raises OSError as `credentials` does."""

@@ -191,6 +191,13 @@ class Settings(BaseSettings):
     segment_bytes: int = Field(
         default=64 << 20, ge=1 << 16, le=1 << 32, description="Size at which a log segment is closed, in bytes."
     )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Days of silence, ended or not, after which a run is forgotten and its records leave the "
+        "log; unset: never.",
+    )
     snapshot_seconds: float = Field(
         default=60.0, gt=0, description="Time between two snapshots of the run states, in seconds."
     )

@@ -54,17 +54,15 @@ class Doors:
                 certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
             except TlsError as error:
                 raise UnsafeError(str(error)) from None
-        audit = Audit(settings.data_dir)
-        audit.write(
-            "started",
-            grpc=str(settings.grpc),
-            http=str(settings.http),
-            tls="none" if certificates is None else "mutual" if certificates.mutual else "server",
-            tokens="on" if gate.on else "off",
-        )
         if why:
             log.warning("told to be insecure: %s", why)
-        return cls(gate, audit, certificates)
+        return cls(gate, Audit(settings.data_dir), certificates)
+
+    def started(self) -> None:
+        """Write down that the daemon is reached like this from now on."""
+        certificates = self.certificates
+        tls = "none" if certificates is None else "mutual" if certificates.mutual else "server"
+        self.audit.write("started", tls=tls, tokens="on" if self.gate.on else "off")
 
     async def follow(self) -> None:
         """Take over certificates that are replaced, and say when the tokens cannot be read; never returns."""

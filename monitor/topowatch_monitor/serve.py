@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.doors import Doors, UnsafeError
 from topowatch_monitor.engine.checkpoints import Checkpoints
@@ -26,12 +27,14 @@ from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
-from topowatch_monitor.engine.view import at
+from topowatch_monitor.engine.view import FORGOTTEN, at
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
 from topowatch_monitor.export.http import create_app
+from topowatch_monitor.export.patience import http_config
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
 from topowatch_monitor.ingest.limits import Limits
+from topowatch_monitor.ingest.retention import Retention
 from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
@@ -54,7 +57,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("topowatch")
 
 SUMMARY_SECONDS = 0.5  # between two looks at ingest's counts
-CANNOT_START = 2
+FAILED, CANNOT_START = 1, 2
+DAY = 86_400.0
+SWEEP_SECONDS = 3600.0  # between two sweeps of the log, at most
 
 
 class Daemon:
@@ -78,6 +83,7 @@ class Daemon:
                 " leaves at most one flush that was never acked; more than that is a damaged disk",
                 self.log.repaired_bytes,
             )
+        self.served = False
         self._applied = 0
         self._restarts = 0
         self._lost_records = 0
@@ -105,6 +111,7 @@ class Daemon:
         self.engine.advance(self.log.next_offset)
         self.commit = GroupCommit(self.log, on_durable=self.engine.advance)
         self.ingest = Ingest(admission, self.commit, limits=self.limits)
+        self.retention = Retention(self.ingest, self.commit, settings.data_dir / "log", disk)
 
     def _make_engine(self, disk: OsDisk) -> Engine:
         settings = self._settings
@@ -138,7 +145,13 @@ class Daemon:
         self._applied = report["applied"]
         self._restarts += report["restarts"]
         self._lost_records += report["lost_records"]
-        self.fleet.update(report["views"])
+        # A log that is read again from its beginning passes by runs that are forgotten later in it.
+        self.fleet.update(
+            view
+            for view in report["views"]
+            if view["state"] == FORGOTTEN
+            or self.ingest.knows(run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=view["run"]))
+        )
         self._homology_timeouts += report["homology_timeouts"]
         self._homology_refused += report["homology_refused"]
         self.fleet.update_groups(report["groups"])
@@ -191,13 +204,9 @@ class Daemon:
             gate=gate,
             audit=audit,
             tenant_series=self._settings.tenant_max_series,
+            local=is_loopback(http_at.host) and not self._settings.insecure,
         )
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3, server_header=False
-        )
-        config.load()
-        config.ssl = None if certificates is None else certificates.context
-        http = _Http(config)
+        http = _Http(http_config(app, None if certificates is None else certificates.context))
         grpc_server, grpc_port = await start_server(
             self.ingest, str(grpc_at), gate=gate, audit=audit, certificates=certificates
         )
@@ -208,15 +217,18 @@ class Daemon:
         engine = asyncio.create_task(self.engine.run())
         summaries = asyncio.create_task(self._summarise())
         doors = asyncio.create_task(self.doors.follow())
+        retention = asyncio.create_task(self._retain())
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         http_port = listener.getsockname()[1]
         print(f"ready grpc={_at(grpc_at, grpc_port)} http={_at(http_at, http_port)}", flush=True)
+        self.served = True
         notify("READY=1")
+        self.doors.started()
         stopping = asyncio.create_task(stop.wait())
         try:
             # None of these ends by itself unless it fails, and then the daemon must not linger.
             done, _ = await asyncio.wait(
-                {stopping, engine, summaries, doors, serving}, return_when=asyncio.FIRST_COMPLETED
+                {stopping, engine, summaries, doors, retention, serving}, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done - {stopping}:
                 task.result()
@@ -224,7 +236,7 @@ class Daemon:
             notify("STOPPING=1")
             await grpc_server.stop(grace=2.0)
             await self.ingest.close()
-            for task in (engine, summaries, doors):
+            for task in (engine, summaries, doors, retention):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
@@ -232,6 +244,20 @@ class Daemon:
             await serving
             self.log.close()
             audit.close()
+
+    async def _retain(self) -> None:
+        """Take out of the log what is older than was asked for; never returns."""
+        days = self._settings.retention_days
+        while days is not None:
+            try:
+                swept = await self.retention.sweep(time.time() - days * DAY)
+            except OSError as error:
+                log.warning("the log could not be swept, another try follows: %s", error)
+            else:
+                if swept.runs or swept.freed:
+                    log.info("forgot %d runs, freed %d bytes of the log", swept.runs, swept.freed)
+            await asyncio.sleep(min(SWEEP_SECONDS, days * DAY / 24))
+        await asyncio.Event().wait()
 
     async def _summarise(self) -> None:
         """Keep the fleet's knowledge of what ingest has counted fresh."""
@@ -315,7 +341,7 @@ def run(settings: Settings) -> int:
     try:
         asyncio.run(daemon.run(settings.grpc, settings.http))
     except OSError as error:
-        log.error("%s", error)
-        return CANNOT_START
+        log.error("%s", error, exc_info=daemon.served)
+        return FAILED if daemon.served else CANNOT_START
     log.info("stopped after %.0f s", time.monotonic() - started)
     return 0

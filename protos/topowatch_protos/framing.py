@@ -34,6 +34,8 @@ class LogKind(IntEnum):
     DECISION = 4
     FORECAST = 5
     EVENT = 6
+    RUN_FORGOTTEN = 7  # Event, with the key of a run: what comes before it of that run counts no more
+    GAP = 8  # nothing: a record that was taken out of the log, so that those behind keep their ordinals
 
 
 class Frame(NamedTuple):

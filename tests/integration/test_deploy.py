@@ -25,6 +25,7 @@ EVERYTHING = {
     "tls.clientCaSecretName": "topowatch-clients",
     "serviceMonitor.enabled": "true",
     "serviceMonitor.tokenSecretName": "topowatch-token",
+    "serviceMonitor.clientCertSecretName": "prometheus-tls",
     "prometheusRule.enabled": "true",
     "dashboards.enabled": "true",
     "ray.enabled": "true",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topowatch_monitor.access.audit import NAME, Audit
+from topowatch_monitor.access.audit import DENIED, NAME, Audit
 from topowatch_monitor.access.exposure import is_loopback, refusal
 from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.ingest.quota import Quotas
@@ -57,23 +57,25 @@ def test_beyond_this_machine_a_daemon_needs_tls_and_tokens(
 
 def test_what_repeats_itself_is_counted_in_the_audit(tmp_path: Path) -> None:
     moment = [1_800_000_000.0]
-    audit = Audit(tmp_path, wall=lambda: moment[0])
-    for _ in range(1000):
-        audit.write("denied", peer="ipv4:10.0.0.7", why="a token is needed")
-    audit.write("denied", peer="ipv4:10.0.0.8", why="a token is needed")
+    audit = Audit(tmp_path, wall=lambda: moment[0], monotonic=lambda: moment[0])
+    for number in range(1000):
+        audit.deny("http", "10.0.0.7", "a token is needed", path=f"/{number}" * 10_000, token=f"{number:012x}")
+    audit.deny("http", "10.0.0.8", "a token is needed")
     moment[0] += 10.0
-    audit.write("denied", peer="ipv4:10.0.0.7", why="a token is needed")
+    audit.deny("http", "10.0.0.7", "a token is needed")
     audit.close()
-    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    assert not (tmp_path / NAME).exists(), "whoever is not let in pushes nothing else out"
+    lines = [json.loads(line) for line in (tmp_path / DENIED).read_text().splitlines()]
+    assert len(lines[0]["path"]) <= 200
     assert [(line["peer"][-1], line.get("times_before")) for line in lines] == [("7", None), ("8", None), ("7", "999")]
     assert lines[0]["at"] == "2027-01-15T08:00:00+00:00"
 
 
 def test_a_line_of_the_audit_cannot_be_broken_by_what_a_stranger_sends(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
-    audit.write("denied", path='/\n{"event": "forged"}')
+    audit.deny("http", "10.0.0.7", "no", path='/\n{"event": "forged"}')
     audit.close()
-    [line] = (tmp_path / NAME).read_text().splitlines()
+    [line] = (tmp_path / DENIED).read_text().splitlines()
     assert json.loads(line)["event"] == "denied"
 
 

@@ -103,7 +103,7 @@ def test_a_name_in_several_groups_needs_its_group(fleet: Fleet):
     fleet.update([view("a", "g1"), view("a", "g2")])
     with pytest.raises(AmbiguousRunError) as caught:
         fleet.run("a", NOW)
-    assert caught.value.groups == ["g1", "g2"]
+    assert (caught.value.asked, caught.value.names) == ("group", ["g1", "g2"])
     assert fleet.run("a", NOW, "g2")["group"] == "g2"
     with pytest.raises(RunNotFoundError, match="'b' in group 'g1'"):
         fleet.run("b", NOW, "g1")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from topowatch_monitor.access import token_file
-from topowatch_monitor.access.audit import Audit
 from topowatch_monitor.access.gate import ANYBODY, FRESH_SECONDS, DeniedError, Gate
 from topowatch_monitor.access.tokens import ADMIN, READ, WRITE, Token, matches, mint, parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from topowatch_monitor.access.gate import Identity
 
 
@@ -118,7 +119,7 @@ def test_a_token_ends_when_it_expires_or_is_revoked(door: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", '{"version": 9, "tokens": []}', '{"version": 1, "tokens": [{}]}', "\x00"]
+    "damage", ["", "{", "[]", '{"version": 9, "tokens": []}', '{"version": 1, "tokens": [{}]}', "[" * 100_000, "\x00"]
 )
 def test_a_file_that_cannot_be_read_or_is_gone_lets_nobody_in(door: Door, damage: str) -> None:
     _, text = door.give(READ)
@@ -162,15 +163,50 @@ def test_tokens_made_at_the_same_time_are_all_kept(door: Door) -> None:
     assert len(token_file.read(door.file)) == 80
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_what_root_makes_belongs_to_whoever_the_daemon_runs_as(tmp_path: Path) -> None:
-    os.chown(tmp_path, 12345, 12345)
-    Door(tmp_path / token_file.NAME).give(READ)
-    audit = Audit(tmp_path)
-    audit.write("token_created")
-    audit.close()
-    found = {file.name: (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) for file in tmp_path.iterdir()}
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_root_makes_belongs_to_whoever_the_daemon_runs_as_and_follows_no_link_of_theirs() -> None:
+    with tempfile.TemporaryDirectory() as reachable:  # pytest's own directories are for one user
+        Path(reachable).chmod(0o755)
+        made_by_root(Path(reachable))
+
+
+def made_by_root(directory: Path) -> None:
+    data, secret = directory / "data", directory / "root.secret"
+    data.mkdir()
+    os.chown(data, 12345, 12345)
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    for planted in ("tokens.new", "tokens.lock", "audit.jsonl"):
+        (data / planted).symlink_to(secret)
+    command = [sys.executable, "-m", "topowatch_monitor", "token", "create", "--data-dir", str(data)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode != 0
+    assert (secret.read_text(), secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == ("of root", 0, 0o600)
+    for planted in data.iterdir():
+        planted.unlink()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    found = {file.name: (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) for file in data.iterdir()}
     assert found == dict.fromkeys(("tokens.json", "tokens.lock", "audit.jsonl"), (12345, 0o600))
+
+
+def test_a_daemon_whose_tokens_were_there_and_are_gone_lets_nobody_in_after_a_restart_either(door: Door) -> None:
+    door.give(READ)
+    door.file.unlink()
+    with pytest.raises(DeniedError):
+        Gate(door.file).identify(None, READ)
+
+
+def test_trouble_with_the_disk_that_passes_locks_nobody_out_for_good(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, text = door.give(READ)
+
+    def stale(self: Path, **_: object) -> None:
+        raise OSError(116, "stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(door.file), "stat", stale)
+        door.later().refuses(text)
+    assert door.later().ask(text).may(READ)
 
 
 def test_a_change_that_fails_leaves_the_tokens_as_they_were(door: Door) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from datetime import datetime, timezone
@@ -11,49 +12,77 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topowatch_monitor.access.ownership import hand_over
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import TextIOWrapper
 
-NAME = "audit.jsonl"
+NAME, DENIED = "audit.jsonl", "denied.jsonl"
 _FILE_BYTES, _OLD_FILES = 16 << 20, 4
 _AGAIN_SECONDS = 10.0  # of what is the same, one line in so many seconds, which tells how often it was
 _REMEMBERED = 4096
+_LONGEST = 200  # characters of a fact, which a stranger may have made up
 
 
 class _Handler(RotatingFileHandler):
-    """Makes files that the daemon can write to, whoever wrote the first line."""
+    """Makes files for their owner alone."""
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
-        hand_over(stream.fileno(), Path(self.baseFilename).parent)
-        return stream
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 class Audit:
-    """The audit file of a data directory. Safe to use from several threads.
+    """The audit files of a data directory. Safe to use from several threads.
+
+    Whoever is not let in goes into a file of their own: they may be many, and push out only one another.
 
     Args:
         directory: of the data.
-        wall: Unix seconds.
+        wall: Unix seconds, for the lines.
+        monotonic: seconds of a clock that never jumps.
     """
 
-    def __init__(self, directory: Path, *, wall: Callable[[], float] = time.time) -> None:
-        self._wall = wall
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall, self._monotonic = wall, monotonic
         self._lock = threading.Lock()
         self._told: dict[tuple[str, ...], tuple[float, int]] = {}
-        self._handler = _Handler(
-            directory / NAME, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, encoding="utf-8", delay=True
+        self._kept, self._denied = (
+            _Handler(Path(directory, name), maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, delay=True)
+            for name in (NAME, DENIED)
         )
-        self._handler.setFormatter(logging.Formatter("%(message)s"))
 
     def write(self, event: str, **facts: str) -> None:
         """Write that something happened; what repeats itself is counted, and told now and then."""
-        moment, same = self._wall(), (event, *facts.values())
+        self._write(self._kept, (event, *facts.values()), event, facts)
+
+    def deny(self, over: str, peer: str, why: str, *, token: str = "", path: str = "") -> None:
+        """Write that somebody was not let in; of one peer, what it asks for in vain is one and the same.
+
+        Args:
+            over: grpc or http.
+            peer: its address.
+            why: that it was told.
+            token: id of the token that it showed, if it looked like one; nobody knows whether it is its own.
+            path: that it asked for.
+        """
+        facts = {"over": over, "peer": peer, "why": why, "token": token, "path": path}
+        self._write(self._denied, ("denied", over, peer), "denied", facts)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._kept.close()
+        self._denied.close()
+
+    def _write(self, handler: _Handler, same: tuple[str, ...], event: str, facts: dict[str, str]) -> None:
+        moment = self._monotonic()
         with self._lock:
-            since, untold = self._told.get(same, (-_AGAIN_SECONDS, 0))
+            since, untold = self._told.get(same, (moment - _AGAIN_SECONDS, 0))
             if moment - since < _AGAIN_SECONDS:
                 self._told[same] = since, untold + 1
                 return
@@ -61,12 +90,8 @@ class Audit:
             self._told[same] = moment, 0
             if len(self._told) > _REMEMBERED:
                 del self._told[next(iter(self._told))]
-        line = {"at": datetime.fromtimestamp(moment, timezone.utc).isoformat(), "event": event, **facts}
+        told = {name: fact[:_LONGEST] for name, fact in facts.items() if fact}
+        line = {"at": datetime.fromtimestamp(self._wall(), timezone.utc).isoformat(), "event": event, **told}
         if untold:
             line["times_before"] = str(untold)
-        record = logging.LogRecord("topowatch.audit", logging.INFO, "", 0, json.dumps(line), None, None)
-        self._handler.handle(record)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._handler.close()
+        handler.handle(logging.LogRecord("topowatch.audit", logging.INFO, "", 0, json.dumps(line), None, None))

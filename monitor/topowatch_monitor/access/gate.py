@@ -76,7 +76,7 @@ class Gate:
         self._monotonic, self._now = monotonic, now
         self._lock = threading.Lock()
         self._tokens: dict[str, Token] = {}
-        self._on = False
+        self._on = file.with_suffix(token_file.LOCK).exists()  # there have been some
         self._trouble = ""
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at = -FRESH_SECONDS
@@ -139,7 +139,7 @@ class Gate:
                 self._trouble = f"{self._file} is gone" if self._on else ""
                 return
             except OSError as error:
-                self._on, self._trouble = True, f"{self._file}: {error.strerror}"
+                self._on, self._trouble, self._stamp = True, f"{self._file}: {error.strerror}", None
                 return
             stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
             if stamp == self._stamp:
@@ -148,6 +148,8 @@ class Gate:
                 self._tokens = token_file.read(self._file)
             except token_file.TokenFileError as error:
                 self._on, self._trouble, self._stamp = True, str(error), None
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, nobody is let in
+                self._on, self._trouble, self._stamp = True, f"{self._file}: {error!r}", None
             else:
                 # None of them need be left: whoever revoked all wants nobody in, not everybody.
                 self._on, self._trouble, self._stamp = True, "", stamp

@@ -1,4 +1,4 @@
-"""Whose the files of a data directory are: root may make tokens for a daemon that runs as somebody else."""
+"""Whose a data directory is: root may make tokens for a daemon that runs as somebody else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def hand_over(descriptor: int, directory: Path) -> None:
-    """Make an open file readable by its owner alone, and, where we may, give it to the owner of its directory."""
-    os.fchmod(descriptor, 0o600)
+def become_owner(directory: Path) -> None:
+    """As root, go on as the owner of a directory, who may have put anything there; what is made is then theirs.
+
+    Raises:
+        OSError: the directory cannot be looked at.
+    """
     if os.geteuid() == 0:
         status = directory.stat()
-        os.fchown(descriptor, status.st_uid, status.st_gid)
+        os.setgroups([])
+        os.setegid(status.st_gid)
+        os.seteuid(status.st_uid)

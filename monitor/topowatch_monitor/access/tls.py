@@ -63,16 +63,22 @@ class Certificates:
         return self._pems != before
 
     def _read(self, known: Pems | None = None) -> Pems:
-        certificate, key, client_ca = self._files
+        certificate = self._files[0]
         try:
-            pems = Pems(certificate.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
+            pems = self._bytes()
         except OSError as error:
             raise TlsError(f"cannot read {error.filename}: {error.strerror}") from None
         if pems == known:
             return pems
         self._load(_server_context())  # where they do not fit each other, what serves stays as it is
         self._load(self._context)
+        if self._bytes() != pems:
+            raise TlsError(f"{certificate} was replaced while it was read: it is read again")
         return pems
+
+    def _bytes(self) -> Pems:
+        certificate, key, client_ca = self._files
+        return Pems(certificate.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
 
     def _load(self, context: ssl.SSLContext) -> None:
         certificate, key, client_ca = self._files

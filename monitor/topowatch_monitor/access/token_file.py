@@ -6,16 +6,15 @@ import contextlib
 import fcntl
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from topowatch_monitor.access.ownership import hand_over
 from topowatch_monitor.access.tokens import Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAME = "tokens.json"
+NAME, LOCK = "tokens.json", ".lock"
 _VERSION = 1
 
 
@@ -56,16 +55,14 @@ def changing(file: Path) -> Iterator[dict[str, Token]]:
         OSError: it cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("w") as lock:
+    with _open(file.with_suffix(LOCK), os.O_CREAT) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        hand_over(lock.fileno(), file.parent)
         tokens = read(file)
         yield tokens
         content = {"version": _VERSION, "tokens": [token.to_dict() for token in tokens.values()]}
         fresh = file.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            hand_over(out.fileno(), file.parent)
+        fresh.unlink(missing_ok=True)
+        with _open(fresh, os.O_CREAT | os.O_EXCL) as out:
             json.dump(content, out, indent=1)
             out.flush()
             os.fsync(out.fileno())
@@ -75,3 +72,9 @@ def changing(file: Path) -> Iterator[dict[str, Token]]:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _open(path: Path, flags: int) -> IO[str]:
+    """Open a file to write, for its owner alone, and no other that a link leads to."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    return os.fdopen(descriptor, "w", encoding="utf-8")

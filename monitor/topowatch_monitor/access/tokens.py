@@ -66,6 +66,11 @@ class Token:
             token = cls(**{**values, "scopes": frozenset(values["scopes"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"this is no token: {error}") from None
+        times = (token.created_at, token.expires_at, token.revoked_at)
+        if not all(isinstance(text, str) for text in (token.id, token.digest, token.tenant, token.note)):
+            raise ValueError("a token has an id, a digest, a tenant and a note, all of them texts")
+        if not (token.digest.isascii() and all(time is None or isinstance(time, int | float) for time in times)):
+            raise ValueError(f"token {token.id}: the digest is no hexadecimal number, or a time none")
         problem = check_tenant(token.tenant) or check_scopes(token.scopes)
         if problem:
             raise ValueError(f"token {token.id}: {problem}")

@@ -39,7 +39,7 @@ def key_of(record: Record) -> Key | None:
             key = log_pb2.Decision.FromString(record.payload).key
         case LogKind.FORECAST:
             key = log_pb2.Forecast.FromString(record.payload).key
-        case LogKind.EVENT:
+        case LogKind.EVENT | LogKind.RUN_FORGOTTEN:
             key = log_pb2.Event.FromString(record.payload).key
         case _:
             return None
@@ -47,11 +47,18 @@ def key_of(record: Record) -> Key | None:
 
 
 def of_run(records: Iterable[Record], key: Key) -> Iterator[Record]:
-    """Yield the records about one run, and the decisions about the whole daemon, which its state may depend on."""
+    """Yield the records about one run, and the decisions about the whole daemon, which its state may depend on.
+
+    Of a run that was forgotten and came again, those since then.
+    """
+    kept: list[Record] = []
     for record in records:
         found = key_of(record)
-        if found == key or (found is None and record.kind == LogKind.DECISION):
-            yield record
+        if found == key and record.kind == LogKind.RUN_FORGOTTEN:
+            kept.clear()
+        elif found == key or (found is None and record.kind == LogKind.DECISION):
+            kept.append(record)
+    yield from kept
 
 
 def by_run(records: Iterable[Record]) -> dict[Key, list[Record]]:
@@ -59,7 +66,9 @@ def by_run(records: Iterable[Record]) -> dict[Key, list[Record]]:
     keyed = [(key_of(record), record) for record in records]
     found: dict[Key, list[Record]] = {key: [] for key in keys_in(record for _, record in keyed)}
     for key, record in keyed:
-        if key in found:
+        if key in found and record.kind == LogKind.RUN_FORGOTTEN:
+            found[key].clear()
+        elif key in found:
             found[key].append(record)
         elif key is None and record.kind == LogKind.DECISION:
             for each in found.values():
@@ -68,8 +77,12 @@ def by_run(records: Iterable[Record]) -> dict[Key, list[Record]]:
 
 
 def keys_in(records: Iterable[Record]) -> list[Key]:
-    """Return the runs that `records` open, sorted."""
-    return sorted({key for record in records if record.kind == LogKind.RUN_OPENED and (key := key_of(record))})
+    """Return the runs that `records` open and do not forget, sorted."""
+    found: set[Key] = set()
+    for record in records:
+        if record.kind in (LogKind.RUN_OPENED, LogKind.RUN_FORGOTTEN) and (key := key_of(record)):
+            (found.add if record.kind == LogKind.RUN_OPENED else found.discard)(key)
+    return sorted(found)
 
 
 def choose(keys: Iterable[Key], run: str, group: str | None, where: str) -> Key:

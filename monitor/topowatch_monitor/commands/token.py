@@ -19,6 +19,7 @@ from rich.text import Text
 from topowatch_monitor import config
 from topowatch_monitor.access import token_file
 from topowatch_monitor.access.audit import Audit
+from topowatch_monitor.access.ownership import become_owner
 from topowatch_monitor.access.tokens import DEFAULT_TENANT, READ, WRITE, mint
 from topowatch_monitor.commands.output import CommandError, console, print_json
 
@@ -119,9 +120,12 @@ def revoke(
 
 def _file(data_dir: Path | None) -> Path:
     try:
-        return config.load({"data_dir": data_dir}).settings.data_dir / token_file.NAME
+        directory = config.load({"data_dir": data_dir}).settings.data_dir
     except config.ConfigError as error:
         raise CommandError(str(error), status=2) from None
+    directory.mkdir(parents=True, exist_ok=True)
+    become_owner(directory)
+    return directory / token_file.NAME
 
 
 def _audit(file: Path, event: str, token: Token) -> None:

@@ -54,6 +54,10 @@ class Forecasting:
         """Take over what was learned from a group."""
         self._fits[group] = fit
 
+    def forget(self, key: Key) -> None:
+        """Let a run go."""
+        self._made.pop(key, None)
+
     def view(self, run: RunState) -> ForecastView | None:
         """What is forecast of a run; None where nothing was learned from its group yet."""
         fit = self._fits.get(run.key[:2])

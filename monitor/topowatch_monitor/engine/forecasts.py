@@ -12,7 +12,7 @@ from topowatch_monitor.engine.group_prior import LEAST_GROUPS, MOST_GROUPS, fit_
 from topowatch_monitor.engine.group_prior import MOST_RUNS as RUNS_OF_ALL
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
 from topowatch_monitor.engine.results import GAP
-from topowatch_monitor.engine.view import NO_LIVE_RUN
+from topowatch_monitor.engine.view import FORGOTTEN, NO_LIVE_RUN
 from topowatch_monitor.forecast.regressor import MOST_RUNS as RUNS_OF_A_GROUP
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ class Forecasts:
                 self._wanting.setdefault(key, 0.0)
             elif had and not group.live:
                 self._dispatcher.publish_forecast(key, nothing(NO_LIVE_RUN))  # what was learned may be large
-            self._note(view)
+            if view["state"] == FORGOTTEN:
+                self._newest.pop((*key, run), None)
+            else:
+                self._note(view)
 
     def take_made(self) -> list[NewForecast]:
         """The forecasts that were made since the last call."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from topowatch_monitor.engine.group_spread import no_spread
 from topowatch_monitor.engine.placing import OUTSIDE_FOR
+from topowatch_monitor.engine.view import FORGOTTEN
 from topowatch_monitor.topology.path_classes import MIN_PATHS
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class GroupState:
 
     def see(self, view: RunView) -> None:
         """Take in what is told of one of its runs."""
+        if view["state"] == FORGOTTEN:
+            self._members.pop(view["run"], None)
+            return
         place = view["path_class"]
         self._members[view["run"]] = Member(
             samples=view["samples"],

@@ -160,6 +160,11 @@ class Placing:
             self._followers.pop(run.key, None)
             self._waiting[run.key] = None
 
+    def forget(self, key: Key) -> None:
+        """Let a run go."""
+        self._followers.pop(key, None)
+        self._waiting.pop(key, None)
+
     def go_on(self, find: Callable[[Key], RunState | None]) -> list[RunState]:
         """Find the places of those that have waited longest, of a few; return them.
 

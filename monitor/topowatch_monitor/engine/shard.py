@@ -18,6 +18,9 @@ from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
 from topowatch_monitor.engine.run_state import RunState
 from topowatch_monitor.engine.told import RunSettings
+from topowatch_monitor.engine.view import FORGOTTEN
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -107,6 +110,7 @@ class Shard:
     def apply(self, parts: Iterable[Part]) -> ApplyResult:
         """Apply records; a part that does not fit where its virtual shard stands is refused and changes nothing."""
         touched: dict[Key, RunState] = {}
+        gone: list[RunView] = []
         refused = []
         damaged = 0
         for part in parts:
@@ -119,16 +123,20 @@ class Shard:
                 runs, undecodable = _by_run(part.records)
                 damaged += undecodable
                 for key, messages in runs.items():
-                    run = virtual.runs.get(key)
-                    if run is None:
-                        run = virtual.runs[key] = RunState(*key, self._settings)
                     for message in messages:
+                        if message is None:
+                            touched.pop(key, None)
+                            gone += self._forget(virtual, key)
+                            continue
+                        run = virtual.runs.get(key)
+                        if run is None:
+                            run = virtual.runs[key] = RunState(*key, self._settings)
                         damaged += not run.apply_message(message)
                         self._placing.follow(run)
-                    touched[key] = run
+                        touched[key] = run
                 virtual.next_offset = part.next_offset
         touched |= {run.key: run for run in self._placing.go_on(self._find)}
-        return ApplyResult(self._views(touched.values()), refused, damaged, self._placing.waiting)
+        return ApplyResult([*gone, *self._views(touched.values())], refused, damaged, self._placing.waiting)
 
     def ended_runs(self, group: GroupKey, most: int) -> list[EndedRun]:
         """The ended runs of a group that have a path of predictions, for a refit, with at most so many points each."""
@@ -189,6 +197,13 @@ class Shard:
             views.append(view)
         return views
 
+    def _forget(self, virtual: _Virtual, key: Key) -> list[RunView]:
+        """Let a run go; return its last view, which says so."""
+        run = virtual.runs.pop(key, None)
+        self._placing.forget(key)
+        self._forecasting.forget(key)
+        return [] if run is None else [{**run.view(), "state": FORGOTTEN}]
+
     def _of_group(self, group: GroupKey) -> list[RunState]:
         return [run for virtual in self._virtual.values() for key, run in virtual.runs.items() if key[:2] == group]
 
@@ -238,17 +253,19 @@ def finished(run: RunState) -> Finished:
     )
 
 
-def _by_run(records: Iterable[tuple[int, int, bytes]]) -> tuple[dict[Key, list[Message]], int]:
-    """Parse records and group them by run; also the number of those that could not be parsed."""
-    grouped: dict[Key, list[Message]] = {}
+def _by_run(records: Iterable[tuple[int, int, bytes]]) -> tuple[dict[Key, list[Message | None]], int]:
+    """Parse records and group them by run, None where it is forgotten; also how many could not be parsed."""
+    grouped: dict[Key, list[Message | None]] = {}
     damaged = 0
     for _, kind, payload in records:
         try:
             message = parse(kind, payload)
+            forgotten = log_pb2.Event.FromString(payload) if kind == LogKind.RUN_FORGOTTEN else None
         except DecodeError:
             damaged += 1
             continue
-        if message is not None:
-            key = key_of(message)
+        about = message or forgotten
+        if about is not None:
+            key = about.key if isinstance(about, log_pb2.Event) else key_of(about)
             grouped.setdefault((key.tenant, key.group, key.run), []).append(message)
     return grouped, damaged

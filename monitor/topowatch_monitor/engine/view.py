@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.path_state import PathView
 
 # Why nothing is forecast in a group.
+FORGOTTEN = "forgotten"
 NO_LIVE_RUN = "none of its runs is live"
 
 
@@ -110,7 +111,7 @@ class RunView(TerrainView):
     """Everything that is told of a run; None where nothing is known. Times are Unix seconds, floats may be NaN.
 
     Attributes:
-        state: live or ended; `at` also says lost.
+        state: live or ended; `at` also says lost; FORGOTTEN in the last view that there is of a run.
         samples: stored samples of all ranks and incarnations.
         dropped: items that the client's full spool dropped.
         rejected: items refused by the daemon.

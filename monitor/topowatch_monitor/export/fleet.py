@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from topowatch_monitor.engine.view import RunView, no_class, no_forecast
+from topowatch_monitor.engine.view import FORGOTTEN, RunView, no_class, no_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,11 +75,19 @@ class RunNotFoundError(LookupError):
 
 
 class AmbiguousRunError(LookupError):
-    """Several groups have a run of that name; `groups` are their names."""
+    """Several groups, or groups of that name of several tenants, have a run of that name.
 
-    def __init__(self, run: str, groups: list[str]) -> None:
-        super().__init__(f"run {run!r} exists in {len(groups)} groups: {', '.join(groups)}; name one of them")
-        self.groups = groups
+    Attributes:
+        asked: what would tell them apart: group or tenant.
+        names: that it may have.
+    """
+
+    def __init__(self, run: str, keys: list[Key]) -> None:
+        groups = sorted({key[1] for key in keys})
+        self.asked = "group" if len(groups) > 1 else "tenant"
+        self.names = groups if len(groups) > 1 else sorted({key[0] for key in keys})
+        where = ", ".join(self.names)
+        super().__init__(f"run {run!r} exists in {len(self.names)} {self.asked}s: {where}; name one of them")
 
 
 class GroupNotFoundError(LookupError):
@@ -152,6 +160,8 @@ class Fleet:
         newer = {(view["tenant"], view["group"], view["run"]): view for view in views}
         with self._lock:
             self._views.update(newer)
+            for key in [key for key, view in newer.items() if view["state"] == FORGOTTEN]:
+                self._forget(key)
 
     def update_ingest(self, summaries: Iterable[IngestSummary]) -> None:
         """Take newer summaries from ingest."""
@@ -214,13 +224,21 @@ class Fleet:
             if not found:
                 raise RunNotFoundError(f"there is no run {name!r}" + (f" in group {group!r}" if group else ""))
             if len(found) > 1:
-                raise AmbiguousRunError(name, [key[1] for key in found])
+                raise AmbiguousRunError(name, found)
             view, summary = self._views.get(found[0]), self._summaries.get(found[0])
         return self._merged(view, summary, now)
 
     def exported(self, now: float) -> list[FleetRun]:
         """Return the runs that have series in /metrics at `now`: live ones, and ended or lost ones for a while."""
         return [run for run in self.runs(now) if now - (run["last_received_at"] or now) <= self._grace[run["state"]]]
+
+    def _forget(self, key: Key) -> None:
+        """Let a run go, and its group with the last of its runs."""
+        self._views.pop(key, None)
+        self._summaries.pop(key, None)
+        if not any(other[:2] == key[:2] for other in self._views.keys() | self._summaries.keys()):
+            self._groups.pop(key[:2], None)
+            self._forecasts.pop(key[:2], None)
 
     def _merged(self, view: RunView | None, summary: IngestSummary | None, now: float) -> FleetRun:
         """Put what ingest has seen since over what the engine has analysed, then apply the clock."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.access.gate import ANYBODY, DeniedError
 from topowatch_monitor.access.tokens import READ, WRITE
 from topowatch_monitor.export.answers import json_response
@@ -28,10 +29,12 @@ class Guard:
         app: what is guarded.
         gate: tells who asks; None: everybody may do everything.
         audit: where it is written down.
+        local: whether it is reached over loopback alone. Without tokens it then answers to the names of this machine
+            only: a page of somebody's that was given this address by its own name server (DNS rebinding) reads nothing.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gate | None, audit: Audit | None) -> None:
-        self._app, self._gate, self._audit = app, gate, audit
+    def __init__(self, app: ASGIApp, gate: Gate | None, audit: Audit | None, *, local: bool = False) -> None:
+        self._app, self._gate, self._audit, self._local = app, gate, audit, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on who asks with the request, or answer it."""
@@ -39,28 +42,43 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        asking = READ if request.method in {"GET", "HEAD"} else WRITE  # only a job's owner may make it work
         try:
-            identity = self._gate.identify(request.headers.get("authorization"), asking)
+            identity = self._let_in(request, self._gate)
         except DeniedError as denied:
-            self._note("denied", request, denied.token, why=str(denied))
+            self._note(scope, denied)
             answer = json_response({"error": str(denied)}, 403 if denied.known else 401)
             if not denied.known:
                 answer.headers["WWW-Authenticate"] = "Bearer"
             await answer(scope, receive, send)
             return
-        if asking == WRITE:
-            self._note("asked_of_job", request, identity.token, tenant=identity.tenant)
         scope[_IDENTITY] = identity
         await self._app(scope, receive, send)
 
-    def _note(self, event: str, request: Request, token: str, **facts: str) -> None:
+    def _let_in(self, request: Request, gate: Gate) -> Identity:
+        asking = READ if request.method in {"GET", "HEAD"} else WRITE  # only a job's owner may make it work
+        identity = gate.identify(request.headers.get("authorization"), asking)
+        if identity is ANYBODY and self._local and not is_loopback(_host_of(request)):
+            raise DeniedError("without tokens this daemon answers to localhost and 127.0.0.1 only", known=True)
+        return identity
+
+    def _note(self, scope: Scope, denied: DeniedError) -> None:
         if self._audit is not None:
-            peer = request.client.host if request.client is not None else ""
-            self._audit.write(event, over="http", peer=peer, path=request.url.path, token=token, **facts)
+            self._audit.deny("http", peer_of(scope), str(denied), token=denied.token, path=scope["path"])
 
 
 def who(request: Request) -> Identity:
     """Return who asks."""
     identity: Identity = request.scope.get(_IDENTITY, ANYBODY)
     return identity
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the address that a request came from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _host_of(request: Request) -> str:
+    """The host that was asked for, without its port."""
+    host = request.headers.get("host", "localhost")
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

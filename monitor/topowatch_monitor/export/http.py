@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from topowatch_monitor.export.fleet import (
     RunNotFoundError,
 )
 from topowatch_monitor.export.forecasts import fleet_answer, forecast_answer
-from topowatch_monitor.export.guard import Guard, who
+from topowatch_monitor.export.guard import Guard, peer_of, who
 from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
 LISTED = "/api/v1/runs lists the groups of all runs"
+MOST_BODY_BYTES = 1024
 LONG = {"events", "landscape"}  # of a run, told where one is asked for, not in the list of all
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -58,6 +60,7 @@ def create_app(
     gate: Gate | None = None,
     audit: Audit | None = None,
     tenant_series: int | None = None,
+    local: bool = False,
 ) -> Starlette:
     """Build the ASGI application.
 
@@ -71,12 +74,13 @@ def create_app(
             in the event loop. None where there is no way to jobs.
         gate: tells who asks, and so whose runs they see. None: everybody may see all.
         audit: where it is written down who was not let in, and who asked for a slice.
+        local: see `Guard`.
         tenant_series: how many series one tenant's runs and groups may have in /metrics; None: any number.
     """
     collector = FleetCollector(fleet, stats, now, version, tenant_series)
 
     def seen_by(request: Request) -> Fleet:
-        return fleet.of(who(request).sees)
+        return fleet.of(who(request).sees or request.query_params.get("tenant"))
 
     def metrics(request: Request) -> Response:
         families = collector.collect(who(request).sees)
@@ -85,7 +89,8 @@ def create_app(
     async def ready(_: Request) -> Response:
         reasons = not_ready()
         if reasons:
-            return PlainTextResponse("topowatch is not ready:\n" + "".join(f"- {reason}\n" for reason in reasons), 503)
+            told = [] if gate is not None and gate.on else reasons  # they name files and disks
+            return PlainTextResponse("topowatch is not ready\n" + "".join(f"- {reason}\n" for reason in told), 503)
         return PlainTextResponse("topowatch is ready\n")
 
     def runs(request: Request) -> Response:
@@ -100,8 +105,7 @@ def create_app(
                 seen_by(request).run(request.path_params["run"], now(), request.query_params.get("group"))
             )
         except AmbiguousRunError as error:
-            detail = f"{error}: add ?group= with one of them"
-            return json_response({"error": detail, "groups": error.groups}, 409)
+            return json_response({"error": f"{error} with ?{error.asked}=", f"{error.asked}s": error.names}, 409)
         except RunNotFoundError as error:
             return json_response({"error": f"{error}; /api/v1/runs lists those that this daemon knows"}, 404)
 
@@ -110,16 +114,17 @@ def create_app(
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return json_response({"error": "send JSON, as Content-Type: application/json"}, 415)
         try:
-            side = wanted(await request.json())
-            run = run_at_work(
-                fleet.of(who(request).sees), request.path_params["run"], now(), request.query_params.get("group")
-            )
+            run = run_at_work(seen_by(request), request.path_params["run"], now(), request.query_params.get("group"))
+            side = wanted(json.loads(await body_of(request)))
         except RefusedError as error:
             return json_response({"error": str(error)}, error.status)
         except ValueError:
             return json_response({"error": "the body is no JSON"}, 400)
         if ask is None:
             return json_response({"error": "this daemon has no way to jobs"}, 503)
+        if audit is not None:
+            facts = {"peer": peer_of(request.scope), "token": who(request).token, "tenant": run["tenant"]}
+            audit.write("slice_asked", **facts, run=run["run"], group=run["group"])
         return json_response({"request": ask(run, side), "side": side}, 202)
 
     def classes(request: Request) -> Response:
@@ -164,9 +169,19 @@ def create_app(
             Route("/api/v1/groups/{group}/classes", classes),
             Route("/api/v1/groups/{group}/forecast", forecast),
         ],
-        middleware=[Middleware(SecurityHeaders), Middleware(Guard, gate=gate, audit=audit)],
+        middleware=[Middleware(SecurityHeaders), Middleware(Guard, gate=gate, audit=audit, local=local)],
         exception_handlers={HTTPException: _failed, Exception: _failed},
     )
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the body of a request that is to be short; raises RefusedError."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY_BYTES:
+            raise RefusedError(413, f"the body has over {MOST_BODY_BYTES} bytes")
+    return body
 
 
 async def _healthy(_: Request) -> Response:

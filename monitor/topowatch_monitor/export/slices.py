@@ -34,7 +34,7 @@ def run_at_work(fleet: Fleet, name: str, now: float, group: str | None) -> Fleet
     try:
         run = fleet.run(name, now, group)
     except AmbiguousRunError as error:
-        raise RefusedError(409, f"{error}: add ?group= with one of them") from None
+        raise RefusedError(409, f"{error} with ?{error.asked}=") from None
     except RunNotFoundError as error:
         raise RefusedError(404, f"{error}; /api/v1/runs lists those that this daemon knows") from None
     if run["state"] != "live":

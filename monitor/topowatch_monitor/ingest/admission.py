@@ -101,6 +101,9 @@ class Admission:
             elif record.kind == LogKind.ITEMS_REJECTED:
                 refused = log_pb2.ItemsRejected.FromString(record.payload)
                 self._registry.rejected(_name_of(refused), list(refused.seqs), to_nanoseconds(refused.received_at))
+            elif record.kind == LogKind.RUN_FORGOTTEN:
+                key = log_pb2.Event.FromString(record.payload).key
+                self._registry.forget(RunName(key.tenant, key.group, key.run))
         self._registry.order_by_silence()
 
     def admit(self, batch: pb.Batch, received_at: float, stream: int, tenant: str = DEFAULT_TENANT) -> Admitted:
@@ -120,8 +123,9 @@ class Admission:
         try:
             self._check_batch(batch, entries)
             writer = self._writer(batch, key, token)
-            self._fence(batch, token, stream)
+            spool = self._fence(batch, token, stream)
             self._check_gaps(entries, writer)
+            self._streams[spool] = stream
         except _RefusedError as refused:
             return Admitted(refusal(batch.id, refused.status, str(refused), refused.retry_after), [], None)
         fresh, duplicates = self._judge(entries, writer, token)
@@ -148,6 +152,21 @@ class Admission:
         """The token's records could not be written: it is as if the batch had not come."""
         if token.opened is not None:
             self._registry.begun(token.name.run)
+
+    def unheard(self, before: float) -> list[RunName]:
+        """Return the runs that were silent since `before`, Unix seconds, ended or not."""
+        return self._registry.unheard(round(before * 1e9))
+
+    def forget(self, names: Iterable[RunName]) -> None:
+        """Know runs no more; whoever goes on with one is asked to introduce it."""
+        gone = set(names)
+        for name in gone:
+            self._registry.forget(name)
+        self._streams = {spool: stream for spool, stream in self._streams.items() if spool[0] not in gone}
+
+    def knows(self, key: run_pb2.RunKey) -> bool:
+        """Whether a run is known."""
+        return RunName(key.tenant, key.group, key.run) in self._registry.runs
 
     def head(self) -> list[tuple[int, bytes]]:
         """Return the records that open a segment, so that it can be restored from alone; only while no token is out."""
@@ -245,16 +264,19 @@ class Admission:
         if new_run and registry.live_runs >= limits.max_runs:
             full = f"the daemon takes {limits.max_runs} live runs at most: try again when one has ended"
             raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
+        if registry.live_writers_of(tenant) >= limits.tenant_writers:
+            full = f"tenant {tenant} may have {limits.tenant_writers} writers: try again when a run has ended"
+            raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
         if registry.live_writers >= limits.max_writers:
             full = f"the daemon takes {limits.max_writers} writers of live runs at most: try again when a run has ended"
             raise _RefusedError(pb.ACK_STATUS_RESOURCE_EXHAUSTED, full, 60.0)
 
-    def _fence(self, batch: pb.Batch, token: Token, stream: int) -> None:
-        """Refuse what an older stream of the same spool brings."""
+    def _fence(self, batch: pb.Batch, token: Token, stream: int) -> tuple[RunName, int, str]:
+        """Refuse what an older stream of the same spool brings; return what names the spool."""
         spool = (token.name.run, batch.rank, batch.writer_uuid)
         if stream < self._streams.get(spool, stream):
             raise _RefusedError(pb.ACK_STATUS_FENCED, "a newer stream of this writer took over")
-        self._streams[spool] = stream
+        return spool
 
     def _check_gaps(self, entries: list[tuple[int, bytes]], writer: Writer) -> None:
         """Refuse items from before the incarnation, and jumps that would leave more gaps than are kept."""

@@ -21,7 +21,7 @@ from topowatch_monitor.store.commit import CommitClosedError, QueueFullError
 from topowatch_monitor.store.log import LogUnavailable
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import ingest_pb2 as pb
-from topowatch_protos.v1 import log_pb2
+from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -134,6 +134,29 @@ class Ingest:
                 ack.slice_requests.extend(self.wishes.of((tenant, batch.key.group, batch.key.run)))
         self.counters.count_ack(ack, self._monotonic() - started)
         return ack
+
+    async def forget(self, before: float) -> int:
+        """Know runs no more that were silent since `before`, Unix seconds; return how many when the log says so.
+
+        Raises:
+            OSError: the log could not be written.
+        """
+        names = self._admission.unheard(before)
+        if not names or not self.ready:
+            return 0
+        at = to_timestamp(round(self._now() * 1e9))
+        notes = [log_pb2.Event(at=at, name="run_forgotten", key=run_pb2.RunKey(**name._asdict())) for name in names]
+        try:
+            durable = self._commit.submit([(LogKind.RUN_FORGOTTEN, note.SerializeToString()) for note in notes])
+        except (QueueFullError, CommitClosedError):
+            return 0
+        self._admission.forget(names)  # a batch that comes now introduces its run behind the note
+        await asyncio.wrap_future(durable)
+        return len(names)
+
+    def knows(self, key: run_pb2.RunKey) -> bool:
+        """Whether a run is known; may be called from any thread."""
+        return self._admission.knows(key)
 
     def note(self, records: Sequence[tuple[int, bytes]]) -> None:
         """Put records of the daemon's own into the log, where that can be done; nothing waits for them."""

@@ -25,6 +25,7 @@ class Limits:
         tenant_samples_per_second: items that one tenant may send; beyond it, it is told to wait.
         tenant_bytes_per_second: bytes of batches likewise.
         tenant_runs: live runs of one tenant.
+        tenant_writers: writers over all live runs of one tenant.
         first_batch_seconds: how long a stream may be open before its first batch has come.
         idle_seconds: how long a stream may be silent between two batches; its forwarder opens another when it has more.
         max_dimension: numbers of a sketch; a path keeps its window times as many float32, 8 MiB for 512 points.
@@ -50,6 +51,7 @@ class Limits:
     tenant_samples_per_second: int = 100_000
     tenant_bytes_per_second: int = 512 << 20
     tenant_runs: int = 20_000
+    tenant_writers: int = 100_000
     first_batch_seconds: float = 30.0
     idle_seconds: float = 3600.0
     retry_after: float = 0.5

@@ -143,6 +143,20 @@ class Registry:
         """Return how many of these are one tenant's."""
         return sum(name.tenant == tenant for name in self._live)
 
+    def live_writers_of(self, tenant: str) -> int:
+        """Return how many writers one tenant's live runs have."""
+        return sum(writers for name, writers in self._live.items() if name.tenant == tenant)
+
+    def unheard(self, before: int) -> list[RunName]:
+        """Return the runs that were not heard of since `before`."""
+        return [name for name, run in self.runs.items() if run.heard_at < before and not run.opening]
+
+    def forget(self, name: RunName) -> None:
+        """A run is to be known no more; nothing happens where it is not."""
+        if self.runs.pop(name, None) is not None:
+            self.live_writers -= self._live.pop(name, 0)
+            self._changed.pop(name, None)
+
     def forget_silent(self, before: int) -> None:
         """Count runs no longer as live that were not heard of since `before`, until they are heard of again."""
         while self._live and self.runs[next(iter(self._live))].heard_at < before:

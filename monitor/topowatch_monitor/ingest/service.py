@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.access.tls import Certificates, Pems
     from topowatch_monitor.ingest.core import Ingest
 
+LONGEST_WAIT = 1.0  # seconds that a stream is held back, at most, before the next batch is read
 SERVICE = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 M = TypeVar("M", pb.StreamBatchesRequest, pb.PushBatchRequest)
 
@@ -65,14 +66,19 @@ class IngestService:
                 yield pb.StreamBatchesResponse(ack=ack)
                 if ack.status == pb.ACK_STATUS_FENCED:
                     return
+                if ack.status == pb.ACK_STATUS_RESOURCE_EXHAUSTED:  # also for those who do not wait as they were told
+                    await asyncio.sleep(min(ack.retry_after.ToTimedelta().total_seconds(), LONGEST_WAIT))
                 patience = limits.idle_seconds
         finally:
             quotas.close_stream(opener.tenant)
 
-    async def push_batch(self, encoded: bytes, context: grpc.aio.ServicerContext) -> pb.PushBatchResponse:
-        """Answer one batch, which counts as a stream of its own."""
+    async def push_batch(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> pb.PushBatchResponse:
+        """Answer one batch, which counts as a stream of its own; it is read once it is known who sends it."""
         sender = await self._let_in(context)
-        ack = await self._answer(pb.PushBatchRequest, encoded, next(self._streams), sender.tenant)
+        encoded = await _next_of(requests, self._ingest.limits.first_batch_seconds, context)
+        ack = await self._answer(pb.PushBatchRequest, encoded or b"", next(self._streams), sender.tenant)
         return pb.PushBatchResponse(ack=ack)
 
     async def _let_in(self, context: grpc.aio.ServicerContext) -> Identity:
@@ -85,7 +91,7 @@ class IngestService:
         except DeniedError as denied:
             code = grpc.StatusCode.PERMISSION_DENIED if denied.known else grpc.StatusCode.UNAUTHENTICATED
             if self._audit is not None:
-                self._audit.write("denied", over="grpc", peer=_host(context), token=denied.token, why=str(denied))
+                self._audit.deny("grpc", _host(context), str(denied), token=denied.token)
             await context.abort(code, str(denied))
             raise  # abort has raised already
 
@@ -98,6 +104,7 @@ class IngestService:
         try:
             batch = kind.FromString(encoded).batch
         except DecodeError:
+            self._ingest.quotas.take(tenant, 0, len(encoded), time.monotonic())
             return refusal(
                 0, pb.ACK_STATUS_INVALID, f"the bytes are not a {kind.DESCRIPTOR.name}: truncated or damaged"
             )
@@ -127,7 +134,7 @@ async def _next_of(requests: AsyncIterator[bytes], patience: float, context: grp
 
 def _host(context: grpc.aio.ServicerContext) -> str:
     """The address of who calls, without the port, which tells nothing."""
-    return unquote(context.peer()).rpartition(":")[0]
+    return unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 async def start_server(
@@ -171,7 +178,7 @@ async def start_server(
                     "StreamBatches": grpc.stream_stream_rpc_method_handler(
                         service.stream_batches, response_serializer=pb.StreamBatchesResponse.SerializeToString
                     ),
-                    "PushBatch": grpc.unary_unary_rpc_method_handler(
+                    "PushBatch": grpc.stream_unary_rpc_method_handler(
                         service.push_batch, response_serializer=pb.PushBatchResponse.SerializeToString
                     ),
                 },

@@ -170,6 +170,30 @@ class Log:
         self._entry_suspect = True
         self._attempt(b"")
 
+    def sealed(self) -> list[int]:
+        """Return the first ordinals of the segments before the one that is written to, ascending."""
+        return [first for first in segment_starts(self._disk.names(self._directory)) if first < self._first]
+
+    def drop_oldest(self, first: int) -> None:
+        """Remove the oldest segment, which is sealed; raises OSError."""
+        if self.sealed()[:1] != [first]:
+            raise ValueError(f"segment {first} is not the oldest of several")
+        path = segment_path(self._directory, first)
+        size = self._disk.size(path)
+        self._disk.unlink(path)
+        self._sealed_bytes -= size
+        self._disk.sync_directory(self._directory)
+
+    def exchange(self, first: int, smaller: Path) -> None:
+        """Put a file with as many records in the place of a sealed segment; raises OSError."""
+        if first not in self.sealed():
+            raise ValueError(f"segment {first} is not sealed")
+        path = segment_path(self._directory, first)
+        before = self._disk.size(path)
+        self._disk.rename(smaller, path)
+        self._sealed_bytes += self._disk.size(path) - before
+        self._disk.sync_directory(self._directory)
+
     def last_segment(self) -> Iterator[Record]:
         """Yield the records of the last segment, its head first."""
         data = self._disk.read(segment_path(self._directory, self._first), 0, self._end)

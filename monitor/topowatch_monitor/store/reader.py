@@ -31,6 +31,7 @@ class LogReader:
         self._disk = disk
         self._segments: list[int] = []  # first ordinals
         self._places: dict[int, list[tuple[int, int]]] = {}  # by segment: (ordinal, byte position), ascending
+        self._sizes: dict[int, int] = {}  # bytes of each segment when it was last read
         self._remembered = 0
         self.lost_records = 0
 
@@ -43,24 +44,34 @@ class LogReader:
         """
         while start < end:
             segment, following = self._segment_of(start)
-            if segment is None:
+            if segment is None and following is None:
                 return
             stop = end if following is None else min(end, following)
-            reached = yield from self._read_segment(segment, start, stop)
-            if following is None:
-                return
-            self.lost_records += max(0, stop - reached)
-            start = stop
+            if segment is not None:
+                try:
+                    reached = yield from self._read_segment(segment, start, stop)
+                except FileNotFoundError:
+                    if segment in (starts := self._look()):
+                        raise
+                    start = min(stop, starts[0]) if starts else stop
+                    continue
+                if following is None:
+                    return
+                self.lost_records += max(0, stop - reached)
+            start = stop  # what lies before the first segment was taken out of the log
 
     def _segment_of(self, ordinal: int) -> tuple[int | None, int | None]:
         """Return the first ordinals of the segment that holds `ordinal` and of the one behind it."""
         if not self._segments or ordinal >= self._segments[-1]:
-            self._segments = segment_starts(self._disk.names(self._directory))
+            self._look()
         index = bisect_right(self._segments, ordinal) - 1
-        if index < 0:
-            return None, None
         following = self._segments[index + 1] if index + 1 < len(self._segments) else None
-        return self._segments[index], following
+        return self._segments[index] if index >= 0 else None, following
+
+    def _look(self) -> list[int]:
+        """Find out which segments there are now."""
+        self._segments = segment_starts(self._disk.names(self._directory))
+        return self._segments
 
     def _read_segment(self, segment: int, start: int, stop: int) -> Generator[Record, None, int]:
         """Yield the records start ≤ offset < stop of one segment; return the ordinal behind the last that was found."""
@@ -68,6 +79,9 @@ class LogReader:
         path = segment_path(self._directory, segment)
         size = CHUNK_BYTES
         while ordinal < stop:
+            if self._shrunk(segment, path):  # records were taken out of it: none is where it was
+                start = max(start, ordinal)
+                ordinal, position = segment, len(framing.MAGIC)
             data = self._disk.read(path, position, size)
             used = 0
             for frame in framing.scan(data, 0):
@@ -93,6 +107,15 @@ class LogReader:
             else:
                 break
         return ordinal
+
+    def _shrunk(self, segment: int, path: Path) -> bool:
+        """Whether a segment is smaller than when it was last read; then no place in it is known any more."""
+        before, now = self._sizes.get(segment, 0), self._disk.size(path)
+        self._sizes[segment] = now
+        if now >= before:
+            return False
+        self._remembered -= len(self._places.pop(segment, ()))
+        return True
 
     def _whole_at(self, path: Path, position: int) -> bool:
         """Whether an undamaged frame begins at byte `position`."""
