@@ -87,10 +87,23 @@ def _analysis() -> list[Any]:
 
 def _disk() -> list[Any]:
     return [
-        curves("Size of the log", "In bytes.", {ONE: "topowatch_log_bytes"}),
+        curves("Size of the log", "In bytes.", {ONE: "topowatch_log_bytes"}, span=6),
+        curves(
+            "Memory of the daemon",
+            "In bytes, without its engine's.",
+            {ONE: "topowatch_process_resident_memory_bytes"},
+            span=6,
+        ),
+        curves(
+            "Processor time of the daemon",
+            "In cores, without its engine's.",
+            {ONE: f"rate(topowatch_process_cpu_seconds_total{RATE})"},
+            span=6,
+        ),
         curves(
             "Records lost",
             "Of the log: could not be read, decoded or analysed. None is as it should be.",
             {ONE: f"increase(topowatch_log_records_lost_total{RATE})"},
+            span=6,
         ),
     ]

@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         description="Thresholds of the detectors, a table each, such as [detect.loss_rise].",
     )
 
+    # What it says of itself.
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text: lines for people; json: an object a line for a collector of logs."
+    )
+
     # What is exported.
     ended_series_seconds: float = Field(
         default=300.0, ge=0, description="How long an ended run's series stay in /metrics, in seconds."

@@ -8,7 +8,6 @@ import importlib.metadata
 import logging
 import signal
 import socket
-import sys
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,6 +23,7 @@ from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.forecasts import Forecasts
 from topowatch_monitor.engine.groups import Groups
 from topowatch_monitor.engine.host import HostSettings
+from topowatch_monitor.engine.logs import set_up_logging
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
@@ -37,6 +37,7 @@ from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.ingest.retention import Retention
 from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.notify import notify
+from topowatch_monitor.process import own_use
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
@@ -129,6 +130,7 @@ class Daemon:
             atlas_seconds=settings.atlas_seconds,
             homology_timeout_seconds=settings.homology_timeout_seconds,
             thresholds=asdict(thresholds),
+            log_format=settings.log_format,
         )
         if settings.engine == "ray":
             return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
@@ -174,6 +176,7 @@ class Daemon:
             log_bytes=self.log.size_bytes,
             homology_timeouts_total=self._homology_timeouts,
             homology_refused_total=self._homology_refused,
+            **own_use()._asdict(),
         )
 
     def not_ready(self) -> list[str]:
@@ -324,7 +327,7 @@ def listen(address: Address) -> socket.socket:
 
 def run(settings: Settings) -> int:
     """Run a daemon to its end; returns the exit status, 2 if it could not start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up_logging(settings.log_format)
     try:
         daemon = Daemon(settings)
     except OSError as error:

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness import Daemon, eventually, unavailable
+from harness import Daemon, eventually
 from sender import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from selenium.webdriver import Chrome
+
 EVIL = "<img src=x onerror=\"window.evil='yes'\">"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            unavailable(f"{program} is not installed: make system")
-    options = ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    profile = tmp_path_factory.mktemp("browser")
-    # As root there is no sandbox, and a small /dev/shm would end it.
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"user-data-dir={profile}", "disable-gpu"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(shutil.which("chromedriver")))
-    driver.set_page_load_timeout(30)
-    yield driver
-    driver.quit()
 
 
 def send(daemon: Daemon, run: str, group: str = "tests", token: str | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topowatch_monitor.commands import (
+    backup,
     by_label,
     classes,
     classify,
@@ -43,6 +44,7 @@ DAEMON, LOOK, DATA = "Daemon", "Look at runs", "Recordings and trials"
 app.command("demo", rich_help_panel=DAEMON)(demo.demo)
 app.command("serve", rich_help_panel=DAEMON)(serve.serve)
 app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
+app.command("backup", rich_help_panel=DAEMON)(backup.backup)
 app.add_typer(token.app, name="token", rich_help_panel=DAEMON)
 app.command("runs", rich_help_panel=LOOK)(read.runs)
 app.command("show", rich_help_panel=LOOK)(read.show)

@@ -22,6 +22,7 @@ from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import Dispatcher
 from topowatch_monitor.engine.forecasts import Forecasts
 from topowatch_monitor.engine.groups import Groups, GroupSettings
+from topowatch_monitor.engine.logs import set_up_logging
 from topowatch_monitor.engine.loop import FrontLink, run_engine
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.session import kill_session
@@ -55,6 +56,7 @@ class HostSettings:
     atlas_seconds: float
     homology_timeout_seconds: float
     thresholds: Mapping[str, Mapping[str, float]]  # by detector and name
+    log_format: str = "text"
 
     def run_settings(self) -> RunSettings:
         """How much of each run is looked at, and when detectors fire."""
@@ -126,5 +128,6 @@ def main(descriptor: int, settings: HostSettings) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    main(int(sys.argv[1]), HostSettings(**json.loads(sys.argv[2])))
+    told = HostSettings(**json.loads(sys.argv[2]))
+    set_up_logging(told.log_format)
+    main(int(sys.argv[1]), told)

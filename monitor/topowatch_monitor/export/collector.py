@@ -155,6 +155,9 @@ class FleetCollector(Collector):
             (registry.LOG_RECORDS_LOST, stats.records_lost_total),
             (registry.HOMOLOGY_TIMEOUTS, stats.homology_timeouts_total),
             (registry.HOMOLOGY_REFUSED, stats.homology_refused_total),
+            (registry.PROCESS_MEMORY, stats.memory_bytes),
+            (registry.PROCESS_CPU, stats.cpu_seconds),
+            (registry.PROCESS_FILES, stats.open_files),
             (registry.SERIES_DROPPED, left_out),
         ):
             families[metric].add_sample(metric.name, {}, float(value))

@@ -250,6 +250,16 @@ HOMOLOGY_REFUSED = Metric(
     (),
     "Homology computations that were estimated too large to be begun since the daemon started.",
 )
+PROCESS_MEMORY = Metric(
+    "topowatch_process_resident_memory_bytes", "gauge", (), "Memory of the daemon's process, without its engine's."
+)
+PROCESS_CPU = Metric(
+    "topowatch_process_cpu_seconds_total",
+    "counter",
+    (),
+    "Processor time of the daemon's process, without its engine's.",
+)
+PROCESS_FILES = Metric("topowatch_process_open_files", "gauge", (), "Files and connections that the daemon holds open.")
 SERIES_DROPPED = Metric(
     "topowatch_series_dropped_total",
     "counter",
