@@ -48,6 +48,12 @@ def _ingest() -> list[Any]:
             span=6,
         ),
         curves(
+            "Not let in",
+            "Streams and requests without a token that is good for them.",
+            {"{{over}}": f"increase(topowatch_requests_denied_total{RATE})"},
+            span=6,
+        ),
+        curves(
             "Items refused",
             "By reason; the sender keeps what may be sent again.",
             {"{{reason}}": f"sum by (reason) (increase(topowatch_ingest_rejected_total{RATE}))"},

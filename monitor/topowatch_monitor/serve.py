@@ -168,6 +168,7 @@ class Daemon:
             samples_total=counters.samples_total,
             rejected_total=dict(counters.rejected_total),
             bytes_total=counters.bytes_total,
+            denied_total=dict(self.doors.audit.denied),
             ack_seconds_buckets=tuple(counters.ack_seconds.cumulative()),
             ack_seconds_sum=counters.ack_seconds.sum,
             shard_lag_samples=max(0, self.log.next_offset - self._applied),

@@ -64,6 +64,7 @@ def test_what_repeats_itself_is_counted_in_the_audit(tmp_path: Path) -> None:
     moment[0] += 10.0
     audit.deny("http", "10.0.0.7", "a token is needed")
     audit.close()
+    assert audit.denied == {"grpc": 0, "http": 1002}
     assert not (tmp_path / NAME).exists(), "whoever is not let in pushes nothing else out"
     lines = [json.loads(line) for line in (tmp_path / DENIED).read_text().splitlines()]
     assert len(lines[0]["path"]) <= 200

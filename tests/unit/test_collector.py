@@ -343,7 +343,7 @@ def test_quantiles_over_the_cluster_are_of_runs_that_are_forecast_in_one_metric(
 
 
 def test_only_registered_metrics_are_exported_with_their_registered_labels():
-    stats = DaemonStats(rejected_total={"x": 1}, ack_seconds_buckets=((math.inf, 0),))
+    stats = DaemonStats(rejected_total={"x": 1}, denied_total={"grpc": 0}, ack_seconds_buckets=((math.inf, 0),))
     known = {metric.name: metric for metric in registry.METRICS}
     exported = set()
     runs = full(), view("b", flags=[flag("loss_rise")])

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from datetime import datetime, timezone
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -52,6 +53,7 @@ class Audit:
         self._wall, self._monotonic = wall, monotonic
         self._lock = threading.Lock()
         self._told: dict[tuple[str, ...], tuple[float, int]] = {}
+        self.denied: Counter[str] = Counter(grpc=0, http=0)  # who was not let in, over what
         self._kept, self._denied = (
             _Handler(Path(directory, name), maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, delay=True)
             for name in (NAME, DENIED)
@@ -71,6 +73,8 @@ class Audit:
             token: id of the token that it showed, if it looked like one; nobody knows whether it is its own.
             path: that it asked for.
         """
+        with self._lock:
+            self.denied[over] += 1
         facts = {"over": over, "peer": peer, "why": why, "token": token, "path": path}
         self._write(self._denied, ("denied", over, peer), "denied", facts)
 

@@ -144,6 +144,8 @@ class FleetCollector(Collector):
         for reason, count in sorted(stats.rejected_total.items()):
             name = registry.INGEST_REJECTED.name
             families[registry.INGEST_REJECTED].add_sample(name, {"reason": clean(reason)}, count)
+        for over, count in sorted(stats.denied_total.items()):
+            families[registry.REQUESTS_DENIED].add_sample(registry.REQUESTS_DENIED.name, {"over": over}, count)
         families[registry.BUILD_INFO].add_sample(registry.BUILD_INFO.name, {"version": self._version}, 1)
         for metric, value in (
             (registry.INGEST_READY, stats.ingest_ready),

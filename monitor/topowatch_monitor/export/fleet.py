@@ -48,6 +48,7 @@ class DaemonStats:
     samples_total: int = 0
     rejected_total: Mapping[str, int] = field(default_factory=dict)  # by reason
     bytes_total: int = 0
+    denied_total: Mapping[str, int] = field(default_factory=dict)  # by what they came over: grpc or http
     ack_seconds_buckets: tuple[tuple[float, int], ...] = ()  # (upper bound, batches at or below it), the last bound inf
     ack_seconds_sum: float = 0.0
     shard_lag_samples: int = 0

@@ -222,6 +222,12 @@ INGEST_REJECTED = Metric(
     "topowatch_ingest_rejected_total", "counter", ("reason",), "Items refused since the daemon started, by reason."
 )
 INGEST_BYTES = Metric("topowatch_ingest_bytes_total", "counter", (), "Bytes of items stored since the daemon started.")
+REQUESTS_DENIED = Metric(
+    "topowatch_requests_denied_total",
+    "counter",
+    ("over",),
+    "Streams and requests without a token that is good for them, since the daemon started; over is grpc or http.",
+)
 ACK_SECONDS = Metric(
     "topowatch_ack_seconds", "histogram", (), "Time from the arrival of a batch to its ack, in seconds."
 )
@@ -313,6 +319,7 @@ METRICS: Final = (
     INGEST_SAMPLES,
     INGEST_REJECTED,
     INGEST_BYTES,
+    REQUESTS_DENIED,
     ACK_SECONDS,
     SHARD_LAG,
     SHARD_RESTARTS,
@@ -320,5 +327,8 @@ METRICS: Final = (
     LOG_RECORDS_LOST,
     HOMOLOGY_TIMEOUTS,
     HOMOLOGY_REFUSED,
+    PROCESS_MEMORY,
+    PROCESS_CPU,
+    PROCESS_FILES,
     SERIES_DROPPED,
 )
