@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -45,6 +46,8 @@ def train(daemon: Daemon, group: str, failing: str, token: str) -> subprocess.Po
     )
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 def test_a_day(make_daemon: Callable[..., Daemon], browser: Chrome, tmp_path: Path) -> None:
     if (why := missing()) is not None:
         unavailable(why)

@@ -162,6 +162,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         daemon.stop()
 
 
+@pytest.mark.xdist_group("dashboards")  # one daemon and one Prometheus serve all
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_real_prometheus_answers_every_query_from_real_data(prometheus: Prometheus, file: Path):
     for asked in queries(file):

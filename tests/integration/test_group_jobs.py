@@ -161,6 +161,7 @@ def test_a_refit_whose_process_is_killed_is_done_again(pool: ShardPool, tmp_path
     engine.close()
 
 
+@pytest.mark.slow
 def test_carriers_that_die_during_a_refit_get_it_all_the_same(pool: ShardPool, tmp_path: Path) -> None:
     """What was handed out before their death counts, and the rebuilt ones are given what was found."""
     if pool.size == 1:

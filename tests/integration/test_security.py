@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.xdist_group("security")  # one daemon serves most of them
+
 CODES = grpc.StatusCode
 
 

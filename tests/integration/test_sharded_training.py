@@ -176,6 +176,7 @@ def trained_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow  # eight trainings of two processes
 @pytest.mark.parametrize("kind", ["ddp-watched", "fsdp2-unasked", "fsdp2-watched", "fsdp2-broken", "fsdp2-faltering"])
 def test_the_losses_of_every_rank_are_bit_identical(trained_long: Path, kind: str) -> None:
     """With probes and without, and where watching fails on one rank: the others do not wait for it."""
@@ -189,6 +190,7 @@ def _probed(rank: Rank) -> list[int]:
     return [step for step, sample in sorted(rank.samples.items()) if sample.predictions.sketch.values]
 
 
+@pytest.mark.slow
 def test_sharded_models_are_probed_at_fixed_steps_by_all_ranks_and_only_when_asked_for(trained_long: Path) -> None:
     first, second = (_rank(trained_long / "fsdp2-watched", rank) for rank in range(2))
     assert _probed(first) == list(range(0, LONG, 4))
@@ -198,6 +200,7 @@ def test_sharded_models_are_probed_at_fixed_steps_by_all_ranks_and_only_when_ask
     assert "set probe_interval" in unasked.status["warning"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_attach_ends_probing_for_all_before_it_begins(trained_long: Path) -> None:
     first, second = (_rank(trained_long / "fsdp2-broken", rank) for rank in range(2))
     assert second.status["mode"] == "disabled"
@@ -205,6 +208,7 @@ def test_a_rank_that_cannot_attach_ends_probing_for_all_before_it_begins(trained
     assert _probed(first) == []
 
 
+@pytest.mark.slow
 def test_a_rank_whose_watching_ends_still_takes_part_in_the_probe_passes_of_the_others(trained_long: Path) -> None:
     first, second = (_rank(trained_long / "fsdp2-faltering", rank) for rank in range(2))
     assert second.status["mode"] == "disabled"
@@ -212,6 +216,7 @@ def test_a_rank_whose_watching_ends_still_takes_part_in_the_probe_passes_of_the_
     assert _probed(first) == list(range(0, LONG, 4))
 
 
+@pytest.mark.slow
 def test_a_sharded_model_predicts_what_the_whole_one_does(trained_long: Path) -> None:
     looks = trained_long / "fsdp2-looks"
     first = _rank(looks, 0)

@@ -85,6 +85,7 @@ def test_the_spool_of_a_killed_trainer_still_arrives(
     assert run["state"] == "live"
 
 
+@pytest.mark.slow  # the outage is one of half a minute
 def test_an_outage_of_the_daemon_loses_nothing(
     make_daemon: Callable[..., Daemon], start_job: Callable[..., Job]
 ) -> None:

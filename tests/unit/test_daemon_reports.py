@@ -8,7 +8,11 @@ import pytest
 
 from group_views import group_view, run_view
 from topowatch_monitor import config
+from topowatch_monitor.engine.view import FORGOTTEN
 from topowatch_monitor.serve import Daemon
+from topowatch_monitor.store.log import Record
+from topowatch_protos.framing import LogKind
+from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +38,27 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made.log.close()
 
 
+def introduce(daemon: Daemon, run: str) -> None:
+    """Have ingest know a run, as a log says that it does."""
+    view = run_view(run)
+    descriptor = run_pb2.RunDescriptor(key=run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=run))
+    opened = log_pb2.RunOpened(descriptor=descriptor)
+    daemon.ingest._admission.restore([Record(0, LogKind.RUN_OPENED, opened.SerializeToString())])
+
+
 def test_groups_reach_the_fleet(daemon: Daemon):
+    introduce(daemon, "a")
     daemon._take_report(report(views=[run_view()], groups=[group_view()]))
     told, [member] = daemon.fleet.group("g", 1100.0)
     assert (told["version"], member["run"]) == (3, "a")
+
+
+def test_a_run_that_is_forgotten_farther_on_in_the_log_is_not_shown(daemon: Daemon):
+    introduce(daemon, "a")
+    daemon._take_report(report(views=[run_view("a"), run_view("passed by")]))
+    assert [run["run"] for run in daemon.fleet.runs(1100.0)] == ["a"]
+    daemon._take_report(report(views=[{**run_view("a"), "state": FORGOTTEN}]))
+    assert daemon.fleet.runs(1100.0) == []
 
 
 def test_homology_that_was_given_up_is_added_up(daemon: Daemon):
