@@ -101,7 +101,8 @@ def run_engine(
     dispatcher: Dispatcher, groups: Groups, forecasts: Forecasts, link: FrontLink, clock: Callable[[], float]
 ) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
-    dispatcher.restore(link.durable)
+    found = link.durable  # what the log holds from before
+    dispatcher.restore(found)
     groups.restore()
     reported_at = -IDLE_SECONDS
     told = _Counts()
@@ -109,10 +110,11 @@ def run_engine(
         while not link.closed:
             moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
             dispatcher.save_due(clock())
+            # What a whole group is asked about would be answered by a part of it while its runs are made again.
+            caught_up = dispatcher.applied >= found and link.durable - dispatcher.position < CHUNK_RECORDS
             views = dispatcher.take_views()
             groups.see(views)
             forecasts.see(views)
-            caught_up = link.durable - dispatcher.position < CHUNK_RECORDS
             groups.tick(clock(), caught_up=caught_up)
             forecasts.tick(clock(), caught_up=caught_up)
             changed, made, learned = groups.take_views(), forecasts.take_made(), forecasts.take_views()
