@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[int, str, str]]
 
-# Continuous integration has twenty minutes for all: half of the examples that a developer's machine tries.
-settings.register_profile("ci", max_examples=50)
+# Continuous integration has twenty minutes for all: a quarter of the examples that a developer's machine tries.
+settings.register_profile("ci", max_examples=25)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 

@@ -148,6 +148,7 @@ def test_a_killed_shard_is_rebuilt_and_equals_an_undisturbed_twin(make_daemon: C
         sender.close()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_no_process_is_left_when_the_daemon_is_stopped_or_killed(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon("--engine", "ray")

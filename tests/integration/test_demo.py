@@ -57,6 +57,7 @@ def test_the_demo_ends_with_a_verdict_on_each_run_and_leaves_no_process() -> Non
     assert not psutil.wait_procs(seen, timeout=30)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_ctrl_c_pressed_twice_in_mid_run_leaves_no_process() -> None:
     with start("--stay") as demo:

@@ -41,6 +41,7 @@ def job(inline_daemon: Daemon, start_job: Callable[..., Job]) -> Iterator[Job]:
     reader.join()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("job")
 def test_a_job_takes_the_slice_that_somebody_asks_for_and_goes_on(inline_daemon: Daemon) -> None:

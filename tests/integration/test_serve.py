@@ -97,6 +97,7 @@ def test_a_stopped_daemon_saves_its_state_and_goes_on_from_there(make_daemon: Ca
     sender.close()
 
 
+@pytest.mark.slow
 def test_the_engine_host_is_started_again_when_it_is_killed(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon("--engine", "ray", "--shards", "1")
     sender = Sender(daemon.grpc, "run")
