@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 from harness import Daemon, Job, unavailable
 
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
     Run = Callable[..., tuple[int, str, str]]
-
-# Continuous integration has twenty minutes for all: a quarter of the examples that a developer's machine tries.
-settings.register_profile("ci", max_examples=25)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
 
 # Workers share the cores: threads of several that wait for each other spin, and everything takes twice as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

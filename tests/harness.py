@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -101,6 +102,12 @@ class Daemon:
         if len(found) != 1:
             raise LookupError(f"{len(found)} series of {name} with {labels}")
         return found[0]
+
+    def token(self, *options: str) -> dict[str, Any]:
+        """A new token for this daemon, as `topowatch token create --json` tells it: its text is under `token`."""
+        command = [sys.executable, "-m", "topowatch_monitor", "token", "create", "--data-dir", str(self.data_dir)]
+        made = subprocess.run([*command, "--json", *options], check=True, capture_output=True, text=True)
+        return dict(json.loads(made.stdout))
 
     def kill(self) -> None:
         """SIGKILL to the daemon's front alone."""

@@ -42,7 +42,8 @@ class Access:
     tls_key: Path | None = None
     token_file: Path | None = None
     token: str | None = field(default=None, repr=False)
-    owner: int | None = None  # who noted the files, where that is somebody else: this user has to be able to read them
+    owner: int | None = None  # the writer's user, where that is somebody else, who has to be able to read
+    noted: frozenset[Path] = frozenset()  # these files, which the writer named
 
     @classmethod
     def of_writer(
@@ -62,7 +63,7 @@ class Access:
         ours = owner is None or target == (endpoint or own.endpoint)
         files = {name: noted.get(name) or (getattr(own, name) if ours else None) for name in _FILES}
         token = own.token if ours and not (owner is not None and "token_file" in noted) else None
-        return cls(endpoint=target, **files, token=token, owner=owner if noted else None)
+        return cls(endpoint=target, **files, token=token, owner=owner, noted=frozenset(noted.values()))
 
     @property
     def secure(self) -> bool:
@@ -97,7 +98,8 @@ class Access:
         """Read a file; raises OSError also where another user named one that is for others' eyes only."""
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if self.owner not in (None, status.st_uid) and not status.st_mode & stat.S_IROTH:
+            theirs = self.owner is not None and path in self.noted
+            if theirs and status.st_uid != self.owner and not status.st_mode & stat.S_IROTH:
                 raise PermissionError(f"{path} is not readable to the user (id {self.owner}) whose job named it")
             return file.read()
 

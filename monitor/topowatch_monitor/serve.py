@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import resource
 import signal
 import socket
 import time
@@ -37,7 +38,6 @@ from topowatch_monitor.ingest.limits import Limits
 from topowatch_monitor.ingest.retention import Retention
 from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.notify import notify
-from topowatch_monitor.process import own_use
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
@@ -177,7 +177,6 @@ class Daemon:
             log_bytes=self.log.size_bytes,
             homology_timeouts_total=self._homology_timeouts,
             homology_refused_total=self._homology_refused,
-            **own_use()._asdict(),
         )
 
     def not_ready(self) -> list[str]:
@@ -312,6 +311,12 @@ def _at(address: Address, port: int) -> str:
     return str(type(address)(address.host, port))
 
 
+def raise_file_limit() -> None:
+    """Hold as many files and connections open as the service manager allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def listen(address: Address) -> socket.socket:
     """Bind a TCP socket; raises OSError with the address and what to do in its message."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -329,6 +334,7 @@ def listen(address: Address) -> socket.socket:
 def run(settings: Settings) -> int:
     """Run a daemon to its end; returns the exit status, 2 if it could not start."""
     set_up_logging(settings.log_format)
+    raise_file_limit()
     try:
         daemon = Daemon(settings)
     except OSError as error:

@@ -68,6 +68,8 @@ def assert_same_state(seen: dict[str, Any], twin: dict[str, Any]) -> None:
     assert twin["representation"] is not None
     for name in twin.keys() - {"path", "representation", "forecast"}:
         assert seen[name] == twin[name], name
+    for name in twin["forecast"].keys() - {"reason"}:  # which tells how many siblings have ended
+        assert seen["forecast"][name] == twin["forecast"][name], name
     for path in ("path", "representation"):
         for name, value in twin[path].items():
             found = seen[path][name]

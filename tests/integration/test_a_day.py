@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -30,12 +29,6 @@ GROUPS = {
 SPOILED = {"tenant": "vision", "group": "vit"}
 
 
-def token(daemon: Daemon, *options: str) -> str:
-    command = [sys.executable, "-m", "topowatch_monitor", "token", "create", "--json"]
-    made = subprocess.run([*command, "--data-dir", str(daemon.data_dir), *options], check=True, capture_output=True)
-    return str(json.loads(made.stdout)["token"])
-
-
 def train(daemon: Daemon, group: str, failing: str, token: str) -> subprocess.Popen[bytes]:
     """Four runs of a group that go on for a minute or two."""
     how = ["--runs", "4", "--samples", "2000", "--rate", "60", "--failing", failing, "--group", group]
@@ -52,8 +45,8 @@ def test_a_day(make_daemon: Callable[..., Daemon], browser: Chrome, tmp_path: Pa
     if (why := missing()) is not None:
         unavailable(why)
     daemon = make_daemon("--engine", "inline")
-    tokens = {tenant: token(daemon, "--tenant", tenant) for tenant in ("vision", "speech")}
-    scraper = token(daemon, "--scope", "admin", "--tenant", "platform")
+    tokens = {tenant: daemon.token("--tenant", tenant)["token"] for tenant in ("vision", "speech")}
+    scraper = daemon.token("--scope", "admin", "--tenant", "platform")["token"]
     directories = [tmp_path / name for name in ("prometheus", "alertmanager")]
     for directory in directories:
         directory.mkdir()

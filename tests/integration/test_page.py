@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,21 +36,6 @@ def complaints(browser: Chrome, daemon: Daemon) -> list[str]:
     """What the browser had to complain about: scripts that failed or were stopped, things that could not be loaded."""
     lines = [line["message"] for line in browser.get_log("browser") if line["level"] in {"SEVERE", "WARNING"}]
     return [line for line in lines if daemon.http in line]
-
-
-def token(daemon: Daemon, *options: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "topowatch_monitor",
-        "token",
-        "create",
-        "--data-dir",
-        str(daemon.data_dir),
-        "--json",
-    ]
-    made = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
-    return str(json.loads(made.stdout)["token"])
 
 
 def test_markup_in_names_is_shown_and_not_obeyed(browser: Chrome, inline_daemon: Daemon) -> None:
@@ -143,7 +125,7 @@ def test_where_tokens_are_asked_for_so_does_the_page_and_shows_a_tenant_its_own(
     browser: Chrome, make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     daemon: Any = make_daemon("--engine", "inline")
-    mine, theirs = (token(daemon, "--tenant", tenant) for tenant in ("vision", "speech"))
+    mine, theirs = (daemon.token("--tenant", tenant)["token"] for tenant in ("vision", "speech"))
     send(daemon, "run-of-vision", token=mine)
     send(daemon, "run-of-speech", token=theirs)
     browser.get(f"http://{daemon.http}/")

@@ -46,12 +46,6 @@ def topowatch(*arguments: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
-def make_token(data_dir: Path, *options: str) -> dict[str, Any]:
-    made = topowatch("token", "create", "--data-dir", str(data_dir), "--json", *options)
-    assert made.returncode == 0, made.stderr
-    return dict(json.loads(made.stdout))
-
-
 @dataclass
 class Fortress:
     """A daemon with TLS, and a token of each kind."""
@@ -86,10 +80,10 @@ def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fortress]:
     pair = authority.sign("daemon")
     daemon = Daemon(directory, "--engine", "inline", "--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
     tokens = {
-        "writer": make_token(daemon.data_dir, "--tenant", "vision", "--scope", "write"),
-        "reader": make_token(daemon.data_dir, "--tenant", "vision", "--scope", "read"),
-        "other": make_token(daemon.data_dir, "--tenant", "speech", "--scope", "read", "--scope", "write"),
-        "admin": make_token(daemon.data_dir, "--tenant", "platform", "--scope", "admin"),
+        "writer": daemon.token("--tenant", "vision", "--scope", "write"),
+        "reader": daemon.token("--tenant", "vision", "--scope", "read"),
+        "other": daemon.token("--tenant", "speech", "--scope", "read", "--scope", "write"),
+        "admin": daemon.token("--tenant", "platform", "--scope", "admin"),
     }
     daemon.start()
     yield Fortress(daemon, authority, tokens)
@@ -150,7 +144,7 @@ def test_a_token_that_reads_does_not_write_and_one_that_writes_does_not_read(for
 
 
 def test_a_token_that_has_expired_or_was_revoked_is_good_for_nothing(fortress: Fortress) -> None:
-    made = make_token(fortress.daemon.data_dir, "--tenant", "vision")
+    made = fortress.daemon.token("--tenant", "vision")
     sender = fortress.sender(made["token"], "revoked")
     eventually(lambda: fortress.get("/api/v1/runs", made["token"]).status_code == 200)
     requests: list[ingest_pb2.StreamBatchesRequest] = []
@@ -180,7 +174,7 @@ def test_a_token_that_has_expired_or_was_revoked_is_good_for_nothing(fortress: F
     (fortress.daemon.data_dir / "tokens.json").write_text(json.dumps(tokens))
     eventually(lambda: fortress.get("/api/v1/runs", "other").status_code == 401)
     assert "has expired" in refused(fortress.sender("other")).details()
-    fortress.tokens["other"] = make_token(fortress.daemon.data_dir, "--tenant", "speech")
+    fortress.tokens["other"] = fortress.daemon.token("--tenant", "speech")
     eventually(lambda: fortress.get("/api/v1/runs", "other").status_code == 200)
 
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from topowatch_monitor.cli import main
 from topowatch_monitor.commands import classify, classify_worker
 from topowatch_monitor.commands.classify_worker import classify_file
 from topowatch_monitor.commands.killable import TooSlowError, run_killable
@@ -33,19 +32,6 @@ if TYPE_CHECKING:
 
 OPTIONS = {"landmarks": 100, "dims": 3, "alpha": 1e-4, "relative": True, "timeout": 60.0}
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, on a terminal of 80 columns."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def two_sides(runs: int = 24, left: int = 4, noise: float = 0.05) -> dict[str, Any]:

@@ -37,6 +37,16 @@ def test_our_token_goes_nowhere_that_another_user_names(own: Config) -> None:
     assert (told.endpoint, bool(told.metadata())) == (OURS, True)
 
 
+def test_what_is_ours_may_be_for_our_eyes_only(tmp_path: Path) -> None:
+    """A job that names the authority of the daemon alone is sent with the forwarder's own token."""
+    for name in ("ca.pem", "token"):
+        (tmp_path / name).write_text("ours")
+    (tmp_path / "token").chmod(0o600)
+    own = Config(endpoint=OURS, token_file=tmp_path / "token")
+    access = Access.of_writer({"endpoint": OURS, "tls_ca": str(tmp_path / "ca.pem")}, own, owner=SOMEBODY)
+    assert access.metadata() == (("authorization", "Bearer ours"),)
+
+
 @pytest.mark.parametrize(("mode", "readable"), [(0o600, False), (0o640, False), (0o644, True)])
 def test_a_file_that_another_user_names_has_to_be_one_that_they_may_read(
     own: Config, tmp_path: Path, mode: int, readable: bool

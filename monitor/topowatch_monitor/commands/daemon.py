@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -12,22 +12,25 @@ from topowatch_client.config import ConfigError, load
 from topowatch_client.transport import Access
 from topowatch_monitor.commands.output import CommandError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DEFAULT_URL = "http://127.0.0.1:7071"
 TIMEOUT_SECONDS = 10.0
 
 
 def fetch_runs(url: str, group: str | None = None) -> dict[str, Any]:
     """Return {now, runs} of the daemon; raises CommandError."""
-    return _fetch(url, "/api/v1/runs", group)
+    return _fetch(url, "/api/v1/runs", {"group": group})
 
 
-def fetch_run(url: str, run: str, group: str | None = None) -> dict[str, Any]:
+def fetch_run(url: str, run: str, group: str | None = None, tenant: str | None = None) -> dict[str, Any]:
     """Return one run's JSON; raises CommandError, which says how to list the runs if there is no such one."""
     where = "" if group is None else f" in group {group!r}"
     missing = f"no run {run!r}{where} is known to the daemon at {url}: `topowatch runs` lists those that are"
     if run in {"", ".", ".."}:  # no names of runs, and a path would lead elsewhere
         raise CommandError(missing)
-    return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", group, missing)
+    return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", {"group": group, "tenant": tenant}, missing)
 
 
 def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, Any]:
@@ -42,30 +45,29 @@ def fetch_forecasts(url: str, group: str, tenant: str | None = None) -> dict[str
 
 def fetch_fleet_forecasts(url: str) -> dict[str, Any]:
     """Return the JSON of the forecasts of all groups; raises CommandError."""
-    return _fetch(url, "/api/v1/forecasts", None)
+    return _fetch(url, "/api/v1/forecasts", {})
 
 
 def _of_group(url: str, group: str, what: str, tenant: str | None) -> dict[str, Any]:
     missing = f"no run of a group {group!r} is known to the daemon at {url}: `topowatch runs` lists groups and runs"
     if group in {"", ".", ".."}:  # no names of groups, and a path would lead elsewhere
         raise CommandError(missing)
-    return _fetch(url, f"/api/v1/groups/{quote(group, safe='')}/{what}", tenant, missing, asked="tenant")
+    return _fetch(url, f"/api/v1/groups/{quote(group, safe='')}/{what}", {"tenant": tenant}, missing)
 
 
-def ask_for_slice(url: str, run: str, side: int, group: str | None = None) -> str:
+def ask_for_slice(url: str, run: str, side: int, group: str | None = None, tenant: str | None = None) -> str:
     """Ask for a slice of a run's loss; return the id that it will come with. Raises CommandError."""
     path = f"/api/v1/runs/{quote(run, safe='')}/slice"
-    request: str = _fetch(url, path, group, body={"side": side})["request"]
+    request: str = _fetch(url, path, {"group": group, "tenant": tenant}, body={"side": side})["request"]
     return request
 
 
 def _fetch(
     url: str,
     path: str,
-    which: str | None,
+    asked: Mapping[str, str | None],
     missing: str | None = None,
     *,
-    asked: str = "group",
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     base = url.rstrip("/")
@@ -83,7 +85,7 @@ def _fetch(
         answer = httpx.request(
             "GET" if body is None else "POST",
             base + path,
-            params={} if which is None else {asked: which},
+            params={name: value for name, value in asked.items() if value is not None},
             json=body,
             headers=dict(access.metadata()),
             verify=_trusted(access) if parts.scheme == "https" else True,
@@ -91,7 +93,7 @@ def _fetch(
             trust_env=not local,  # a proxy cannot reach this host's own loopback
         )
         content = answer.json()
-    except (ssl.SSLError, OSError) as error:  # a token, a certificate or its key
+    except OSError as error:  # a token, a certificate or its key
         raise CommandError(str(error), status=2) from None
     except httpx.InvalidURL:
         raise CommandError(no_address, status=2) from None
@@ -103,10 +105,11 @@ def _fetch(
         detail = content.get("error") if isinstance(content, dict) else None
         if missing is not None and detail is not None and answer.status_code == httpx.codes.NOT_FOUND:
             raise CommandError(missing)
-        several = answer.status_code == httpx.codes.CONFLICT and isinstance(content, dict) and f"{asked}s" in content
+        told = content if isinstance(content, dict) and answer.status_code == httpx.codes.CONFLICT else {}
+        several = next((name for name in asked if f"{name}s" in told), None)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise CommandError(f"{detail}; set TOPOWATCH_TOKEN or TOPOWATCH_TOKEN_FILE", status=2)
-        hint = f"; name its {asked} with --{asked}" if several else ""
+        hint = f"; name its {several} with --{several}" if several else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content
 

@@ -58,6 +58,7 @@ def show(
         bool, typer.Option("--slice", help="First have the job take a slice of its loss; it may take long.")
     ] = False,
     side: Annotated[int, typer.Option(metavar="N", help="Points along each side of the slice, odd.")] = USUAL_SIDE,
+    tenant: OfTenant = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +76,7 @@ def show(
 
       topowatch show seed-3 --slice
     """
-    answer = take_slice(url, run, side, group) if take else fetch_run(url, run, group)
+    answer = take_slice(url, run, side, group, tenant) if take else fetch_run(url, run, group, tenant)
     if as_json:
         print_json(answer)
     else:

@@ -10,7 +10,7 @@ from topowatch_monitor.commands.output import CommandError
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_protos.framing import LogKind
-from topowatch_protos.v1 import log_pb2
+from topowatch_protos.keys import key_of as run_key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,22 +28,8 @@ def key_of(record: Record) -> Key | None:
     Raises:
         google.protobuf.message.DecodeError: the payload is not a message of its kind.
     """
-    match record.kind:
-        case LogKind.RUN_OPENED:
-            key = log_pb2.RunOpened.FromString(record.payload).descriptor.key
-        case LogKind.STORED_ITEM:
-            key = log_pb2.StoredItem.FromString(record.payload).key
-        case LogKind.ITEMS_REJECTED:
-            key = log_pb2.ItemsRejected.FromString(record.payload).key
-        case LogKind.DECISION:
-            key = log_pb2.Decision.FromString(record.payload).key
-        case LogKind.FORECAST:
-            key = log_pb2.Forecast.FromString(record.payload).key
-        case LogKind.EVENT | LogKind.RUN_FORGOTTEN:
-            key = log_pb2.Event.FromString(record.payload).key
-        case _:
-            return None
-    return (key.tenant, key.group, key.run) if key.run else None
+    key = run_key_of(record.kind, record.payload)
+    return None if key is None else (key.tenant, key.group, key.run)
 
 
 def of_run(records: Iterable[Record], key: Key) -> Iterator[Record]:

@@ -16,16 +16,16 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 600.0  # until the job has begun: so long the daemon tells it
 
 
-def take_slice(url: str, run: str, side: int, group: str | None = None) -> dict[str, Any]:
+def take_slice(url: str, run: str, side: int, group: str | None = None, tenant: str | None = None) -> dict[str, Any]:
     """Return the run's JSON once it has a new slice; raises CommandError where the job takes none."""
-    before = _points(fetch_run(url, run, group))
-    request = ask_for_slice(url, run, side, group)
+    before = _points(fetch_run(url, run, group, tenant))
+    request = ask_for_slice(url, run, side, group, tenant)
     deadline: float | None = time.monotonic() + PATIENCE_SECONDS
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("waiting for the job", total=side**2)
         while True:
-            answer = fetch_run(url, run, group)
+            answer = fetch_run(url, run, group, tenant)
             landscape, points = answer["landscape"], _points(answer)
             if landscape is not None and landscape["request"] == request:
                 if landscape["problem"]:

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from topowatch_monitor.access.tokens import DEFAULT_TENANT
@@ -63,6 +64,7 @@ class FleetCollector(Collector):
         self._stats = stats
         self._now = now
         self._version = version
+        self._process = ProcessCollector(namespace="topowatch", registry=None)
         self._tenant_series = math.inf if tenant_series is None else tenant_series
         self._lock = threading.Lock()
         # The most series that one scrape left out, by run: however often it is scraped, each is counted once.
@@ -72,7 +74,8 @@ class FleetCollector(Collector):
         """Yield every metric family of the registry, runs first; of one tenant those of its runs and groups alone."""
         runs = self._fleet.of(tenant).exported(self._now())
         room: Counter[str] = Counter()  # that each tenant has taken
-        families = {metric: _family(metric) for metric in registry.METRICS if metric is not registry.ACK_SECONDS}
+        made = {registry.ACK_SECONDS, *registry.OF_PROCESS}
+        families = {metric: _family(metric) for metric in registry.METRICS if metric not in made}
         seen: set[tuple[str, ...]] = set()
         verdicts: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
         left_out: dict[tuple[str, str, str], int] = {}
@@ -157,13 +160,11 @@ class FleetCollector(Collector):
             (registry.LOG_RECORDS_LOST, stats.records_lost_total),
             (registry.HOMOLOGY_TIMEOUTS, stats.homology_timeouts_total),
             (registry.HOMOLOGY_REFUSED, stats.homology_refused_total),
-            (registry.PROCESS_MEMORY, stats.memory_bytes),
-            (registry.PROCESS_CPU, stats.cpu_seconds),
-            (registry.PROCESS_FILES, stats.open_files),
             (registry.SERIES_DROPPED, left_out),
         ):
             families[metric].add_sample(metric.name, {}, float(value))
         yield from families.values()
+        yield from self._process.collect()
         ack = HistogramMetricFamily(registry.ACK_SECONDS.name, registry.ACK_SECONDS.help)
         if stats.ack_seconds_buckets:
             buckets = [

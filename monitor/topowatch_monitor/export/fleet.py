@@ -57,9 +57,6 @@ class DaemonStats:
     records_lost_total: int = 0  # of the log: could not be read, decoded or analysed
     homology_timeouts_total: int = 0  # computations that took too long and were dropped
     homology_refused_total: int = 0  # computations that were too large to be begun
-    memory_bytes: int = 0  # of the daemon's own process, not of the engine's beside it
-    cpu_seconds: float = 0.0
-    open_files: int = 0
 
 
 class FleetRun(RunView):

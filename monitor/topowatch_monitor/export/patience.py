@@ -63,9 +63,7 @@ def http_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
         app: to serve.
         context: for TLS; None: without.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:  # what is asked for is a matter of the service manager: as many files as there may be
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     config = uvicorn.Config(
         app,
         http=PatientProtocol,
@@ -73,7 +71,7 @@ def http_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=3,
-        limit_concurrency=min(MOST_CONNECTIONS, max(16, hard - _SPARE_FILES)),
+        limit_concurrency=min(MOST_CONNECTIONS, max(16, files - _SPARE_FILES)),
         proxy_headers=False,  # whoever sends them may say anything
         server_header=False,
     )

@@ -256,16 +256,25 @@ HOMOLOGY_REFUSED = Metric(
     (),
     "Homology computations that were estimated too large to be begun since the daemon started.",
 )
-PROCESS_MEMORY = Metric(
-    "topowatch_process_resident_memory_bytes", "gauge", (), "Memory of the daemon's process, without its engine's."
+# Of the daemon's own process, without its engine's, as prometheus_client tells them.
+PROCESS_VIRTUAL = Metric("topowatch_process_virtual_memory_bytes", "gauge", (), "Virtual memory size in bytes.")
+PROCESS_RESIDENT = Metric("topowatch_process_resident_memory_bytes", "gauge", (), "Resident memory size in bytes.")
+PROCESS_START = Metric(
+    "topowatch_process_start_time_seconds", "gauge", (), "Start time of the process since unix epoch in seconds."
 )
 PROCESS_CPU = Metric(
-    "topowatch_process_cpu_seconds_total",
-    "counter",
-    (),
-    "Processor time of the daemon's process, without its engine's.",
+    "topowatch_process_cpu_seconds_total", "counter", (), "Total user and system CPU time spent in seconds."
 )
-PROCESS_FILES = Metric("topowatch_process_open_files", "gauge", (), "Files and connections that the daemon holds open.")
+PROCESS_FILES = Metric("topowatch_process_open_fds", "gauge", (), "Number of open file descriptors.")
+PROCESS_MOST_FILES = Metric("topowatch_process_max_fds", "gauge", (), "Maximum number of open file descriptors.")
+OF_PROCESS: Final = (
+    PROCESS_VIRTUAL,
+    PROCESS_RESIDENT,
+    PROCESS_START,
+    PROCESS_CPU,
+    PROCESS_FILES,
+    PROCESS_MOST_FILES,
+)
 SERIES_DROPPED = Metric(
     "topowatch_series_dropped_total",
     "counter",
@@ -327,8 +336,6 @@ METRICS: Final = (
     LOG_RECORDS_LOST,
     HOMOLOGY_TIMEOUTS,
     HOMOLOGY_REFUSED,
-    PROCESS_MEMORY,
-    PROCESS_CPU,
-    PROCESS_FILES,
+    *OF_PROCESS,
     SERIES_DROPPED,
 )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from topowatch_monitor.store.disk import write_file
 from topowatch_monitor.store.log import TEMPORARY, Log, segment_path
 from topowatch_monitor.store.retention import Survey, survey, without
 from topowatch_protos.framing import LogKind
+from topowatch_protos.keys import key_of
 from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from topowatch_monitor.ingest.core import Ingest
     from topowatch_monitor.store.commit import GroupCommit
     from topowatch_monitor.store.disk import Disk
-    from topowatch_protos.v1 import run_pb2
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,38 +107,18 @@ class Retention:
 
     def _write_without(self, path: Path, smaller: Path) -> int:
         data = without(self._disk.read(path), self._needed)
-        file = self._disk.create(smaller)
-        try:
-            file.write(data)
-            file.sync()
-        finally:
-            file.close()
+        write_file(self._disk, smaller, data)
         return len(data)
 
     def _needed(self, kind: int, payload: bytes) -> bool:
         """Whether a record is of a run that is known; such as repeat what an earlier one says are not needed."""
         try:
-            key = _key_of(kind, payload)
+            if kind == LogKind.RUN_OPENED and log_pb2.RunOpened.FromString(payload).HasField("progress"):
+                return False
+            key = key_of(kind, payload)
         except DecodeError:
             return True  # of another version perhaps: not ours to judge
-        return key is not None and self._ingest.knows(key)
+        return key is not None and kind != LogKind.EVENT and self._ingest.knows(key)
 
     async def _run(self, function: Callable[[Log], T]) -> T:
         return await asyncio.wrap_future(self._commit.run_exclusive(function))
-
-
-def _key_of(kind: int, payload: bytes) -> run_pb2.RunKey | None:
-    """The run that a record is about; None for one that no run needs."""
-    match kind:
-        case LogKind.RUN_OPENED:
-            opened = log_pb2.RunOpened.FromString(payload)
-            return None if opened.HasField("progress") else opened.descriptor.key
-        case LogKind.STORED_ITEM:
-            return log_pb2.StoredItem.FromString(payload).key
-        case LogKind.ITEMS_REJECTED:
-            return log_pb2.ItemsRejected.FromString(payload).key
-        case LogKind.FORECAST:
-            return log_pb2.Forecast.FromString(payload).key
-        case LogKind.DECISION:
-            return log_pb2.Decision.FromString(payload).key
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -182,3 +183,17 @@ class OsDisk:
     def lock(self, path: Path) -> DiskLock:
         """Lock the file `path`; raises BlockingIOError when another holder has it."""
         return OsLock(path)
+
+
+def write_file(disk: Disk, path: Path, data: bytes) -> None:
+    """Write a file and flush it; raises OSError, and leaves nothing behind then. Its directory entry is not flushed."""
+    file = disk.create(path)
+    try:
+        file.write(data)
+        file.sync()
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(path)
+        raise
+    finally:
+        file.close()

@@ -7,6 +7,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from topowatch_monitor.store.disk import write_file
 from topowatch_protos import framing
 
 if TYPE_CHECKING:
@@ -36,16 +37,8 @@ class SnapshotStore:
         self._disk.make_directory(self._directory)
         path = self._path(shard, offset)
         temporary = path.with_suffix(".tmp")
-        file = self._disk.create(temporary)
-        try:
-            file.write(framing.MAGIC + framing.encode(_KIND, _PLACE.pack(shard, offset) + state))
-            file.sync()
-        except OSError:
-            with suppress(OSError):
-                self._disk.unlink(temporary)
-            raise
-        finally:
-            file.close()
+        data = framing.MAGIC + framing.encode(_KIND, _PLACE.pack(shard, offset) + state)
+        write_file(self._disk, temporary, data)
         self._disk.rename(temporary, path)
         self._disk.sync_directory(self._directory)
         # Newer ones are damaged, or `state` would come from them; the newest older one is kept to fall back on.
