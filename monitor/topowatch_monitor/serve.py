@@ -19,16 +19,14 @@ import uvicorn
 from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.doors import Doors, UnsafeError
-from topowatch_monitor.engine.checkpoints import Checkpoints
-from topowatch_monitor.engine.dispatcher import Dispatcher
-from topowatch_monitor.engine.forecasts import Forecasts
-from topowatch_monitor.engine.groups import Groups
 from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.logs import set_up_logging
+from topowatch_monitor.engine.parts import parts_of
 from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
 from topowatch_monitor.engine.view import FORGOTTEN, at
+from topowatch_monitor.export.closeups import Viewer
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
 from topowatch_monitor.export.http import create_app
 from topowatch_monitor.export.patience import http_config
@@ -41,8 +39,6 @@ from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log
-from topowatch_monitor.store.reader import LogReader
-from topowatch_monitor.store.snapshots import SnapshotStore
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -107,6 +103,7 @@ class Daemon:
             ended_series_seconds=settings.ended_series_seconds,
         )
         self.engine = self._make_engine(disk)
+        self.viewer = Viewer(self.engine.look)
         admission = Admission(self.limits)
         admission.restore(self.log.last_segment())
         self.engine.advance(self.log.next_offset)
@@ -135,13 +132,7 @@ class Daemon:
         if settings.engine == "ray":
             return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
         pool = InlinePool(lambda: Shard(told.run_settings()))
-        checkpoints = Checkpoints(SnapshotStore(settings.data_dir / "snapshots", disk))
-        dispatcher = Dispatcher(
-            LogReader(settings.data_dir / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
-        )
-        groups = Groups(dispatcher, pool, checkpoints, settings=told.group_settings(), wall=time.time)
-        forecasts = Forecasts(dispatcher, pool, settings=told.group_settings())
-        return InlineEngine(dispatcher, groups, forecasts, self._take_report)
+        return InlineEngine(parts_of(told, pool, disk), self._take_report)
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
@@ -158,6 +149,7 @@ class Daemon:
         self._homology_refused += report["homology_refused"]
         self.fleet.update_groups(report["groups"])
         self.fleet.update_forecasts(report["group_forecasts"])
+        self.viewer.take(report["close_ups"])
         self.ingest.note([(LogKind.FORECAST, _record_of(made)) for made in report["forecasts"]])
 
     def stats(self) -> DaemonStats:
@@ -204,6 +196,7 @@ class Daemon:
             not_ready=self.not_ready,
             version=version,
             ask=self.ask_for_slice,
+            viewer=self.viewer,
             gate=gate,
             audit=audit,
             tenant_series=self._settings.tenant_max_series,

@@ -26,6 +26,7 @@ def report(**changes: Any) -> Any:
         "forecasts": [],
         "group_forecasts": [],
         "homology_timeouts": 0,
+        "close_ups": [],
         "homology_refused": 0,
     }
     return {**told, "applied": 0, "restarts": 0, "lost_records": 0, **changes}

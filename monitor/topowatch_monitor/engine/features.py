@@ -61,7 +61,7 @@ def curves_of(history: History, results: Iterable[str]) -> dict[str, Curve]:
         steps and values of each, old ones as means.
     """
     names = [name for name in history.latest if is_held_out(name) or name in results]
-    return {name: _whole(history[name]) for name in sorted(names)}
+    return {name: whole(history[name]) for name in sorted(names)}
 
 
 def curve_for(curves: Mapping[str, Curve], metric: str) -> Curve | None:
@@ -72,8 +72,8 @@ def curve_for(curves: Mapping[str, Curve], metric: str) -> Curve | None:
     return next((curves[name] for name in alike), None)
 
 
-def _whole(series: Series) -> Curve:
-    """All that is left of a series: first values, means of old ones, recent values."""
+def whole(series: Series) -> Curve:
+    """Return all that is left of a series: first values, means of old ones, recent values."""
     first = series.head_steps[-1] if len(series.head_steps) else -1
     between, recent = series.old_steps > first, series.steps > first
     steps = np.concatenate([series.head_steps, series.old_steps[between], series.steps[recent]])

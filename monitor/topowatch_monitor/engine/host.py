@@ -14,22 +14,18 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topowatch_monitor.detect.threshold_tables import thresholds_from
-from topowatch_monitor.engine.checkpoints import Checkpoints
-from topowatch_monitor.engine.dispatcher import Dispatcher
-from topowatch_monitor.engine.forecasts import Forecasts
-from topowatch_monitor.engine.groups import Groups, GroupSettings
+from topowatch_monitor.engine.closeups import Subject
+from topowatch_monitor.engine.groups import GroupSettings
 from topowatch_monitor.engine.logs import set_up_logging
 from topowatch_monitor.engine.loop import FrontLink, run_engine
+from topowatch_monitor.engine.parts import parts_of
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.session import kill_session
 from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.store.disk import OsDisk
-from topowatch_monitor.store.reader import LogReader
-from topowatch_monitor.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,8 +98,11 @@ class SocketLink(FrontLink):
         self.close()
 
     def _take(self, line: bytes) -> None:
-        if line:
-            self.advance(int(json.loads(line)["durable"]))
+        told = json.loads(line or b"{}")
+        if "durable" in told:
+            self.advance(int(told["durable"]))
+        if "look" in told:
+            self.look(Subject(*told["look"]))
 
 
 def main(descriptor: int, settings: HostSettings) -> None:
@@ -111,18 +110,10 @@ def main(descriptor: int, settings: HostSettings) -> None:
     from topowatch_monitor.engine.ray_pool import RayPool
 
     link = SocketLink(socket.socket(fileno=descriptor))
-    data = Path(settings.data_dir)
-    disk = OsDisk()
     log.info("starting Ray (%s)", settings.ray_address or "embedded")
     pool = RayPool(settings.shards, settings.run_settings(), settings.ray_address)
     try:
-        checkpoints = Checkpoints(SnapshotStore(data / "snapshots", disk))
-        dispatcher = Dispatcher(
-            LogReader(data / "log", disk), pool, checkpoints, snapshot_seconds=settings.snapshot_seconds
-        )
-        groups = Groups(dispatcher, pool, checkpoints, settings=settings.group_settings(), wall=time.time)
-        forecasts = Forecasts(dispatcher, pool, settings=settings.group_settings())
-        run_engine(dispatcher, groups, forecasts, link, time.monotonic)
+        run_engine(parts_of(settings, pool, OsDisk()), link, time.monotonic)
     finally:
         pool.close()
 

@@ -11,11 +11,11 @@ from topowatch_monitor.engine.dispatcher import CHUNK_RECORDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from topowatch_monitor.engine.dispatcher import Dispatcher
+    from topowatch_monitor.engine.closeups import CloseUp, Subject
     from topowatch_monitor.engine.forecast_view import GroupForecastView
-    from topowatch_monitor.engine.forecasts import Forecasts, NewForecast
+    from topowatch_monitor.engine.forecasts import NewForecast
     from topowatch_monitor.engine.group_view import GroupView
-    from topowatch_monitor.engine.groups import Groups
+    from topowatch_monitor.engine.parts import Parts
     from topowatch_monitor.engine.view import RunView
 
 IDLE_SECONDS = 1.0
@@ -32,6 +32,7 @@ class EngineReport(TypedDict):
         groups: views of the groups that changed.
         group_forecasts: views of the groups that something was learned from.
         forecasts: that were made since the last report, to be kept in the log.
+        close_ups: of what somebody looks at, since the last report.
         homology_timeouts: comparisons of a group's paths that took too long and were dropped, since the last report.
         homology_refused: those that were too large, since the last report.
     """
@@ -43,6 +44,7 @@ class EngineReport(TypedDict):
     groups: list[GroupView]
     group_forecasts: list[GroupForecastView]
     forecasts: list[NewForecast]
+    close_ups: list[CloseUp]
     homology_timeouts: int
     homology_refused: int
 
@@ -63,6 +65,7 @@ class FrontLink(ABC):
         self._changed = threading.Condition()
         self._durable = 0
         self._closed = False
+        self._wanted: list[Subject] = []
 
     @property
     def durable(self) -> int:
@@ -75,16 +78,28 @@ class FrontLink(ABC):
         return self._closed
 
     def wait(self, timeout: float) -> None:
-        """Return when `durable` or `closed` changed, or after `timeout` seconds."""
+        """Return when `durable` or `closed` changed or somebody looks, or after `timeout` seconds."""
         with self._changed:
             seen = self._durable
-            self._changed.wait_for(lambda: self._closed or self._durable != seen, timeout)
+            self._changed.wait_for(lambda: self._closed or self._wanted or self._durable != seen, timeout)
 
     def advance(self, durable: int) -> None:
         """Take in that the log is on disk below `durable`."""
         with self._changed:
             self._durable = durable
             self._changed.notify_all()
+
+    def look(self, subject: Subject) -> None:
+        """Take in that somebody looks at a run or a group."""
+        with self._changed:
+            self._wanted.append(subject)
+            self._changed.notify_all()
+
+    def take_wanted(self) -> list[Subject]:
+        """Return what somebody came to look at since the last call."""
+        with self._changed:
+            wanted, self._wanted = self._wanted, []
+        return wanted
 
     def close(self) -> None:
         """Take in that the front has gone or wants the engine to end."""
@@ -97,10 +112,9 @@ class FrontLink(ABC):
         """Send a report to the front."""
 
 
-def run_engine(
-    dispatcher: Dispatcher, groups: Groups, forecasts: Forecasts, link: FrontLink, clock: Callable[[], float]
-) -> None:
+def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> None:
     """Restore the shards, then follow the log until the link closes; saves all shards at the end."""
+    dispatcher, groups, forecasts, close_ups = parts
     found = link.durable  # what the log holds from before
     dispatcher.restore(found)
     groups.restore()
@@ -117,18 +131,22 @@ def run_engine(
             forecasts.see(views)
             groups.tick(clock(), caught_up=caught_up)
             forecasts.tick(clock(), caught_up=caught_up)
+            close_ups.want(link.take_wanted())
+            close_ups.tick(clock(), caught_up=caught_up)
             changed, made, learned = groups.take_views(), forecasts.take_made(), forecasts.take_views()
-            if views or changed or made or learned or clock() - reported_at >= IDLE_SECONDS:
+            drawn = close_ups.take_answers()
+            if views or changed or made or learned or drawn or clock() - reported_at >= IDLE_SECONDS:
                 reported_at = clock()
                 now = _Counts(dispatcher.restarts, dispatcher.lost_records, groups.timeouts, groups.refused)
                 report = _report(views, changed, dispatcher.applied, told, now)
-                link.report({**report, "group_forecasts": learned, "forecasts": made})
+                link.report({**report, "group_forecasts": learned, "forecasts": made, "close_ups": drawn})
                 told = now
             if not moved and not dispatcher.wait(timeout=0.05):
                 link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
     finally:
         groups.close()
         forecasts.close()
+        close_ups.close()
     dispatcher.settle()
     dispatcher.save()
 
@@ -142,6 +160,7 @@ def _report(views: list[RunView], groups: list[GroupView], applied: int, before:
         "groups": groups,
         "group_forecasts": [],
         "forecasts": [],
+        "close_ups": [],
         "homology_timeouts": now.timeouts - before.timeouts,
         "homology_refused": now.refused - before.refused,
     }

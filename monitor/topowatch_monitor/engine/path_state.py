@@ -142,6 +142,11 @@ class PathState:
         """Step of the newest H₁ diagram of the window, and the largest death over birth in it, 1 without a bar."""
         return self._loop
 
+    def loops(self) -> tuple[NDArray[np.float64], float]:
+        """H₁ of landmarks of the window, bars × (birth, death), and their cover radius; there is at least one point."""
+        _, resolution, distances = maxmin_by_rows(self._tree.distance_rows(), self._settings.h1_landmarks)
+        return h1_of_distances(distances), resolution
+
     def view(self, elsewhere: int = 0) -> PathView:
         """What the path tells now; `elsewhere` points were ignored before they came here."""
         lifetimes = self._tree.lengths
@@ -321,8 +326,7 @@ class PathState:
 
     def _compute_h1(self) -> None:
         self._since_h1 = 0
-        _, self._resolution, distances = maxmin_by_rows(self._tree.distance_rows(), self._settings.h1_landmarks)
-        diagram = h1_of_distances(distances)
+        diagram, self._resolution = self.loops()
         self._h1 = total_persistence(diagram)
         self._loop = self._steps[-1], largest_ratio(diagram)
 

@@ -14,8 +14,10 @@ from topowatch_monitor.engine.features import curves_of
 from topowatch_monitor.engine.finished import Finished
 from topowatch_monitor.engine.forecasting import Forecasting
 from topowatch_monitor.engine.group_fit import EndedRun
+from topowatch_monitor.engine.group_map import Walk
 from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
+from topowatch_monitor.engine.run_shape import run_shape
 from topowatch_monitor.engine.run_state import RunState
 from topowatch_monitor.engine.told import RunSettings
 from topowatch_monitor.engine.view import FORGOTTEN
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.group_fit import GroupFit
     from topowatch_monitor.engine.group_forecast import ForecastFit
+    from topowatch_monitor.engine.run_shape import RunShape
     from topowatch_monitor.engine.view import RunView
 
 log = logging.getLogger("topowatch.engine")
@@ -155,6 +158,20 @@ class Shard:
             (run for run in self._of_group(group) if run.ended and run.told.results), key=lambda run: run.key
         )
         return [finished(run) for run in ended[-most if most else None :]]
+
+    def walks(self, group: GroupKey, most: int, points: int) -> list[Walk]:
+        """Runs of a group that have a path of predictions, for its map: at most so many, live ones first."""
+        runs = [run for run in self._of_group(group) if len(run.told.probed.trace)]
+        chosen = sorted(runs, key=lambda run: (run.ended, run.key))[:most]
+        return [
+            Walk(run.key[2], not run.ended, run.told.probed.digest.hex(), *run.told.probed.trace.strided(points))
+            for run in chosen
+        ]
+
+    def shape(self, key: Key) -> RunShape | None:
+        """What is drawn of a run; None if it is not here."""
+        run = self._find(key)
+        return None if run is None else run_shape(run.told)
 
     def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> ApplyResult:
         """Take over what was learned from the ended runs of a group."""

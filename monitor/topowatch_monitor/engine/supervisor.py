@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from topowatch_monitor.engine.loop import InlineLink, run_engine
 from topowatch_monitor.engine.session import kill_session
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from topowatch_monitor.engine.dispatcher import Dispatcher
-    from topowatch_monitor.engine.forecasts import Forecasts
-    from topowatch_monitor.engine.groups import Groups
+    from topowatch_monitor.engine.closeups import Subject
     from topowatch_monitor.engine.host import HostSettings
     from topowatch_monitor.engine.loop import EngineReport
+    from topowatch_monitor.engine.parts import Parts
 
 log = logging.getLogger("topowatch.engine")
 
@@ -40,6 +39,9 @@ class Engine(Protocol):
 
     def advance(self, durable: int) -> None:
         """The log is on disk below this offset; called from any thread."""
+
+    def look(self, subject: Subject) -> None:
+        """Somebody looks at a run or a group: report a close-up of it, as soon as there is time; in the event loop."""
 
     async def run(self) -> None:
         """Keep the engine going until cancelled, then end it in good order."""
@@ -68,6 +70,10 @@ class HostedEngine:
         self._durable = durable
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._tell)
+
+    def look(self, subject: Subject) -> None:
+        """Ask the host for a close-up; of one that is not up, nothing comes."""
+        self._send({"look": list(subject)})
 
     async def run(self) -> None:
         """Keep a host running; after a short life the next one waits a little longer."""
@@ -133,8 +139,11 @@ class HostedEngine:
         await process.wait()
 
     def _tell(self) -> None:
+        self._send({"durable": self._durable})
+
+    def _send(self, message: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(json.dumps({"durable": self._durable}).encode() + b"\n")
+            self._writer.write(json.dumps(message).encode() + b"\n")
 
     def _open_journal(self) -> IO[bytes]:
         self._journal.parent.mkdir(parents=True, exist_ok=True)
@@ -146,16 +155,8 @@ class HostedEngine:
 class InlineEngine:
     """The engine as a thread of the daemon, without Ray."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        groups: Groups,
-        forecasts: Forecasts,
-        on_report: Callable[[EngineReport], None],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._groups = groups
-        self._forecasts = forecasts
+    def __init__(self, parts: Parts, on_report: Callable[[EngineReport], None]) -> None:
+        self._parts = parts
         self._on_report = on_report
         self._loop: asyncio.AbstractEventLoop | None = None
         self.restarts = 0  # a thread that fails ends the daemon
@@ -165,6 +166,10 @@ class InlineEngine:
         """The log is on disk below this offset; called from any thread."""
         self._link.advance(durable)
 
+    def look(self, subject: Subject) -> None:
+        """Ask the thread for a close-up."""
+        self._link.look(subject)
+
     async def run(self) -> None:
         """Run the engine in a thread until cancelled; a failure in it ends the daemon with its traceback."""
         loop = self._loop = asyncio.get_running_loop()
@@ -172,7 +177,7 @@ class InlineEngine:
 
         def body() -> None:
             try:
-                run_engine(self._dispatcher, self._groups, self._forecasts, self._link, time.monotonic)
+                run_engine(self._parts, self._link, time.monotonic)
             except Exception as error:  # noqa: BLE001 - handed to the event loop, which raises it
                 loop.call_soon_threadsafe(ended.set_exception, error)
             else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from topowatch_monitor.topology.dimension import strided
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -89,6 +91,11 @@ class Trace:
         for step, point in zip(self._steps, self._points, strict=True):
             thin.add(step, point)
         return thin._steps, _stacked(thin._points)
+
+    def strided(self, most: int) -> tuple[list[int], NDArray[np.float32]]:
+        """Steps and points, every k-th of them, at most `most`; the first and the newest are among them."""
+        positions = sorted({0, *strided(len(self._steps), max(1, most - 1)).tolist()})
+        return [self._steps[place] for place in positions], np.stack([self._points[place] for place in positions])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the trace is, as plain numbers and arrays."""

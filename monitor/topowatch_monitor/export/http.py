@@ -7,23 +7,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from topowatch_monitor.engine.closeups import Subject
 from topowatch_monitor.export import exposition, page
-from topowatch_monitor.export.answers import json_response
+from topowatch_monitor.export.answers import RefusedError, json_response
+from topowatch_monitor.export.asked import group_of, run_of, seen_by
+from topowatch_monitor.export.closeups import NotDrawnError
 from topowatch_monitor.export.collector import FleetCollector
-from topowatch_monitor.export.fleet import (
-    AmbiguousGroupError,
-    AmbiguousRunError,
-    GroupNotFoundError,
-    RunNotFoundError,
-)
 from topowatch_monitor.export.forecasts import fleet_answer, forecast_answer
 from topowatch_monitor.export.guard import Guard, peer_of, who
-from topowatch_monitor.export.slices import RefusedError, run_at_work, wanted
+from topowatch_monitor.export.slices import check_at_work, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,9 +32,9 @@ if TYPE_CHECKING:
     from topowatch_monitor.access.audit import Audit
     from topowatch_monitor.access.gate import Gate
     from topowatch_monitor.engine.group_view import GroupView
+    from topowatch_monitor.export.closeups import Viewer
     from topowatch_monitor.export.fleet import DaemonStats, Fleet, FleetRun
 
-LISTED = "/api/v1/runs lists the groups of all runs"
 MOST_BODY_BYTES = 1024
 LONG = {"events", "landscape"}  # of a run, told where one is asked for, not in the list of all
 HEADERS = {
@@ -57,6 +55,7 @@ def create_app(
     now: Callable[[], float] = time.time,
     version: str = "",
     ask: Callable[[FleetRun, int], str] | None = None,
+    viewer: Viewer | None = None,
     gate: Gate | None = None,
     audit: Audit | None = None,
     tenant_series: int | None = None,
@@ -72,15 +71,13 @@ def create_app(
         version: of the daemon.
         ask: passes a wish for a loss slice on to a run's job, with the points along a side, and returns its id; called
             in the event loop. None where there is no way to jobs.
+        viewer: draws maps of groups and shapes of runs. None where there is no engine to.
         gate: tells who asks, and so whose runs they see. None: everybody may see all.
         audit: where it is written down who was not let in, and who asked for a slice.
         local: see `Guard`.
         tenant_series: how many series one tenant's runs and groups may have in /metrics; None: any number.
     """
     collector = FleetCollector(fleet, stats, now, version, tenant_series)
-
-    def seen_by(request: Request) -> Fleet:
-        return fleet.of(who(request).sees or request.query_params.get("tenant"))
 
     def metrics(request: Request) -> Response:
         families = collector.collect(who(request).sees)
@@ -94,66 +91,53 @@ def create_app(
         return PlainTextResponse("topowatch is ready\n")
 
     def runs(request: Request) -> Response:
-        moment, group, seen = now(), request.query_params.get("group"), seen_by(request)
+        moment, group, seen = now(), request.query_params.get("group"), seen_by(request, fleet)
         groups = [summary_of(view) for view in seen.groups(group).values()]
         listed = [{name: value for name, value in run.items() if name not in LONG} for run in seen.runs(moment, group)]
         return json_response({"now": moment, "runs": listed, "groups": groups})
 
     def run(request: Request) -> Response:
-        try:
-            return json_response(
-                seen_by(request).run(request.path_params["run"], now(), request.query_params.get("group"))
-            )
-        except AmbiguousRunError as error:
-            return json_response({"error": f"{error} with ?{error.asked}=", f"{error.asked}s": error.names}, 409)
-        except RunNotFoundError as error:
-            return json_response({"error": f"{error}; /api/v1/runs lists those that this daemon knows"}, 404)
+        return json_response(run_of(request, fleet, now()))
+
+    async def shape(request: Request) -> Response:
+        found = await run_in_threadpool(run_of, request, fleet, now())
+        return await close_up(viewer, Subject(found["tenant"], found["group"], found["run"]))
+
+    async def group_map(request: Request) -> Response:
+        view, _ = await run_in_threadpool(group_of, request, fleet, now())
+        return await close_up(viewer, Subject(view["tenant"], view["group"]))
 
     async def slice_of(request: Request) -> Response:
         # No form of another site can send this type, so no page that a browser shows can ask in its owner's name.
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return json_response({"error": "send JSON, as Content-Type: application/json"}, 415)
+            raise RefusedError(415, "send JSON, as Content-Type: application/json")
+        run = run_of(request, fleet, now())
+        check_at_work(run)
         try:
-            run = run_at_work(seen_by(request), request.path_params["run"], now(), request.query_params.get("group"))
             side = wanted(json.loads(await body_of(request)))
-        except RefusedError as error:
-            return json_response({"error": str(error)}, error.status)
         except ValueError:
-            return json_response({"error": "the body is no JSON"}, 400)
+            raise RefusedError(400, "the body is no JSON") from None
         if ask is None:
-            return json_response({"error": "this daemon has no way to jobs"}, 503)
+            raise RefusedError(503, "this daemon has no way to jobs")
         if audit is not None:
             facts = {"peer": peer_of(request.scope), "token": who(request).token, "tenant": run["tenant"]}
             audit.write("slice_asked", **facts, run=run["run"], group=run["group"])
         return json_response({"request": ask(run, side), "side": side}, 202)
 
     def classes(request: Request) -> Response:
-        try:
-            view, found = seen_by(request).group(
-                request.path_params["group"], now(), request.query_params.get("tenant")
-            )
-        except AmbiguousGroupError as error:
-            return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
-        except GroupNotFoundError as error:
-            raise HTTPException(404, f"{error}; {LISTED}") from None
+        view, found = group_of(request, fleet, now())
         answers = [
             {"run": run["run"], "state": run["state"], "results": run["results"], **run["path_class"]} for run in found
         ]
         return json_response({**view, "members": answers})
 
     def forecast(request: Request) -> Response:
-        group, seen = request.path_params["group"], seen_by(request)
-        try:
-            view, found = seen.group(group, now(), request.query_params.get("tenant"))
-        except AmbiguousGroupError as error:
-            return json_response({"error": f"{error} with ?tenant=", "tenants": error.tenants}, 409)
-        except GroupNotFoundError as error:
-            raise HTTPException(404, f"{error}; {LISTED}") from None
-        learned = seen.forecasts().get((view["tenant"], group))
-        return json_response(forecast_answer(group, found, [] if learned is None else [learned]))
+        view, found = group_of(request, fleet, now())
+        learned = seen_by(request, fleet).forecasts().get((view["tenant"], view["group"]))
+        return json_response(forecast_answer(view["group"], found, [] if learned is None else [learned]))
 
     def forecasts(request: Request) -> Response:
-        seen = seen_by(request)
+        seen = seen_by(request, fleet)
         return json_response(fleet_answer(seen.runs(now()), seen.forecasts()))
 
     return Starlette(
@@ -164,14 +148,29 @@ def create_app(
             Route("/-/ready", ready),
             Route("/api/v1/runs", runs),
             Route("/api/v1/runs/{run}", run),
+            Route("/api/v1/runs/{run}/shape", shape),
             Route("/api/v1/runs/{run}/slice", slice_of, methods=["POST"]),
             Route("/api/v1/forecasts", forecasts),
             Route("/api/v1/groups/{group}/classes", classes),
             Route("/api/v1/groups/{group}/forecast", forecast),
+            Route("/api/v1/groups/{group}/map", group_map),
         ],
         middleware=[Middleware(SecurityHeaders), Middleware(Guard, gate=gate, audit=audit, local=local)],
-        exception_handlers={HTTPException: _failed, Exception: _failed},
+        exception_handlers={RefusedError: _refused, HTTPException: _failed, Exception: _failed},
     )
+
+
+async def close_up(viewer: Viewer | None, subject: Subject) -> Response:
+    """Answer with what the engine draws of a run or a group; raises RefusedError."""
+    if viewer is None:
+        raise RefusedError(503, "this daemon draws nothing")
+    try:
+        answer = await viewer.at(subject)
+    except NotDrawnError as error:
+        raise RefusedError(503, str(error)) from None
+    if answer is None:
+        raise RefusedError(503, "nothing of this run has been analysed yet: try again in some seconds")
+    return json_response(answer)
 
 
 async def body_of(request: Request) -> bytes:
@@ -190,6 +189,12 @@ async def _healthy(_: Request) -> Response:
 
 async def _index(_: Request) -> Response:
     return Response(page.HTML, media_type="text/html")
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RefusedError):
+        raise error
+    return json_response({"error": str(error), **error.more}, error.status)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

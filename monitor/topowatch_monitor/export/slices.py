@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from topowatch_monitor.export.fleet import AmbiguousRunError, RunNotFoundError
+from topowatch_monitor.export.answers import RefusedError
 
 if TYPE_CHECKING:
-    from topowatch_monitor.export.fleet import Fleet, FleetRun
+    from topowatch_monitor.export.fleet import FleetRun
 
 SIDES = range(3, 66, 2)
-
-
-class RefusedError(ValueError):
-    """A request that cannot be passed on: the HTTP status, and why in words."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 def wanted(body: Any) -> int:
@@ -29,14 +21,8 @@ def wanted(body: Any) -> int:
     return side
 
 
-def run_at_work(fleet: Fleet, name: str, now: float, group: str | None) -> FleetRun:
-    """Return a run of which something can be asked; raises RefusedError."""
-    try:
-        run = fleet.run(name, now, group)
-    except AmbiguousRunError as error:
-        raise RefusedError(409, f"{error} with ?{error.asked}=") from None
-    except RunNotFoundError as error:
-        raise RefusedError(404, f"{error}; /api/v1/runs lists those that this daemon knows") from None
+def check_at_work(run: FleetRun) -> None:
+    """Refuse a run of which nothing can be asked; raises RefusedError."""
     if run["state"] != "live":
-        raise RefusedError(409, f"run {name!r} is {run['state']}: only a job at work can take a slice of its loss")
-    return run
+        why = f"run {run['run']!r} is {run['state']}: only a job at work can take a slice of its loss"
+        raise RefusedError(409, why)
