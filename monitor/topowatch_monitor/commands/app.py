@@ -22,6 +22,7 @@ from topowatch_monitor.commands import (
     passed_on,
     read,
     replay,
+    report,
     serve,
     simulate,
     token,
@@ -51,6 +52,7 @@ app.command("show", rich_help_panel=LOOK)(read.show)
 app.command("classes", rich_help_panel=LOOK)(classes.classes)
 app.command("forecast", rich_help_panel=LOOK)(forecast.forecast)
 app.command("compare", rich_help_panel=LOOK)(by_label.compare)
+app.command("report", rich_help_panel=LOOK)(report.report)
 app.command("classify", rich_help_panel=DATA)(classify.classify)
 app.command("simulate", rich_help_panel=DATA)(simulate.simulate)
 app.command("replay", rich_help_panel=DATA)(replay.replay)

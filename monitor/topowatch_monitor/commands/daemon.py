@@ -19,9 +19,13 @@ DEFAULT_URL = "http://127.0.0.1:7071"
 TIMEOUT_SECONDS = 10.0
 
 
-def fetch_runs(url: str, group: str | None = None) -> dict[str, Any]:
-    """Return {now, runs} of the daemon; raises CommandError."""
-    return _fetch(url, "/api/v1/runs", {"group": group})
+class BusyError(CommandError):
+    """The daemon cannot answer now, but may in a while."""
+
+
+def fetch_runs(url: str, group: str | None = None, tenant: str | None = None) -> dict[str, Any]:
+    """Return {now, runs, groups} of the daemon; raises CommandError."""
+    return _fetch(url, "/api/v1/runs", {"group": group, "tenant": tenant})
 
 
 def fetch_run(url: str, run: str, group: str | None = None, tenant: str | None = None) -> dict[str, Any]:
@@ -31,6 +35,16 @@ def fetch_run(url: str, run: str, group: str | None = None, tenant: str | None =
     if run in {"", ".", ".."}:  # no names of runs, and a path would lead elsewhere
         raise CommandError(missing)
     return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}", {"group": group, "tenant": tenant}, missing)
+
+
+def fetch_shape(url: str, run: str, group: str, tenant: str) -> dict[str, Any]:
+    """Return the barcodes, curves and forecasts of one run; raises CommandError, BusyError."""
+    return _fetch(url, f"/api/v1/runs/{quote(run, safe='')}/shape", {"group": group, "tenant": tenant})
+
+
+def fetch_map(url: str, group: str, tenant: str) -> dict[str, Any]:
+    """Return the map of a group's paths; raises CommandError, BusyError."""
+    return _of_group(url, group, "map", tenant)
 
 
 def fetch_group(url: str, group: str, tenant: str | None = None) -> dict[str, Any]:
@@ -109,6 +123,8 @@ def _fetch(
         several = next((name for name in asked if f"{name}s" in told), None)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise CommandError(f"{detail}; set TOPOWATCH_TOKEN or TOPOWATCH_TOKEN_FILE", status=2)
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and detail is not None:
+            raise BusyError(detail)
         hint = f"; name its {several} with --{several}" if several else ""
         raise CommandError((detail or f"{base} answered HTTP {answer.status_code}") + hint)
     return content

@@ -1,0 +1,126 @@
+// What the address asks for, and keeping what is shown up to date.
+const MAP_SECONDS = 10, SHAPE_SECONDS = 5;
+let timer, asked = {}, drawnAt = {};   // answers about what is looked at, and when the costly ones came
+
+function lookAt() {
+  const told = new URLSearchParams(location.hash.slice(1) || (stored ? place(stored.group, stored.tenant).slice(1) : ""));
+  const next = told.has("group") ? {group: told.get("group"), tenant: told.get("tenant"), run: told.get("run")} : {};
+  if (JSON.stringify(next) !== JSON.stringify(focus)) { asked = {}; drawnAt = {}; window.scrollTo(0, 0); }
+  focus = next;
+  $("focus").hidden = !known(focus.group);
+  $("fleet").hidden = known(focus.run);
+  $("title").textContent = focus.run ?? focus.group ?? "";
+  const crumbs = [];
+  if (known(focus.group) && !stored) crumbs.push(Object.assign(make("a", "", "All runs"), {href: "#"}));
+  if (known(focus.run)) crumbs.push(Object.assign(make("a", "", focus.group), {href: place(focus.group, focus.tenant)}));
+  $("crumbs").replaceChildren(...crumbs.flatMap((crumb) => [crumb, make("span", "", " / ")]));
+  $("json").href = urlOf("runs", {group: focus.group, tenant: focus.tenant});
+  if (known(focus.group)) $("focus-json").href = known(focus.run) ? urlOf("runs/" + at(focus.run), {group: focus.group, tenant: focus.tenant})
+    : urlOf("groups/" + at(focus.group, "classes"), {tenant: focus.tenant});
+  drawFocus();
+  if (runs.length) drawRuns();
+}
+// One answer about what is looked at; one that costs the daemon something is asked for more rarely.
+async function fetchOne(name, path, query, seconds = 0) {
+  const now = performance.now() / 1000;
+  if (now - (drawnAt[name] ?? -Infinity) < seconds) return;
+  const subject = focus;
+  let answer;
+  try { answer = await get(path, query); } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    answer = error;
+  }
+  if (subject !== focus) return;
+  if (answered(answer)) drawnAt[name] = now;
+  if (answered(answer) || !answered(asked[name])) asked[name] = answer;
+  drawFocus();
+}
+async function fetchFocus() {
+  const {group, run, tenant} = focus;
+  if (known(run)) await Promise.all([fetchOne("run", "runs/" + at(run), {group, tenant}), fetchOne("shape", "runs/" + at(run, "shape"), {group, tenant}, SHAPE_SECONDS)]);
+  else if (known(group)) await Promise.all([fetchOne("classes", "groups/" + at(group, "classes"), {tenant}), fetchOne("forecast", "groups/" + at(group, "forecast"), {tenant}),
+    fetchOne("map", "groups/" + at(group, "map"), {tenant}, MAP_SECONDS)]);
+}
+function drawFocus() {
+  if (!known(focus.group)) { showPanels([]); return; }
+  const subject = asked[known(focus.run) ? "run" : "classes"];
+  if (!answered(subject)) { showPanels([]); $("told").replaceChildren(make("p", "counts", subject instanceof Error ? subject.message : "asking …")); return; }
+  const head = known(focus.run) ? runHead(subject) : groupHead(subject, asked.map), seen = head.map((node) => node.outerHTML).join("");
+  if ($("told").dataset.seen !== seen) { $("told").dataset.seen = seen; $("told").replaceChildren(...head); }
+  showPanels(known(focus.run) ? runPanels(subject, asked.shape) : groupPanels(focus, subject, asked.map, asked.forecast));
+}
+
+// Ask for a token, for this reason; for null there is no need to.
+function ask(why) {
+  const needed = why !== null;
+  if (needed && $("entry").hidden) $("token").value = "";
+  $("entry").hidden = !needed;
+  $("main").hidden = needed;
+  $("refused").textContent = why ? "Not let in: " + why + "." : "";
+}
+$("entry").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", $("token").value.trim());
+  refresh();
+});
+// A link carries no token, so what it leads to is fetched here and shown; a report has the answers in it.
+document.addEventListener("click", async (event) => {
+  const anchor = event.target.closest('a[href^="api/"]'), token = sessionStorage.getItem("token");
+  if (!anchor || !(token || stored)) return;
+  event.preventDefault();
+  const href = anchor.getAttribute("href"), path = href.slice("api/v1/".length).split("?")[0];
+  const answer = stored ? stored.answers[path] : await (await fetch(href, {headers: {Authorization: "Bearer " + token}})).json();
+  window.open(URL.createObjectURL(new Blob([JSON.stringify(answer, null, 2)], {type: "application/json"})));
+});
+async function refresh() {
+  let pause = 2000;
+  if (!document.hidden || stored) {
+    try {
+      const body = await get("runs");
+      runs = body.runs; groups = body.groups ?? []; serverNow = body.now; fetchedAt = performance.now(); failedSince = 0;
+      pause = runs.length > 300 ? 5000 : 2000;
+      ask(null);
+      drawRuns();
+      await fetchFocus();
+    } catch (error) {
+      if (error instanceof Refused && [401, 403].includes(error.status)) {
+        ask(sessionStorage.getItem("token") ? error.message : "");
+        failedSince = 0; fetchedAt = 0; pause = 30000;
+      } else failedSince = failedSince || Date.now();
+    }
+    tick();
+  }
+  if (!stored) again(pause);
+}
+function again(pause) {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, pause);
+}
+function tick() {
+  $("pulse").classList.toggle("down", failedSince > 0);
+  $("notice").hidden = failedSince === 0;
+  if (failedSince) {
+    const text = "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again.";
+    if ($("notice").textContent !== text) $("notice").textContent = text;
+  }
+  $("age").textContent = stored ? "report of " + new Date(1000 * stored.made_at).toLocaleString()
+    : fetchedAt ? "updated " + ago((performance.now() - fetchedAt) / 1000) : failedSince ? "no answer" : "connecting …";
+}
+$("filter").addEventListener("input", drawRuns);
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey && !$("fleet").hidden) { event.preventDefault(); $("filter").focus(); }
+  if (event.key !== "Escape") return;
+  const idle = $("filter").value === "" && only === null;
+  if (idle && known(focus.run)) location.hash = place(focus.group, focus.tenant);
+  else if (idle && known(focus.group) && !stored) location.hash = "";
+  $("filter").value = ""; only = null;
+  drawRuns();
+});
+document.addEventListener("visibilitychange", () => { if (!document.hidden) tick(); });
+window.addEventListener("hashchange", () => { lookAt(); if (!$("entry").hidden) return; clearTimeout(timer); refresh(); });
+window.addEventListener("resize", drawFocus);
+$("foot").classList.toggle("still", stored !== null);
+setInterval(tick, 1000);
+lookAt();
+refresh();
