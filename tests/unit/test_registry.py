@@ -49,9 +49,11 @@ def test_a_run_keeps_within_its_series():
     assert len(single) - 1 + critical + (len(DETECTORS) - critical) // 3 <= registry.MAX_SERIES_PER_RUN
 
 
-@pytest.mark.parametrize("file", ["topowatch.rules.yml", "topowatch.rules.test.yml"])
-def test_rules_name_only_metrics_that_are_exported(file: str):
-    text = (DEPLOY / file).read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "file", [DEPLOY / "topowatch.rules.yml", *(DEPLOY / "tests").glob("*.test.yml")], ids=lambda file: file.name
+)
+def test_rules_name_only_metrics_that_are_exported(file: Path):
+    text = file.read_text(encoding="utf-8")
     named = set(re.findall(r"\btopowatch_[a-z0-9_]+", text))
     assert named
     assert named <= EXPORTED | {metric.name for metric in registry.METRICS}
