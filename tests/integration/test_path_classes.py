@@ -8,45 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from group_runs import DIGEST, named, two_ways
+from group_runs import named, two_ways
 from harness import Daemon, eventually
-from sender import Sender
-from topowatch_protos.v1 import sample_pb2
+from planned_sender import DIMS, Planned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-DIMS = 8
 SWEEP = "sweep"
 OVER, UNDER = two_ways(14, 2, dims=DIMS)
 SETTLED = named(OVER[:13], UNDER[:1])
 SLOW = 120.0  # refits yield to everything else on the machine
-
-
-class Planned(Sender):
-    """A writer whose predictions follow a planned path, and that tells its result at the end."""
-
-    def __init__(self, daemon: Daemon, run: str, path: NDArray[Any]) -> None:
-        super().__init__(daemon.grpc, run, group=SWEEP)
-        self.descriptor.sketch.dimension = DIMS
-        self.descriptor.probe.digest = DIGEST
-        self.path = path
-        self.items = self._planned(path)
-
-    def send(self, *, end: bool) -> None:
-        self.push_until_stored(self.batch(len(self.path) + end))
-        self.close()
-
-    def _planned(self, path: NDArray[Any]) -> Iterator[bytes]:
-        for step, point in enumerate(path):
-            sample = sample_pb2.Sample(step=step)
-            sample.predictions.sketch.values = point.astype("<f4").tobytes()
-            yield sample_pb2.Item(schema=1, sample=sample).SerializeToString()
-        end = sample_pb2.RunEnd(step=len(path) - 1, results={"accuracy": 0.9})
-        yield sample_pb2.Item(schema=1, end=end).SerializeToString()
 
 
 def classes(daemon: Daemon) -> dict[str, Any]:
@@ -67,8 +40,8 @@ def test_the_outlier_of_a_sweep_is_named_everywhere_and_names_outlive_a_kill(
     config.write_text("atlas_seconds = 1.0\n")
     daemon = make_daemon("--engine", engine, "--config", str(config))
     for run, path in SETTLED.items():
-        Planned(daemon, run, path).send(end=True)
-    Planned(daemon, "live", UNDER[1]).send(end=False)
+        Planned(daemon, run, path, group=SWEEP).send(end=True)
+    Planned(daemon, "live", UNDER[1], group=SWEEP).send(end=False)
     told = eventually(lambda: (found := classes(daemon))["ended"] == 14 == len(found["runs"]) and found, within=SLOW)
     assert (told["abstained"], told["outliers"]) == (False, ["b00"])
     assert {run for run, label in names(told).items() if label == names(told)["b00"]} == {"b00"}

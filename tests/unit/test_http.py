@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from group_views import group_view, path_class
+from topowatch_monitor.engine.closeups import CloseUp, Subject
 from topowatch_monitor.engine.view import at
+from topowatch_monitor.export.closeups import Viewer
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
 from topowatch_monitor.export.http import create_app
 from topowatch_monitor.export.strict_json import dumps
@@ -30,6 +32,9 @@ class Daemon:
         self.fleet = Fleet(at)
         self.reasons: list[str] = []
         self.asked: list[tuple[str, str, int]] = []
+        self.looks: list[Subject] = []
+        self.problem = ""
+        self.viewer = Viewer(self.look)
         self._app = create_app(
             self.fleet,
             stats=DaemonStats,
@@ -37,11 +42,19 @@ class Daemon:
             now=lambda: NOW,
             version="1.2.3",
             ask=self.ask,
+            viewer=self.viewer,
         )
 
     def ask(self, run: Any, side: int) -> str:
         self.asked.append((run["group"], run["run"], side))
         return "the id"
+
+    def look(self, subject: Subject) -> None:
+        """Draw as an engine that knows every group, and all runs but `gone`."""
+        self.looks.append(subject)
+        answer = None if self.problem or subject.run == "gone" else {"drawn": subject.run or subject.group}
+        close_up: CloseUp = {"subject": list(subject), "answer": answer, "problem": self.problem}
+        asyncio.get_running_loop().call_soon(self.viewer.take, [close_up])
 
     def get(
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: str | None = None
@@ -120,6 +133,8 @@ def test_an_ambiguous_name_is_answered_with_its_groups(daemon: Daemon):
         ("/api/v1/runs/a?group=nope", "in group 'nope'"),
         ("/api/v1/groups/nope/classes", "'nope'"),
         ("/api/v1/groups/nope/forecast", "'nope'"),
+        ("/api/v1/groups/nope/map", "'nope'"),
+        ("/api/v1/runs/nope/shape", "'nope'"),
         ("/nothing/here", "Not Found"),
     ],
 )
@@ -193,6 +208,25 @@ def test_the_list_of_runs_sums_their_groups_up(daemon: Daemon):
     }
     assert (groups[1]["abstained"], groups[1]["reason"]) == (True, "too few")
     assert [group["group"] for group in daemon.get("/api/v1/runs?group=other").json()["groups"]] == ["other"]
+
+
+def test_the_map_of_a_group_and_the_shape_of_a_run_are_what_the_engine_draws(daemon: Daemon):
+    daemon.fleet.update([view("a"), view("a", tenant="physics"), view("b", "other")])
+    assert daemon.get("/api/v1/groups/other/map").json() == {"drawn": "other"}
+    assert daemon.get("/api/v1/runs/b/shape").json() == {"drawn": "b"}
+    assert daemon.get("/api/v1/groups/g/map").status_code == 409
+    assert daemon.get("/api/v1/runs/a/shape?group=g").status_code == 409
+    assert daemon.get("/api/v1/runs/a/shape?group=g&tenant=physics").json() == {"drawn": "a"}
+    assert daemon.looks == [Subject("", "other"), Subject("", "other", "b"), Subject("physics", "g", "a")]
+
+
+def test_what_is_not_drawn_is_answered_with_why(daemon: Daemon):
+    daemon.fleet.update([view("gone"), view("there")])
+    assert daemon.get("/api/v1/runs/gone/shape").status_code == 503
+    assert "nothing of this run" in daemon.get("/api/v1/runs/gone/shape").json()["error"]
+    daemon.problem = "it was lost"
+    answer = daemon.get("/api/v1/runs/there/shape")
+    assert (answer.status_code, answer.json()["error"]) == (503, "it was lost")
 
 
 def test_readiness_says_why_not_and_health_does_not_care(daemon: Daemon):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -61,3 +63,23 @@ def test_the_page_tells_classes_and_why_an_outlier_is_a_warning():
     assert "classes withheld: " in page.HTML
     assert 'detector: "path_outlier"' in page.HTML
     assert "takes another route than its siblings" in page.HTML
+
+
+def test_a_report_holds_its_answers_where_no_name_can_end_them():
+    evil = "</script><script>window.evil=1</script><!--"
+    told = {"group": evil, "tenant": "t", "made_at": 0.0, "answers": {"runs": {evil: math.nan}}, "problems": {}}
+    document = page.report(told)
+    [data] = re.findall(r'<script type="application/json" id="stored">(.*?)</script>', document, flags=re.DOTALL)
+    assert json.loads(data) == {**told, "answers": {"runs": {evil: None}}}
+    assert "window.evil" not in re.sub(re.escape(data), "", document)
+
+
+def test_a_report_may_run_what_the_page_may_and_reach_nothing():
+    document = page.report({"group": "g", "tenant": "t", "made_at": 0.0, "answers": {}, "problems": {}})
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', document)
+    assert "connect-src" not in policy
+    assert "default-src 'none'" in policy
+    for tag, directive in (("script", "script-src"), ("style", "style-src")):
+        [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", document, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_BARS = 64  # of each dimension, the longest
 MOST_CURVES = 8
-BUCKETS = 128  # of a curve; each gives its least and its largest value
+BUCKETS = 160  # of a curve
 LOSSES = ("loss", "probe_loss")
 
 
@@ -42,10 +41,19 @@ class Barcode(TypedDict):
 
 
 class CurveView(TypedDict):
-    """A scalar over the steps: first values, means of old ones, recent values, thinned to a few hundred."""
+    """A scalar over the steps, in stretches of equal length; NaN where nothing finite was seen.
 
-    steps: list[int]
-    values: list[float]
+    Attributes:
+        steps: in the middle of the values of each stretch.
+        means: of the values that are finite, first and recent ones exactly, between them the means that are kept.
+        least: of those.
+        most: of those.
+    """
+
+    steps: list[float]
+    means: list[float]
+    least: list[float]
+    most: list[float]
 
 
 class MadeView(TypedDict):
@@ -82,7 +90,7 @@ def run_shape(told: Told) -> RunShape:
     return {
         "weights": barcode(told.path),
         "predictions": barcode(told.probed.predictions),
-        "curves": {name: _curve(*curve) for name, curve in list(curves.items())[:MOST_CURVES]},
+        "curves": {name: curve_of(*curve) for name, curve in list(curves.items())[:MOST_CURVES]},
         "forecasts": [
             {"step": each.step, "metric": each.metric, "value": each.value, "lower": each.lower, "upper": each.upper}
             for each in made
@@ -107,32 +115,32 @@ def barcode(path: PathState) -> Barcode | None:
     }
 
 
-def thinned(values: NDArray[np.float64], buckets: int = BUCKETS) -> NDArray[np.intp]:
-    """Positions that show a curve of many values in a few: of each bucket the least and the largest, first and last.
+def curve_of(steps: NDArray[np.int64], values: NDArray[np.float64], buckets: int = BUCKETS) -> CurveView:
+    """Return a curve in a few stretches.
 
     Args:
-        values: k numbers; those that are not finite are passed over, except at the ends.
-        buckets: of equal numbers of values.
-
-    Returns:
-        At most 2 × buckets + 2 positions, ascending; all where there are no more.
+        steps: k of them, ascending.
+        values: k numbers.
+        buckets: stretches of equal numbers of steps, at most; those without a value are left out.
     """
-    if len(values) <= 2 * buckets:
-        return np.arange(len(values), dtype=np.intp)
-    edges = np.linspace(0, len(values), buckets + 1).astype(np.intp)
-    chosen = {0, len(values) - 1}
-    for start, stop in pairwise(edges.tolist()):
-        finite = start + np.flatnonzero(np.isfinite(values[start:stop]))
-        if len(finite):
-            chosen |= {int(finite[values[finite].argmin()]), int(finite[values[finite].argmax()])}
-    return np.array(sorted(chosen), dtype=np.intp)
+    if len(steps) <= buckets:
+        places = np.arange(len(steps))
+    else:
+        share = (steps - steps[0]) / (steps[-1] - steps[0] + 1)
+        places = np.unique((share * buckets).astype(np.int64), return_inverse=True)[1]
+    count = int(places.max(initial=-1)) + 1
+    finite = np.isfinite(values)
+    seen = np.bincount(places[finite], minlength=count)
+    least, most = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(least, places[finite], values[finite])
+    np.maximum.at(most, places[finite], values[finite])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.bincount(places[finite], weights=values[finite], minlength=count) / seen
+        middles = np.bincount(places, weights=steps, minlength=count) / np.bincount(places, minlength=count)
+    least[seen == 0] = most[seen == 0] = np.nan
+    return {"steps": _short(middles, 8), "means": _short(means), "least": _short(least), "most": _short(most)}
 
 
-def _curve(steps: NDArray[np.int64], values: NDArray[np.float64]) -> CurveView:
-    shown = thinned(values)
-    return {"steps": steps[shown].tolist(), "values": _short(values[shown])}
-
-
-def _short(values: NDArray[np.float64]) -> list[float]:
-    """Five digits of each number: more than a drawing shows."""
-    return [float(f"{value:.5g}") for value in values.tolist()]
+def _short(values: NDArray[np.float64], digits: int = 5) -> list[float]:
+    """So many digits of each number: more than a drawing shows."""
+    return [float(f"{value:.{digits}g}") for value in values.tolist()]

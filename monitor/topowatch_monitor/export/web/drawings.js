@@ -38,7 +38,7 @@ const extent = (values) => {
 const padded = ([low, high]) => { const more = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1; return [low - more, high + more]; };
 
 // A frame with two axes; `inside` draws between them.
-function frame(width, height, told, x, y, inside, {left = 52, right = 12, top = 10, bottom = 26, log = false, unit = ""} = {}) {
+function frame(width, height, told, x, y, inside, {left = 52, right = 12, top = 10, bottom = 26, log = false} = {}) {
   const svg = canvas(width, height, told);
   const across = scale(...x, left, width - right), up = scale(...y, height - bottom, top, log);
   for (const tick of ticks(...y, 5, log)) svg.append(
@@ -46,7 +46,6 @@ function frame(width, height, told, x, y, inside, {left = 52, right = 12, top = 
     label(left - 6, up(tick) + 4, short(tick), {class: "tick", "text-anchor": "end"}));
   for (const tick of ticks(...x, Math.max(2, Math.floor(width / 110)))) svg.append(
     label(across(tick), height - bottom + 16, short(tick), {class: "tick", "text-anchor": "middle"}));
-  if (unit) svg.append(label(width - right, height - bottom - 5, unit, {class: "tick", "text-anchor": "end"}));
   inside(svg, across, up);
   return svg;
 }
@@ -61,10 +60,9 @@ function line(steps, values, across, up, attributes) {
   return draw("path", {class: "line", d: path, ...attributes});
 }
 
-// Curves: [{name, steps, values}] over the steps; marks: [{step, text, severity}].
+// Curves: [{name, steps, means, least, most}] over the steps; marks: [{step, text, severity}].
 function drawCurves(curves, marks, width) {
-  const values = curves.flatMap((curve) => curve.values).filter((value) => Number.isFinite(value));
-  const [low, high] = extent(values);
+  const [low, high] = extent(curves.flatMap((curve) => [...curve.least, ...curve.most]));
   const log = low > 0 && high / low > 30;
   const x = extent(curves.flatMap((curve) => curve.steps));
   const y = log ? [low / 1.1, high * 1.1] : padded([low, high]);
@@ -72,35 +70,45 @@ function drawCurves(curves, marks, width) {
   return frame(width, 230, told, x, y, (svg, across, up) => {
     for (const mark of marks.filter((mark) => mark.step >= x[0] && mark.step <= x[1])) svg.append(titled(
       draw("line", {class: "mark " + mark.severity, x1: across(mark.step), x2: across(mark.step), y1: 10, y2: 204}), mark.text));
-    curves.forEach((curve, index) => svg.append(line(curve.steps, curve.values, across, up, {class: "line c" + index})));
+    curves.forEach((curve, index) => {
+      for (const run of stretches(curve.means)) svg.append(band(run.map((at) => [curve.steps[at], curve.least[at], curve.most[at]]), across, up, "spread s" + index));
+      svg.append(line(curve.steps, curve.means, across, up, {class: "line c" + index}));
+    });
     curves.forEach((curve, index) => svg.append(label(60 + index * 120, 22, curve.name, {class: "key c" + index})));
-  }, {log, unit: "step"});
+  }, {log});
 }
+// Positions in a row at which values are finite.
+function stretches(values) {
+  const found = [[]];
+  values.forEach((value, index) => { if (Number.isFinite(value)) found[found.length - 1].push(index); else if (found[found.length - 1].length) found.push([]); });
+  return found.filter((run) => run.length > 1);
+}
+const band = (points, across, up, className) => draw("polygon", {class: className,
+  points: [...points.map(([step, , most]) => [step, most]), ...points.map(([step, least]) => [step, least]).reverse()].map(([step, value]) => across(step).toFixed(1) + "," + up(value).toFixed(1)).join(" ")});
 
 // Forecasts as they were made, the metric so far, and where it is to end: [{step, value, lower, upper}].
 function drawFan(metric, curve, made, now, end, result, width) {
   const x = [0, Math.max(end, now?.step ?? 0, ...made.map((each) => each.step), ...(curve?.steps ?? []), 1)];
   const all = [...made, ...(now ? [now] : [])].flatMap((each) => [each.lower, each.upper]);
-  const y = padded(extent([...all, ...(curve?.values ?? []).filter(Number.isFinite), ...(known(result) ? [result] : [])]));
+  const y = padded(extent([...all, ...(curve?.means ?? []).filter(Number.isFinite), ...(known(result) ? [result] : [])]));
   const told = metric + ": " + (now ? "forecast " + number(now.value) + ", " + number(now.lower) + " to " + number(now.upper) : "no forecast now") + (known(result) ? ", ended with " + number(result) : "");
   return frame(width, 230, told, x, y, (svg, across, up) => {
     if (made.length > 1) {
-      const rim = [...made.map((each) => [each.step, each.upper]), ...made.map((each) => [each.step, each.lower]).reverse()];
-      svg.append(draw("polygon", {class: "band", points: rim.map(([step, value]) => across(step).toFixed(1) + "," + up(value).toFixed(1)).join(" ")}));
+      svg.append(band(made.map((each) => [each.step, each.lower, each.upper]), across, up, "band"));
       svg.append(line(made.map((each) => each.step), made.map((each) => each.value), across, up, {class: "line told"}));
     }
     for (const each of made) svg.append(titled(draw("circle", {class: "told", cx: across(each.step), cy: up(each.value), r: 3}),
       "at step " + whole(each.step) + ": " + number(each.value) + " (" + number(each.lower) + " to " + number(each.upper) + ")"));
-    if (curve) svg.append(line(curve.steps, curve.values, across, up, {class: "line c0"}));
+    if (curve) svg.append(line(curve.steps, curve.means, across, up, {class: "line c0"}));
     if (now) {
-      const last = curve ? [...curve.steps.keys()].reverse().find((index) => Number.isFinite(curve.values[index])) : undefined;
-      const tip = known(last) ? [curve.steps[last], curve.values[last]] : null;
+      const last = curve ? [...curve.steps.keys()].reverse().find((index) => Number.isFinite(curve.means[index])) : undefined;
+      const tip = known(last) ? [curve.steps[last], curve.means[last]] : null;
       if (tip && tip[0] < x[1]) svg.append(draw("polygon", {class: "fan", points: [tip, [x[1], now.upper], [x[1], now.lower]].map(([step, value]) => across(step).toFixed(1) + "," + up(value).toFixed(1)).join(" ")}));
       svg.append(draw("line", {class: "whisker", x1: across(x[1]), x2: across(x[1]), y1: up(now.lower), y2: up(now.upper)}),
         draw("circle", {class: "told end", cx: across(x[1]), cy: up(now.value), r: 4.5}));
     }
     if (known(result)) svg.append(titled(draw("circle", {class: "result", cx: across(x[1]), cy: up(result), r: 5}), "ended with " + number(result)));
-  }, {unit: "step"});
+  });
 }
 
 // Intervals of many runs, the best first: [{run, href, value, lower, upper, note}].
@@ -147,12 +155,12 @@ function drawBarcode(h0, h1, width, told) {
 
 // Paths in a plane: [{run, href, points, className, live, named}], the last ones on top.
 function drawMap(paths, width, told) {
-  const height = Math.round(Math.min(420, Math.max(260, 0.7 * width)));
   const [x, y] = [0, 1].map((axis) => padded(extent(paths.flatMap((path) => path.points.map((point) => point[axis])))));
+  const height = Math.round(Math.min(420, Math.max(200, (width - 20) * (y[1] - y[0]) / (x[1] - x[0]) + 20)));
   // One unit is as long across as it is up: distances are what the map is of.
   const unit = Math.min((width - 20) / (x[1] - x[0]), (height - 20) / (y[1] - y[0]));
   const across = (value) => width / 2 + (value - (x[0] + x[1]) / 2) * unit, up = (value) => height / 2 - (value - (y[0] + y[1]) / 2) * unit;
-  const svg = canvas(width, height, told), names = [];
+  const svg = canvas(width, height, told), names = [], taken = [];
   for (const path of paths) {
     const d = path.points.map(([px, py], index) => (index ? "L" : "M") + across(px).toFixed(1) + " " + up(py).toFixed(1)).join("");
     const [ex, ey] = path.points[path.points.length - 1], [sx, sy] = path.points[0];
@@ -162,10 +170,14 @@ function drawMap(paths, width, told) {
     const anchor = link(path.href, path.told, node);
     anchor.setAttribute("tabindex", "-1");   // the table below has the same links, in order
     svg.append(anchor);
-    if (path.named) {
-      const end = across(ex) > 0.7 * width;
-      names.push(label(across(ex) + (end ? -8 : 8), up(ey) + 4, cut(path.run, 24), {class: "name", "text-anchor": end ? "end" : "start"}));
-    }
+  }
+  // Names do not lie on one another: those on top choose first, and one that finds no room is left to the pointer.
+  for (const path of paths.filter((each) => each.named).reverse()) {
+    const [ex, ey] = path.points[path.points.length - 1], x = across(ex), y = up(ey) + 4, end = x > 0.7 * width;
+    const free = [y, y - 14, y + 14].find((here) => !taken.some((other) => Math.abs(other[0] - x) < 150 && Math.abs(other[1] - here) < 13));
+    if (!known(free)) continue;
+    taken.push([x, free]);
+    names.push(label(x + (end ? -8 : 8), free, cut(path.run, 24), {class: "name", "text-anchor": end ? "end" : "start"}));
   }
   svg.append(...names);
   return svg;

@@ -141,18 +141,17 @@ function forecastPanel(href, classes, forecast) {
   const silent = live.length - told.length, all = told.length || ended.length;
   const says = (told.length ? metric + " that " + counted(told.length, "live run") + " will end with, " + (higher ? "more" : "less") + " is better, with 90 % intervals"
     + (silent ? "; nothing is forecast of " + whole(silent) + ": " + live.find((run) => !known(run.value)).reason : "")
-    : (forecast.abstained && forecast.reason ? "Nothing is forecast: " + forecast.reason : "No run is live") + (ended.length ? ". " + metric + " of the runs that ended" : ""))
+    : (forecast.abstained && forecast.reason ? "Nothing is forecast: " + forecast.reason : "No run is live") + (ended.length ? ". What the others ended with, " + metric : ""))
     + (all > rows.length ? "; the first " + rows.length + " of " + whole(all) : "") + ".";
   const target = told.find((run) => known(run.target))?.target;
   return {key: "forecasts", title: told.length || !ended.length ? "Forecasts" : "Results", says, seen: [rows, target, levels], draw: (width) => [
     ...(rows.length ? [drawIntervals(metric, rows, target, width)] : []),
     ...(levels.length ? [make("h4", "", "What forecasts were worth, R²"), rowsOf(["share of steps", "as made", "left out", "no topology", "best plain", "held of 90 %"], levels)] : [])]};
 }
-function groupHead(classes, map) {
-  const live = classes.live, words = [counted(classes.ended, "ended run"), whole(live) + " live"];
-  if (!classes.abstained) words.push(counted(classes.classes.length, "class", "classes"));
-  if (answered(map) && map.more) words.push("a large group");
-  const nodes = [make("p", "counts", words.join(" · "))];
+function groupHead(classes) {
+  const counts = [counted(classes.ended, "ended run"), whole(classes.live) + " live"];
+  if (!classes.abstained) counts.push(counted(classes.classes.length, "class", "classes"));
+  const nodes = [make("p", "counts", counts.join(" · "))];
   if (classes.outliers.length) nodes.push(make("p", "hot", counted(classes.outliers.length, "outlier") + ": " + classes.outliers.slice(0, 8).join(", ") + (classes.outliers.length > 8 ? ", …" : "")));
   return nodes;
 }
@@ -164,7 +163,7 @@ function runPanels(run, shape) {
   const marks = run.events.filter((event) => event.on && !event.superseded).map((event) => ({step: event.step, severity: event.severity === "critical" ? "critical" : "warning",
     text: words(event.detector) + " at step " + whole(event.step) + ": " + event.reason}));
   const curves = drawn ? ["loss", "probe_loss"].filter((name) => shape.curves[name]).map((name) => ({name: words(name), ...shape.curves[name]})) : [];
-  list.push({key: "loss", title: "Loss", says: !drawn ? why(shape) : curves.length ? "Over the steps" + (marks.length ? "; lines where a flag went on." : ".") : "No loss has been logged.",
+  list.push({key: "loss", title: "Loss", says: !drawn ? why(shape) : curves.length ? "Means over the steps, with the least and the largest of what is still known one by one" + (marks.length ? "; lines where a flag went on." : ".") : "No loss has been logged.",
     seen: [curves, marks], draw: (width) => curves.length ? [drawCurves(curves, marks, width)] : []});
   const told = run.forecast, metric = told.metric ?? (drawn ? shape.forecasts.find((each) => each.metric !== "gap")?.metric : null);
   const made = drawn ? shape.forecasts.filter((each) => each.metric === metric) : [], now = told.abstained || !known(told.value) ? null : told;

@@ -45,8 +45,8 @@ function drawFocus() {
   if (!known(focus.group)) { showPanels([]); return; }
   const subject = asked[known(focus.run) ? "run" : "classes"];
   if (!answered(subject)) { showPanels([]); $("told").replaceChildren(make("p", "counts", subject instanceof Error ? subject.message : "asking …")); return; }
-  const head = known(focus.run) ? runHead(subject) : groupHead(subject, asked.map), seen = head.map((node) => node.outerHTML).join("");
-  if ($("told").dataset.seen !== seen) { $("told").dataset.seen = seen; $("told").replaceChildren(...head); }
+  const head = known(focus.run) ? runHead(subject) : groupHead(subject), there = $("told").children;
+  if (head.length !== there.length || head.some((node, index) => !node.isEqualNode(there[index]))) $("told").replaceChildren(...head);
   showPanels(known(focus.run) ? runPanels(subject, asked.shape) : groupPanels(focus, subject, asked.map, asked.forecast));
 }
 
