@@ -347,6 +347,58 @@ def test_clients_need_a_certificate_where_a_ca_for_them_is_named(tmp_path: Path)
         daemon.stop()
 
 
+def test_an_authority_that_is_taken_out_lets_nobody_in_any_more(tmp_path: Path) -> None:
+    """Without a restart, over gRPC and HTTP, and not with a session from before either."""
+    staying, going = Authority(tmp_path / "staying"), Authority(tmp_path / "going")
+    pair, trusted = staying.sign("daemon"), tmp_path / "clients.pem"
+    clients = {authority: authority.sign("trainer") for authority in (staying, going)}
+    trusted.write_bytes(staying.pair.certificate.read_bytes() + going.pair.certificate.read_bytes())
+    tls = ("--tls-cert", pair.certificate, "--tls-key", pair.key, "--tls-client-ca", trusted)
+    daemon = Daemon(tmp_path, "--engine", "inline", *map(str, tls)).start()
+    contexts = {}
+    for authority, client in clients.items():
+        contexts[authority] = ssl.create_default_context(cafile=staying.pair.certificate)
+        contexts[authority].load_cert_chain(client.certificate, client.key)
+    sessions: dict[Authority, ssl.SSLSession | None] = {}
+
+    def over_http(authority: Authority) -> bool:
+        host, _, port = daemon.http.rpartition(":")
+        try:
+            with (
+                socket.create_connection((host, int(port)), timeout=5.0) as plain,
+                contexts[authority].wrap_socket(
+                    plain, server_hostname=host, session=sessions.get(authority)
+                ) as connection,
+            ):
+                connection.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                answered = connection.recv(64).startswith(b"HTTP/1.1 200")
+                sessions.setdefault(authority, connection.session)
+        except (ssl.SSLError, ConnectionError):
+            return False
+        return answered
+
+    def over_grpc(authority: Authority) -> bool:
+        ca = staying.pair.certificate.read_bytes()
+        sender = Sender(daemon.grpc, "run", credentials=grpc.ssl_channel_credentials(ca, *clients[authority].read()))
+        try:
+            sender.push(sender.batch(1), timeout=5.0)
+        except grpc.RpcError:
+            return False
+        finally:
+            sender.close()
+        return True
+
+    try:
+        for reaches in (over_http, over_grpc):
+            assert [reaches(authority) for authority in clients] == [True, True]
+        trusted.write_bytes(staying.pair.certificate.read_bytes())
+        for reaches in (over_http, over_grpc):
+            eventually(lambda reaches=reaches: not reaches(going))
+            assert reaches(staying)
+    finally:
+        daemon.stop()
+
+
 def test_a_certificate_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
     """Without a restart, and half a replacement changes nothing."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")

@@ -32,10 +32,10 @@ class Certificates:
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         self._files = (certificate, key, client_ca)
-        self._context = _server_context()
-        if client_ca is not None:
-            self._context.verify_mode = ssl.CERT_REQUIRED
         self._pems = self._read()
+        self._door = _server_context(mutual=self.mutual)
+        self._load(self._door)
+        self._door.sni_callback = self._hand_over
 
     @property
     def mutual(self) -> bool:
@@ -50,7 +50,7 @@ class Certificates:
     @property
     def context(self) -> ssl.SSLContext:
         """For servers of Python's own; connections to come have what was renewed."""
-        return self._context
+        return self._door
 
     def renew(self) -> bool:
         """Read the files again; return whether they changed.
@@ -70,11 +70,16 @@ class Certificates:
             raise TlsError(f"cannot read {error.filename}: {error.strerror}") from None
         if pems == known:
             return pems
-        self._load(_server_context())  # where they do not fit each other, what serves stays as it is
-        self._load(self._context)
+        fresh = _server_context(mutual=self.mutual)
+        self._load(fresh)  # where they do not fit each other, what serves stays as it is
         if self._bytes() != pems:
             raise TlsError(f"{certificate} was replaced while it was read: it is read again")
+        self._newest = fresh
         return pems
+
+    def _hand_over(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _door: ssl.SSLContext) -> None:
+        """Go on with the newest files, at every handshake: a context never forgets an authority that it was given."""
+        connection.context = self._newest
 
     def _bytes(self) -> Pems:
         certificate, key, client_ca = self._files
@@ -93,9 +98,14 @@ class Certificates:
                 raise TlsError(f"{client_ca} holds no certificates in PEM: {error}") from None
 
 
-def _server_context() -> ssl.SSLContext:
+def _server_context(*, mutual: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A session that is taken up again shows no certificate, though its authority may be trusted no more.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context
 
 
