@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 import group_jobs
-from group_runs import GROUP, Engine, named, opened, two_ways, went, whole
+from group_runs import GROUP, TENANT, Engine, named, opened, two_ways, went, whole
 from harness import eventually
 from topowatch_monitor.engine.child_job import NICER
+from topowatch_monitor.engine.closeups import CloseUps, Subject
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import InlinePool, Job, JobFailedError, JobLostError
 from topowatch_monitor.engine.ray_pool import RayPool
@@ -205,3 +206,26 @@ def test_a_job_ends_with_the_process_that_began_it_however_that_dies() -> None:
     parent.wait()
     parent.stdout.close()
     eventually(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_group_and_a_run_are_drawn_wherever_their_runs_are(pool: ShardPool, tmp_path: Path) -> None:
+    engine = Engine(tmp_path, pool)
+    try:
+        engine.write(whole(named(OVER[:6])) + opened("live") + went("live", OVER[6]))
+        engine.settle()
+        drawn = CloseUps(engine.dispatcher, pool, timeout=PATIENCE)
+        drawn.want([Subject(TENANT, GROUP), Subject(TENANT, GROUP, "live"), Subject(TENANT, GROUP, "a03")])
+        told: list[Any] = []
+
+        def answered() -> bool:
+            drawn.tick(0.0, caught_up=True)
+            told.extend(drawn.take_answers())
+            return len(told) == 3
+
+        engine.until(answered, within=PATIENCE)
+    finally:
+        engine.close()
+    answers = {each["subject"][2]: each["answer"] for each in told}
+    assert [path["run"] for path in answers[""]["paths"]] == ["live", *(f"a{number:02d}" for number in range(6))]
+    assert answers["live"]["predictions"]["points"] == min(64, len(OVER[6]))
+    assert answers["a03"]["predictions"]["points"] == min(64, len(OVER[3]))
