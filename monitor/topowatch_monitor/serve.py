@@ -38,7 +38,7 @@ from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
-from topowatch_monitor.store.log import Log
+from topowatch_monitor.store.log import Log, LogVersionError
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -66,6 +66,7 @@ class Daemon:
         """Open the data directory and compose the parts; nothing listens yet.
 
         Raises:
+            LogVersionError: another version wrote the data directory.
             OSError: the data directory cannot be written, or another daemon holds it.
             UnsafeError: strangers could reach it.
         """
@@ -79,6 +80,12 @@ class Daemon:
                 "cut %d bytes off the end of the log that do not read as records and put them aside as .torn-*: a crash"
                 " leaves at most one flush that was never acked; more than that is a damaged disk",
                 self.log.repaired_bytes,
+            )
+        if self.log.strange_kinds:
+            log.warning(
+                "the log holds records of kinds that this version does not know (%s), so a newer one has written to it:"
+                " they are kept and passed over; what they say is told again after an upgrade",
+                ", ".join(map(str, sorted(self.log.strange_kinds))),
             )
         self.served = False
         self._applied = 0
@@ -230,8 +237,9 @@ class Daemon:
                 task.result()
         finally:
             notify("STOPPING=1")
+            retention.cancel()  # in the middle of a sweep it would find the log closed
+            await self.ingest.close()  # first: whoever asks is told that it is not ready, and jobs to come again
             await grpc_server.stop(grace=2.0)
-            await self.ingest.close()
             for task in (engine, summaries, doors, retention):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -330,15 +338,15 @@ def run(settings: Settings) -> int:
     raise_file_limit()
     try:
         daemon = Daemon(settings)
+    except (UnsafeError, LogVersionError) as error:
+        log.error("%s", error)
+        return CANNOT_START
     except OSError as error:
         log.error(
             "cannot keep data in %s (%s): with --data-dir, name one that you can write and no other daemon uses",
             settings.data_dir,
             error,
         )
-        return CANNOT_START
-    except UnsafeError as error:
-        log.error("%s", error)
         return CANNOT_START
     started = time.monotonic()
     try:

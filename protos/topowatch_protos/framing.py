@@ -1,7 +1,8 @@
 """The frame that the client's spool, the daemon's log and recordings share on disk.
 
-A file opens with `MAGIC`. Each frame is `crc32, length, kind, payload` (little-endian u32, u32, u8, bytes); the
-checksum covers kind and payload, so a torn or damaged frame ends a scan and is never handed on.
+A file opens with `MAGIC`, whose last byte is the version of what follows. Each frame is `crc32, length, kind, payload`
+(little-endian u32, u32, u8, bytes); the checksum covers kind and payload, so a torn or damaged frame ends a scan and is
+never handed on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAGIC = b"TOPOSEG1"
+MAGIC = b"TOPOSEG1"  # its number is raised by what an older version could neither read nor pass over
 HEADER = struct.Struct("<IIB")
 
 
@@ -26,7 +27,10 @@ class SpoolKind(IntEnum):
 
 
 class LogKind(IntEnum):
-    """Frame kinds of the daemon's log and of recordings; each is one message of log.proto."""
+    """Frame kinds of the daemon's log and of recordings; each is one message of log.proto.
+
+    A daemon passes over kinds that it does not know, and keeps them.
+    """
 
     RUN_OPENED = 1
     STORED_ITEM = 2
@@ -38,12 +42,22 @@ class LogKind(IntEnum):
     GAP = 8  # nothing: a record that was taken out of the log, so that those behind keep their ordinals
 
 
+LOG_KINDS = frozenset(LogKind)
+
+
 class Frame(NamedTuple):
     """One frame of a file and the byte offset just behind it."""
 
     kind: int
     payload: bytes
     end: int
+
+
+def other_version(head: bytes) -> str:
+    """Return the version of a file that begins with `head`; empty for this one's, and where it is no such file."""
+    family = len(MAGIC) - 1
+    same = head.startswith(MAGIC) or not head.startswith(MAGIC[:family])
+    return "" if same else head[family : len(MAGIC)].decode("latin-1")
 
 
 def encode(kind: int, payload: bytes) -> bytes:

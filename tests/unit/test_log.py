@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from topowatch_monitor.store import reader as reader_module
 from topowatch_monitor.store.disk import OsDisk, OsFile
-from topowatch_monitor.store.log import Log, LogDamagedError, LogLockedError, LogUnavailable, segment_starts
+from topowatch_monitor.store.log import (
+    Log,
+    LogDamagedError,
+    LogLockedError,
+    LogUnavailable,
+    LogVersionError,
+    segment_starts,
+)
 from topowatch_monitor.store.reader import LogReader
 
 if TYPE_CHECKING:
@@ -278,6 +285,26 @@ def test_a_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     path.unlink()
     with opened(tmp_path) as log:  # the failed attempt has let go of the lock
         assert log.next_offset == 0
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_log_of_another_version_is_refused_and_nothing_of_it_is_changed(tmp_path: Path, which: int) -> None:
+    write(tmp_path, [[(2, bytes([n]) * 30)] for n in range(8)], segment_bytes=100)
+    (tmp_path / "half.tmp").write_bytes(b"perhaps of use to the other version")
+    path = sorted(tmp_path.glob("*.seg"))[which]
+    path.write_bytes(b"TOPOSEG2" + path.read_bytes()[8:-1])  # a torn tail, too
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != "lock"}
+    with pytest.raises(LogVersionError, match=f"{path.name} is of version 2 .* reads version 1: nothing was changed"):
+        Log.open(tmp_path, OsDisk())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != "lock"} == before
+
+
+def test_records_of_kinds_that_are_not_known_are_kept_and_told(tmp_path: Path) -> None:
+    written = write(tmp_path, [[(2, b"known"), (77, b"not known"), (2, b"known")]])
+    with opened(tmp_path) as log:
+        assert log.strange_kinds == {77}
+        assert log.append([(2, b"after")]) == 3
+    assert [entry[1:] for entry in read_all(tmp_path, 4)] == [*written, (2, b"after")]
 
 
 def test_leftovers_of_a_rotation_that_never_finished_are_removed(tmp_path: Path) -> None:

@@ -86,6 +86,14 @@ def test_any_other_file_is_no_recording(tmp_path: Path) -> None:
         next(read_recording(path))
 
 
+def test_a_recording_of_another_version_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "run.twrun"
+    write_recording(path, [Record(0, 2, b"item")])
+    path.write_bytes(b"TOPOSEG2" + path.read_bytes()[8:])
+    with pytest.raises(RecordingDamagedError, match="is of version 2: replay it with"):
+        next(read_recording(path))
+
+
 def test_a_table_comes_back_with_its_metadata(tmp_path: Path) -> None:
     """Lists with nulls too: not every step has a sketch."""
     columns = {"step": [0, 1], "weights": pa.array([[0.5, 1.0], None], pa.list_(pa.float32()))}

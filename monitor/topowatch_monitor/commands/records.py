@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 
 from topowatch_monitor.commands.output import CommandError
 from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.log import LogVersionError, check_versions, segment_starts
 from topowatch_monitor.store.reader import LogReader
 from topowatch_protos.framing import LogKind
 from topowatch_protos.keys import key_of as run_key_of
@@ -87,8 +88,12 @@ def log_records(data_dir: Path) -> Iterator[Record]:
     directory = data_dir / "log"
     if not directory.is_dir():
         raise CommandError(f"{data_dir} holds no log: name the daemon's data directory with --data-dir", status=2)
+    disk = OsDisk()
     try:
-        yield from LogReader(directory, OsDisk()).read(0, WHOLE_LOG)
+        check_versions(directory, disk, segment_starts(disk.names(directory)))
+        yield from LogReader(directory, disk).read(0, WHOLE_LOG)
+    except LogVersionError as error:
+        raise CommandError(str(error), status=2) from None
     except OSError as error:
         raise CommandError(f"cannot read the log in {directory}: {error}", status=2) from None
     except DecodeError as error:

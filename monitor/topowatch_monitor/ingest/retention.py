@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from topowatch_monitor.store.disk import write_file
 from topowatch_monitor.store.log import TEMPORARY, Log, segment_path
 from topowatch_monitor.store.retention import Survey, survey, without
-from topowatch_protos.framing import LogKind
+from topowatch_protos.framing import LOG_KINDS, LogKind
 from topowatch_protos.keys import key_of
 from topowatch_protos.v1 import log_pb2
 
@@ -112,12 +112,14 @@ class Retention:
 
     def _needed(self, kind: int, payload: bytes) -> bool:
         """Whether a record is of a run that is known; such as repeat what an earlier one says are not needed."""
+        if kind not in LOG_KINDS:
+            return True  # of a newer version: not ours to judge
         try:
             if kind == LogKind.RUN_OPENED and log_pb2.RunOpened.FromString(payload).HasField("progress"):
                 return False
             key = key_of(kind, payload)
         except DecodeError:
-            return True  # of another version perhaps: not ours to judge
+            return True  # likewise, perhaps
         return key is not None and kind != LogKind.EVENT and self._ingest.knows(key)
 
     async def _run(self, function: Callable[[Log], T]) -> T:

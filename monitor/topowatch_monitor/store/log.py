@@ -34,6 +34,10 @@ class LogLockedError(LogUnavailable):
     """Another process has the log open."""
 
 
+class LogVersionError(OSError):
+    """A segment is of another version of the log's format; nothing was changed."""
+
+
 class LogDamagedError(OSError):
     """A segment does not begin as one; opening the log would overwrite something that is not ours."""
 
@@ -46,6 +50,23 @@ def segment_path(directory: Path, first: int) -> Path:
 def segment_starts(names: Sequence[str]) -> list[int]:
     """Return the first ordinals of the segments among the names of a directory, ascending."""
     return sorted(int(name[:20]) for name in names if SEGMENT_NAME.fullmatch(name))
+
+
+def check_versions(directory: Path, disk: Disk, starts: Sequence[int]) -> None:
+    """See that this version can read the segments that begin at these ordinals.
+
+    Raises:
+        LogVersionError: it cannot; the message says what to do.
+        OSError: one cannot be read.
+    """
+    for first in starts:
+        path = segment_path(directory, first)
+        if version := framing.other_version(disk.read(path, 0, len(framing.MAGIC))):
+            raise LogVersionError(
+                f"{path} is of version {version} of the log's format, this topowatch reads version"
+                f" {framing.MAGIC[-1:].decode()}: nothing was changed; use the topowatch that wrote it, or a backup"
+                " from before the upgrade"
+            )
 
 
 def encode_records(records: Sequence[tuple[int, bytes]]) -> bytes:
@@ -73,6 +94,7 @@ class Log:
         self._suspect = False  # there may be bytes behind `_end`
         self._entry_suspect = False  # the segment's directory entry may not be on the device
         self.repaired_bytes = 0
+        self.strange_kinds: set[int] = set()  # kinds of records in the last segment that this version does not know
 
     @classmethod
     def open(cls, directory: Path, disk: Disk, *, segment_bytes: int = 64 << 20) -> Log:
@@ -87,6 +109,7 @@ class Log:
 
         Raises:
             LogLockedError: another process has the log open.
+            LogVersionError: a segment is of another version of the format.
             LogDamagedError: the last segment does not begin as a segment.
             LogUnavailable: the directory cannot be made, read or written.
         """
@@ -102,7 +125,7 @@ class Log:
         log = cls(directory, disk, lock, segment_bytes)
         try:
             log._recover()
-        except LogDamagedError:
+        except (LogVersionError, LogDamagedError):
             lock.release()
             raise
         except OSError as error:
@@ -248,10 +271,11 @@ class Log:
 
     def _recover(self) -> None:
         names = self._disk.names(self._directory)
+        starts = segment_starts(names)
+        check_versions(self._directory, self._disk, starts)
         for name in names:
             if name.endswith(TEMPORARY):
                 self._disk.unlink(self._directory / name)
-        starts = segment_starts(names)
         if starts:
             self._sealed_bytes = sum(self._disk.size(segment_path(self._directory, first)) for first in starts[:-1])
             self._first = starts[-1]
@@ -270,6 +294,8 @@ class Log:
         for frame in framing.scan(data):
             self._next += 1
             self._end = frame.end
+            if frame.kind not in framing.LOG_KINDS:
+                self.strange_kinds.add(frame.kind)
         self.repaired_bytes = len(data) - self._end
         if self.repaired_bytes:
             number = sum(name.startswith(f"{path.name}.torn-") for name in names)

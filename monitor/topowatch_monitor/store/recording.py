@@ -35,6 +35,8 @@ def read_recording(path: Path) -> Iterator[Record]:
     """
     data = path.read_bytes()
     if not data.startswith(framing.MAGIC):
+        if version := framing.other_version(data):
+            raise RecordingDamagedError(f"{path} is of version {version}: replay it with the topowatch that wrote it")
         raise RecordingDamagedError(f"{path} is not a topowatch recording")
     end = len(framing.MAGIC)
     for offset, frame in enumerate(framing.scan(data)):
