@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from chromium import chromium, missing
 from harness import Daemon, Job, unavailable
 
 if TYPE_CHECKING:
@@ -112,19 +112,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A headless Chromium."""
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            unavailable(f"{program} is not installed: make system")
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    options = ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    profile = tmp_path_factory.mktemp("browser")
-    # As root there is no sandbox, and a small /dev/shm would end it.
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"user-data-dir={profile}", "disable-gpu"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(shutil.which("chromedriver")))
-    driver.set_page_load_timeout(30)
+    if (why := missing()) is not None:
+        unavailable(why)
+    driver = chromium(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
