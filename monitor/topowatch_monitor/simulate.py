@@ -6,6 +6,7 @@ of the ways that the detectors know. Nothing here opens a connection or reads a 
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
 from dataclasses import dataclass, field
@@ -243,8 +244,7 @@ def _add_probe(sample: sample_pb2.Sample, plan: RunPlan, rng: np.random.Generato
     confidence = np.exp(-losses)
     truth = np.arange(plan.probes) % CLASSES
     argmax = np.where(confidence > 1.0 / CLASSES, truth, rng.integers(0, CLASSES, plan.probes))
-    # The Hellinger point, sketched with fixed directions: one for each probe that is right, one for each that is not.
-    directions = np.random.default_rng(0).standard_normal((2, plan.probes, plan.dimension)) / math.sqrt(plan.dimension)
+    directions = _directions(plan.probes, plan.dimension)
     root, rest = np.sqrt(confidence), np.sqrt(1.0 - confidence)
     sketch = (root @ directions[0] + rest @ directions[1]) / math.sqrt(plan.probes)
     sample.predictions.sketch.values = sketch.astype("<f4").tobytes()
@@ -252,3 +252,9 @@ def _add_probe(sample: sample_pb2.Sample, plan: RunPlan, rng: np.random.Generato
     sample.predictions.confidence = confidence.astype("<f2").tobytes()
     sample.probe_losses = losses.astype("<f4").tobytes()
     sample.scalars.add(name="probe_loss", steps=[sample.step], values=[float(losses.mean())])
+
+
+@functools.lru_cache(maxsize=1)  # for 256 probes they take 10 ms, the rest of a sample half a one
+def _directions(probes: int, dimension: int) -> NDArray[np.float64]:
+    """Fixed directions to sketch along, of probes that are right and of those that are not: [2, probes, dimension]."""
+    return np.random.default_rng(0).standard_normal((2, probes, dimension)) / math.sqrt(dimension)
