@@ -118,16 +118,23 @@ class HostedEngine:
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         """Pass reports on until the host closes its end or says nothing for too long."""
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with a line.
+            timer = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._give_up)
             try:
-                line = await asyncio.wait_for(reader.readline(), SILENCE_SECONDS)
-            except asyncio.TimeoutError:
-                log.error("the engine has been silent for %g s: ending it", SILENCE_SECONDS)
-                return
+                line = await reader.readline()
             except ConnectionError:  # it was killed with something of ours unread
                 return
+            finally:
+                timer.cancel()
             if not line.endswith(b"\n"):
                 return
             self._on_report(json.loads(line))
+
+    def _give_up(self) -> None:
+        """Close our end, which ends the following of theirs."""
+        log.error("the engine has been silent for %g s: ending it", SILENCE_SECONDS)
+        if self._writer is not None:
+            self._writer.close()
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Wait for the host to go, then kill what is left of its session."""
