@@ -68,6 +68,8 @@ def spent(before: Footprint, after: Footprint, seconds: float) -> dict[str, floa
 def measure(daemon: Daemon, size: Size, minutes: float) -> dict[str, Any]:
     """Fill the windows, then look at the daemon for some minutes, then at its page."""
     front = daemon.process.pid if daemon.process is not None else 0
+    while "actors" not in footprint(front).memory:
+        time.sleep(1.0)
     time.sleep(CALM_SECONDS)
     empty = footprint(front)
     with closing(Load(daemon.grpc, size)) as load:
