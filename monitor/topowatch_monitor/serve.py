@@ -19,12 +19,9 @@ import uvicorn
 from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.detect.stalled_run import StalledRunThresholds
 from topowatch_monitor.doors import Doors, UnsafeError
-from topowatch_monitor.engine.host import HostSettings
 from topowatch_monitor.engine.logs import set_up_logging
-from topowatch_monitor.engine.parts import parts_of
-from topowatch_monitor.engine.pool import InlinePool
-from topowatch_monitor.engine.shard import Shard
-from topowatch_monitor.engine.supervisor import HostedEngine, InlineEngine
+from topowatch_monitor.engine.settings import HostSettings
+from topowatch_monitor.engine.supervisor import HostedEngine
 from topowatch_monitor.engine.view import FORGOTTEN, at
 from topowatch_monitor.export.closeups import Viewer
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
@@ -138,8 +135,10 @@ class Daemon:
         )
         if settings.engine == "ray":
             return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
-        pool = InlinePool(lambda: Shard(told.run_settings()))
-        return InlineEngine(parts_of(told, pool, disk), self._take_report)
+        # Imported here: beside Ray this process needs nothing of what computes.
+        from topowatch_monitor.engine.inline import InlineEngine
+
+        return InlineEngine(told, disk, self._take_report)
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]

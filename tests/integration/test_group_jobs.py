@@ -15,7 +15,8 @@ import group_jobs
 from group_runs import GROUP, TENANT, Engine, named, opened, two_ways, went, whole
 from harness import eventually
 from topowatch_monitor.engine.child_job import NICER
-from topowatch_monitor.engine.closeups import CloseUps, Subject
+from topowatch_monitor.engine.closeups import CloseUps
+from topowatch_monitor.engine.look import Subject
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import InlinePool, Job, JobFailedError, JobLostError
 from topowatch_monitor.engine.ray_pool import RayPool

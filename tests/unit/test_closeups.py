@@ -9,7 +9,8 @@ import pytest
 
 import group_jobs
 from group_runs import GROUP, TENANT, Engine, named, opened, two_ways, went, whole
-from topowatch_monitor.engine.closeups import LOST, MOST_WAITING, CloseUps, Subject
+from topowatch_monitor.engine.closeups import LOST, MOST_WAITING, CloseUps
+from topowatch_monitor.engine.look import Subject
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import Call, InlinePool, ShardLostError
 from topowatch_monitor.engine.shard import Shard

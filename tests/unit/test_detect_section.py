@@ -17,7 +17,8 @@ from topowatch_monitor.config import ConfigError, Settings, load
 from topowatch_monitor.detect import Thresholds
 from topowatch_monitor.detect.threshold_tables import thresholds_from
 from topowatch_monitor.detect_section import SHARE, attributes_of, introduction_of, keys, tables
-from topowatch_monitor.engine.host import HostSettings
+from topowatch_monitor.engine.parts import run_settings
+from topowatch_monitor.engine.settings import HostSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +177,7 @@ def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str,
         homology_timeout_seconds=1,
         thresholds=asdict(settings.detect),
     )
-    assert HostSettings(**json.loads(host.to_json())).run_settings().thresholds == settings.detect
+    assert run_settings(HostSettings(**json.loads(host.to_json()))).thresholds == settings.detect
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from group_views import group_view, path_class
-from topowatch_monitor.engine.closeups import CloseUp, Subject
+from topowatch_monitor.engine.look import CloseUp, Subject
 from topowatch_monitor.engine.view import at
 from topowatch_monitor.export.closeups import Viewer
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from topowatch_monitor.engine.group_map import MOST_POINTS, MOST_RUNS, map_of
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError, ShardLostError
@@ -13,26 +13,11 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.dispatcher import Dispatcher
     from topowatch_monitor.engine.group_map import GroupMap
+    from topowatch_monitor.engine.look import CloseUp, Subject
     from topowatch_monitor.engine.pool import Call, Job, ShardPool
 
 MOST_WAITING = 256  # subjects; the front asks for each again while somebody looks
 LOST = "the process that has it was lost and is being replaced: try again in some seconds"
-
-
-class Subject(NamedTuple):
-    """What somebody looks at: a run, or a group as a whole where `run` is empty."""
-
-    tenant: str
-    group: str
-    run: str = ""
-
-
-class CloseUp(TypedDict):
-    """The answer to one look; None where the run has gone, or where there was a `problem`, in words."""
-
-    subject: list[str]
-    answer: Any
-    problem: str
 
 
 @dataclass(frozen=True)

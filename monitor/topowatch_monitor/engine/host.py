@@ -13,59 +13,22 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from topowatch_monitor.detect.threshold_tables import thresholds_from
-from topowatch_monitor.engine.closeups import Subject
-from topowatch_monitor.engine.groups import GroupSettings
 from topowatch_monitor.engine.logs import set_up_logging
+from topowatch_monitor.engine.look import Subject
 from topowatch_monitor.engine.loop import FrontLink, run_engine
-from topowatch_monitor.engine.parts import parts_of
-from topowatch_monitor.engine.path_state import PathSettings
+from topowatch_monitor.engine.parts import parts_of, run_settings
 from topowatch_monitor.engine.session import kill_session
-from topowatch_monitor.engine.told import RunSettings
+from topowatch_monitor.engine.settings import HostSettings
 from topowatch_monitor.store.disk import OsDisk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from topowatch_monitor.engine.loop import EngineReport
 
 log = logging.getLogger("topowatch.engine")
 
 FAREWELL_SECONDS = 15.0
-
-
-@dataclass(frozen=True)
-class HostSettings:
-    """What the engine needs to know, wherever it runs; travels to the host as JSON on its command line."""
-
-    data_dir: str
-    shards: int
-    ray_address: str | None
-    snapshot_seconds: float
-    path_window: int
-    h1_every: int
-    h1_landmarks: int
-    history_window: int
-    atlas_seconds: float
-    homology_timeout_seconds: float
-    thresholds: Mapping[str, Mapping[str, float]]  # by detector and name
-    log_format: str = "text"
-
-    def run_settings(self) -> RunSettings:
-        """How much of each run is looked at, and when detectors fire."""
-        path = PathSettings(window=self.path_window, h1_every=self.h1_every, h1_landmarks=self.h1_landmarks)
-        return RunSettings(path=path, history=self.history_window, thresholds=thresholds_from(self.thresholds))
-
-    def group_settings(self) -> GroupSettings:
-        """How often groups are looked at, and how long a refit may take."""
-        return GroupSettings(atlas_seconds=self.atlas_seconds, timeout_seconds=self.homology_timeout_seconds)
-
-    def to_json(self) -> str:
-        """Encode for the command line."""
-        return json.dumps(asdict(self))
 
 
 class SocketLink(FrontLink):
@@ -111,7 +74,7 @@ def main(descriptor: int, settings: HostSettings) -> None:
 
     link = SocketLink(socket.socket(fileno=descriptor))
     log.info("starting Ray (%s)", settings.ray_address or "embedded")
-    pool = RayPool(settings.shards, settings.run_settings(), settings.ray_address)
+    pool = RayPool(settings.shards, run_settings(settings), settings.ray_address)
     try:
         run_engine(parts_of(settings, pool, OsDisk()), link, time.monotonic)
     finally:

@@ -11,10 +11,10 @@ from topowatch_monitor.engine.dispatcher import CHUNK_RECORDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from topowatch_monitor.engine.closeups import CloseUp, Subject
     from topowatch_monitor.engine.forecast_view import GroupForecastView
     from topowatch_monitor.engine.forecasts import NewForecast
     from topowatch_monitor.engine.group_view import GroupView
+    from topowatch_monitor.engine.look import CloseUp, Subject
     from topowatch_monitor.engine.parts import Parts
     from topowatch_monitor.engine.view import RunView
 
@@ -164,15 +164,3 @@ def _report(views: list[RunView], groups: list[GroupView], applied: int, before:
         "homology_timeouts": now.timeouts - before.timeouts,
         "homology_refused": now.refused - before.refused,
     }
-
-
-class InlineLink(FrontLink):
-    """The connection within one process: a thread runs the engine, the front is called back with its reports."""
-
-    def __init__(self, on_report: Callable[[EngineReport], None]) -> None:
-        super().__init__()
-        self._on_report = on_report
-
-    def report(self, report: EngineReport) -> None:
-        """Hand a report to the front."""
-        self._on_report(report)

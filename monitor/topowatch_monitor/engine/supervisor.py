@@ -8,21 +8,18 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from topowatch_monitor.engine.loop import InlineLink, run_engine
 from topowatch_monitor.engine.session import kill_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from topowatch_monitor.engine.closeups import Subject
-    from topowatch_monitor.engine.host import HostSettings
+    from topowatch_monitor.engine.look import Subject
     from topowatch_monitor.engine.loop import EngineReport
-    from topowatch_monitor.engine.parts import Parts
+    from topowatch_monitor.engine.settings import HostSettings
 
 log = logging.getLogger("topowatch.engine")
 
@@ -157,47 +154,3 @@ class HostedEngine:
         if self._journal.exists() and self._journal.stat().st_size > 16 << 20:
             self._journal.replace(self._journal.with_suffix(".old"))
         return self._journal.open("ab")
-
-
-class InlineEngine:
-    """The engine as a thread of the daemon, without Ray."""
-
-    def __init__(self, parts: Parts, on_report: Callable[[EngineReport], None]) -> None:
-        self._parts = parts
-        self._on_report = on_report
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.restarts = 0  # a thread that fails ends the daemon
-        self._link = InlineLink(self._pass_on)
-
-    def advance(self, durable: int) -> None:
-        """The log is on disk below this offset; called from any thread."""
-        self._link.advance(durable)
-
-    def look(self, subject: Subject) -> None:
-        """Ask the thread for a close-up."""
-        self._link.look(subject)
-
-    async def run(self) -> None:
-        """Run the engine in a thread until cancelled; a failure in it ends the daemon with its traceback."""
-        loop = self._loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-
-        def body() -> None:
-            try:
-                run_engine(self._parts, self._link, time.monotonic)
-            except Exception as error:  # noqa: BLE001 - handed to the event loop, which raises it
-                loop.call_soon_threadsafe(ended.set_exception, error)
-            else:
-                loop.call_soon_threadsafe(ended.set_result, None)
-
-        thread = threading.Thread(target=body, name="engine", daemon=True)
-        thread.start()
-        try:
-            await asyncio.shield(ended)
-        finally:
-            self._link.close()
-            await asyncio.to_thread(thread.join, FAREWELL_SECONDS)
-
-    def _pass_on(self, report: EngineReport) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._on_report, report)

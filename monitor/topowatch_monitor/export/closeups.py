@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from topowatch_monitor.engine.closeups import Subject
+from topowatch_monitor.engine.look import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from topowatch_monitor.engine.closeups import CloseUp
+    from topowatch_monitor.engine.look import CloseUp
 
 FRESH_SECONDS = 4.0  # so long an answer is good for all who ask
 KEPT_SECONDS = 60.0

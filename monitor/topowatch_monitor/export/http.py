@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from topowatch_monitor.engine.closeups import Subject
+from topowatch_monitor.engine.look import Subject
 from topowatch_monitor.export import exposition, page
 from topowatch_monitor.export.answers import RefusedError, json_response
 from topowatch_monitor.export.asked import group_of, run_of, seen_by

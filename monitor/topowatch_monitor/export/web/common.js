@@ -8,8 +8,9 @@ const make = (tag, className, text) => {
 const known = (value) => value !== null && value !== undefined;
 const number = (value) => !known(value) ? "–" : value === 0 ? "0"
   : Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3 ? value.toExponential(2)
-  : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
-const whole = (value) => known(value) ? value.toLocaleString("en-US") : "–";
+  : Math.abs(value) >= 1000 ? digits.format(Math.round(value)) : String(Number(value.toPrecision(4)));
+const digits = new Intl.NumberFormat("en-US");
+const whole = (value) => known(value) ? digits.format(value) : "–";
 const percent = (value) => known(value) ? (100 * value).toFixed(value < 0.1 ? 2 : 1) + " %" : "–";
 const counted = (count, one, many) => whole(count) + " " + (count === 1 ? one : many ?? one + "s");
 const ago = (seconds) => seconds < 1.5 ? "now" : seconds < 90 ? Math.round(seconds) + " s ago"

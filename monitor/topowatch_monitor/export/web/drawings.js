@@ -30,7 +30,7 @@ function ticks(low, high, most, logarithmic = false) {
   for (let place = Math.ceil(low / step - 1e-9); place * step <= high + 1e-9 * step; place++) found.push(Number((place * step).toPrecision(12)));
   return found;
 }
-const short = (value) => Math.abs(value) >= 1e5 ? value.toExponential(0).replace("e+", "e") : Math.abs(value) >= 1000 ? value.toLocaleString("en-US") : number(value);
+const short = (value) => Math.abs(value) >= 1e5 ? value.toExponential(0).replace("e+", "e") : Math.abs(value) >= 1000 ? digits.format(value) : number(value);
 const extent = (values) => {
   const finite = values.filter((value) => Number.isFinite(value));
   return finite.length ? [Math.min(...finite), Math.max(...finite)] : [0, 1];
@@ -113,7 +113,8 @@ function drawFan(metric, curve, made, now, end, result, width) {
 
 // Intervals of many runs, the best first: [{run, href, value, lower, upper, note}].
 function drawIntervals(metric, rows, target, width) {
-  const height = 34 + 20 * rows.length, left = Math.min(190, 0.36 * width), room = Math.floor(left / 7.2);
+  const longest = Math.max(...rows.map((row) => row.run.length)), left = Math.min(24 + 7 * longest, 0.42 * width), room = Math.floor((left - 10) / 7);
+  const height = 34 + 20 * rows.length;
   const x = padded(extent([...rows.flatMap((row) => [row.lower, row.upper, row.value]), ...(known(target) ? [target] : [])]));
   const svg = canvas(width, height, "Forecasts of " + metric + " of " + rows.length + " runs, the best first");
   const across = scale(...x, left, width - 14);
@@ -123,7 +124,7 @@ function drawIntervals(metric, rows, target, width) {
   if (known(target)) svg.append(titled(draw("line", {class: "mark warning", x1: across(target), x2: across(target), y1: 4, y2: height - 26}), "target " + number(target)));
   rows.forEach((row, index) => {
     const y = 16 + 20 * index, text = row.run + ": " + number(row.value) + (row.lower === row.upper ? "" : " (" + number(row.lower) + " to " + number(row.upper) + ")") + (row.note ? ", " + row.note : "");
-    svg.append(link(row.href, text, label(left - 8, y + 4, cut(row.run, room), {class: "name", "text-anchor": "end"})),
+    svg.append(link(row.href, text, label(left - 8, y + 4, cut(row.run, room), {class: "name " + (row.className ?? ""), "text-anchor": "end"})),
       titled(draw("line", {class: "whisker" + (row.ended ? " over" : ""), x1: across(row.lower), x2: across(row.upper), y1: y, y2: y}), text),
       titled(draw("circle", {class: row.ended ? "result" : "told end", cx: across(row.value), cy: y, r: 4}), text));
   });
@@ -185,9 +186,10 @@ function drawMap(paths, width, told) {
 
 // A tree of runs by the scale at which they merge, the largest at the left: leaves [{text, href, className}] in order.
 function drawTree(tree, floor, infinite, width) {
-  const rows = [], left = 14, names = Math.min(210, 0.42 * width), right = width - names, room = Math.floor(names / 7.2);
+  const rows = [], left = 14;
   const walk = (node) => { if (node.children) node.children.forEach(walk); else { node.y = 16 + 18 * rows.length; rows.push(node); } };
   walk(tree);
+  const names = Math.min(24 + 7 * Math.max(...rows.map((row) => row.text.length)), 0.46 * width), right = width - names, room = Math.floor((names - 10) / 7);
   const height = 16 + 18 * rows.length + 26, svg = canvas(width, height, "Dendrogram of " + counted(rows.length, "line") + " by merge scale");
   const scales = [];
   const collect = (node) => { if (node.children) { if (Number.isFinite(node.scale)) scales.push(node.scale); node.children.forEach(collect); } };

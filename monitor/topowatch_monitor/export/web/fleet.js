@@ -1,7 +1,7 @@
 // The runs in a table: those that match the filter, and those of one group where it is looked at.
-const ROWS_SHOWN = 500, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
+const ROWS_AT_ONCE = 150, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
 let focus = {};   // what is looked at: {group, tenant, run}, or nothing
-let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, sort = {column: 0, down: false}, only = null;
+let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
 const clock = () => serverNow + (stored ? 0 : (performance.now() - fetchedAt) / 1000);
 const rank = (run) => VERDICTS.indexOf(run.verdict) * 2 + (run.state === "live" ? 0 : 1);
 
@@ -70,7 +70,7 @@ const TITLES = {
 };
 
 COLUMNS.forEach(([label, className], index) => {
-  const head = make("th", className === "number" ? "number" : "");
+  const head = make("th", className);
   head.scope = "col";
   const button = make("button", "", label);
   button.type = "button";
@@ -82,6 +82,7 @@ COLUMNS.forEach(([label, className], index) => {
   head.append(button);
   $("head").append(head);
 });
+$("more").addEventListener("click", () => { most += ROWS_AT_ONCE; drawRuns(); });
 const chips = VERDICTS.map((verdict) => {
   const chip = make("button", "chip");
   chip.type = "button";
@@ -92,11 +93,12 @@ const chips = VERDICTS.map((verdict) => {
 });
 
 const keyOf = (run) => JSON.stringify([run.tenant, run.group, run.run]);
+const byName = new Intl.Collator(undefined, {numeric: true});
 const compare = (a, b) => {
   const key = COLUMNS[sort.column][2], x = key(a), y = key(b);
   if (known(x) !== known(y)) return known(x) ? -1 : 1;
-  const order = x === y || !known(x) ? 0 : (typeof x === "string" ? x.localeCompare(y, undefined, {numeric: true}) : x - y) * (sort.down ? -1 : 1);
-  return order || a.group.localeCompare(b.group) || a.run.localeCompare(b.run, undefined, {numeric: true});
+  const order = x === y || !known(x) ? 0 : (typeof x === "string" ? byName.compare(x, y) : x - y) * (sort.down ? -1 : 1);
+  return order || byName.compare(a.group, b.group) || byName.compare(a.run, b.run);
 };
 const haystack = (run) => [run.run, run.group, run.verdict, run.state, ...Object.entries(run.labels).map((pair) => pair.join("=")),
   ...flagsOf(run).flatMap((flag) => [flag.detector, words(flag.detector), flag.reason])].join("\n").toLowerCase();
@@ -105,9 +107,9 @@ const drawn = new Map();   // key → {row, cells, seen: JSON of what the row sh
 function drawRuns() {
   const terms = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const here = runs.filter((run) => !known(focus.group) || (run.group === focus.group && (!known(focus.tenant) || run.tenant === focus.tenant)));
-  const matching = here.filter((run) => { const text = haystack(run); return terms.every((term) => text.includes(term)); });
+  const matching = !terms.length ? here : here.filter((run) => { const text = haystack(run); return terms.every((term) => text.includes(term)); });
   const shown = matching.filter((run) => !only || run.verdict === only).sort(compare);
-  const head = shown.slice(0, ROWS_SHOWN);
+  const head = shown.slice(0, most);
   const keys = new Set(head.map(keyOf));
   for (const [key, entry] of drawn) if (!keys.has(key)) { entry.row.remove(); drawn.delete(key); }
   head.forEach((run, position) => {
@@ -144,7 +146,9 @@ function drawRuns() {
   $("table").hidden = head.length === 0;
   $("nothing").hidden = runs.length === 0 || head.length > 0;
   $("nothing").textContent = "No run matches. Esc clears the filter.";
-  const cut = shown.length > head.length ? ", the first " + head.length + " shown: narrow the filter to see the others" : "";
+  const cut = shown.length > head.length ? ", the first " + whole(head.length) + " shown" : "";
+  $("more").hidden = !cut;
+  $("table").classList.toggle("alone", known(focus.group));
   $("count").textContent = (shown.length === here.length ? counted(here.length, "run") : whole(shown.length) + " of " + counted(here.length, "run")) + cut;
   drawGroups(new Set(matching.map((run) => JSON.stringify([run.tenant, run.group]))));
   const unstable = here.filter((run) => run.verdict === "unstable" && run.state === "live").length;

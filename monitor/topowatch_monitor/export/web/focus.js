@@ -125,17 +125,17 @@ function groupPanels(where, classes, map, forecast) {
       + spread.verdict + (spread.reason ? ", " + spread.reason : "") + ".";
     list.push({key: "evidence", title: "Evidence", says, seen: bars, draw: (width) => [drawBarcode([], bars, width, counted(bars.length, "loop") + " that part the classes")]});
   }
-  list.push(forecastPanel(href, classes, forecast));
+  list.push(forecastPanel(href, classes, forecast, (run) => outliers.has(run) ? "out" : ""));
   return list;
 }
-function forecastPanel(href, classes, forecast) {
+function forecastPanel(href, classes, forecast, classOf) {
   if (!answered(forecast)) return {key: "forecasts", title: "Forecasts", says: why(forecast)};
   const learned = forecast.learned[0], higher = learned?.higher_is_better !== false, better = (a, b) => (b.value - a.value) * (higher ? 1 : -1);
   const live = forecast.runs.filter((run) => run.state === "live"), told = live.filter((run) => known(run.value)).sort(better);
   const metric = told[0]?.metric ?? learned?.metric ?? classes.spread.metric;
   const ended = classes.members.filter((run) => run.state === "ended" && Number.isFinite(run.results?.[metric]))
     .map((run) => ({run: run.run, value: run.results[metric], lower: run.results[metric], upper: run.results[metric], ended: true})).sort(better);
-  const rows = (told.length ? told : ended).slice(0, MOST_ROWS).map((run) => ({...run, href: href(run.run), note: run.misses_target ? "off target" : ""}));
+  const rows = (told.length ? told : ended).slice(0, MOST_ROWS).map((run) => ({...run, href: href(run.run), className: classOf(run.run), note: run.misses_target ? "off target" : ""}));
   const levels = (learned?.levels ?? []).map((level) => [percent(level.share), number(level.made.r2), number(level.left_out.r2), number(level.without_topology),
     number(Math.max(...Object.values(level.baselines).filter(known), -Infinity)), percent(level.made.coverage)].map((text) => text === "-Infinity" ? "–" : text));
   const silent = live.length - told.length, all = told.length || ended.length;
