@@ -85,7 +85,7 @@ class Daemon:
                 ", ".join(map(str, sorted(self.log.strange_kinds))),
             )
         self.served = False
-        self._applied = 0
+        self._applied = self._told = 0  # log offsets: analysed by the engine of now, and by any that told of it
         self._restarts = 0
         self._lost_records = 0
         self._homology_timeouts = 0
@@ -142,15 +142,17 @@ class Daemon:
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
+        behind, self._told = self._applied < self._told, max(self._applied, self._told)
         self._restarts += report["restarts"]
         self._lost_records += report["lost_records"]
         # A log that is read again from its beginning passes by runs that are forgotten later in it.
-        self.fleet.update(
+        known = [
             view
             for view in report["views"]
             if view["state"] == FORGOTTEN
             or self.ingest.knows(run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=view["run"]))
-        )
+        ]
+        self.fleet.update(known, behind=behind)
         self._homology_timeouts += report["homology_timeouts"]
         self._homology_refused += report["homology_refused"]
         self.fleet.update_groups(report["groups"])

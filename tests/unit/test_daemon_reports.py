@@ -67,3 +67,20 @@ def test_homology_that_was_given_up_is_added_up(daemon: Daemon):
     daemon._take_report(report(homology_timeouts=3))
     stats = daemon.stats()
     assert (stats.homology_timeouts_total, stats.homology_refused_total) == (4, 2)
+
+
+def test_an_engine_that_makes_a_run_again_takes_nothing_back_of_it(daemon: Daemon):
+    """It tells of the past of the run first; what a damaged log has lost is told once that is done."""
+    introduce(daemon, "a")
+
+    def told(applied: int, samples: int) -> int | None:
+        step = 4 * samples
+        daemon._take_report(report(applied=applied, views=[{**run_view("a"), "samples": samples, "step": step}]))
+        [run] = daemon.fleet.runs(1100.0)
+        return run["step"]
+
+    assert told(100, 50) == 200
+    assert told(30, 10) == 200
+    assert told(90, 50) == 200
+    assert told(110, 55) == 220
+    assert told(120, 54) == 216

@@ -156,10 +156,17 @@ class Fleet:
             theirs._forecasts = {key: view for key, view in self._forecasts.items() if key[0] == tenant}
         return theirs
 
-    def update(self, views: Iterable[RunView]) -> None:
-        """Take newer views from the engine."""
+    def update(self, views: Iterable[RunView], *, behind: bool = False) -> None:
+        """Take newer views from the engine.
+
+        Args:
+            views: of runs that changed.
+            behind: whether the engine makes again what it told before: then a view of fewer samples is no newer one.
+        """
         newer = {(view["tenant"], view["group"], view["run"]): view for view in views}
         with self._lock:
+            if behind:
+                newer = {key: view for key, view in newer.items() if not self._is_newer_than(key, view)}
             self._views.update(newer)
             for key in [key for key, view in newer.items() if view["state"] == FORGOTTEN]:
                 self._forget(key)
@@ -232,6 +239,11 @@ class Fleet:
     def exported(self, now: float) -> list[FleetRun]:
         """Return the runs that have series in /metrics at `now`: live ones, and ended or lost ones for a while."""
         return [run for run in self.runs(now) if now - (run["last_received_at"] or now) <= self._grace[run["state"]]]
+
+    def _is_newer_than(self, key: Key, view: RunView) -> bool:
+        """Whether more of a run has been told than this view says."""
+        known = self._views.get(key)
+        return known is not None and view["state"] != FORGOTTEN and known["samples"] > view["samples"]
 
     def _forget(self, key: Key) -> None:
         """Let a run go, and its group with the last of its runs."""

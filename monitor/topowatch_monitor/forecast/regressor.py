@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_solve
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from sklearn.gaussian_process import GaussianProcessRegressor
 
 # Runs that are learned from, at most: the time of a fit grows with their cube, and is 0.1 s for 100 (measured).
 MOST_RUNS = 120
@@ -166,6 +164,11 @@ def fit(
     if all_same(targets):
         raise ValueError("the targets are all the same")
     width = math.sqrt(rows.shape[1])
+    # Imported here: it takes a second, for which a shard that starts need not wait.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+
     smooth = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(width, (0.2 * width, 20.0 * width))
     straight = ConstantKernel(1.0 / rows.shape[1], (1e-6, 1e2)) * DotProduct(1.0, sigma_0_bounds="fixed")
     process = GaussianProcessRegressor(smooth + straight + WhiteKernel(0.1, (1e-4, 2.0)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -53,6 +52,8 @@ def score(
     if len(true) < 2 or np.ptp(true) == 0:
         return Score(len(true), None, error, None, coverage)
     r2 = 1 - float(((true - said) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+    from scipy.stats import kendalltau  # here, for the same reason as the regressor's
+
     tau = float(kendalltau(true, said).statistic)
     return Score(len(true), r2, error, tau if np.isfinite(tau) else None, coverage)
 
