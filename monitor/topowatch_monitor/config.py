@@ -124,7 +124,18 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None, description="Ray cluster to join, auto or HOST:PORT; unset: an embedded one, local to this host."
     )
-    shards: int = Field(default=2, ge=1, le=256, description="Ray actors that share the 256 virtual shards.")
+    shards: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="Ray actors that share the 256 virtual shards, where there is room for them.",
+    )
+    most_shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Ray actors to go up to where the cluster that ray_address names has room; unset: as shards.",
+    )
 
     # How much of a run is looked at.
     path_window: int = Field(default=512, ge=8, le=4096, description="Latest points of a path kept for H0, in samples.")
@@ -252,6 +263,15 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Lo
         raise ConfigError(
             f"ray_address ({origin['ray_address']}): engine is inline ({origin['engine']}), which joins no Ray "
             "cluster: leave the address out, or set engine to ray"
+        )
+    if settings.most_shards is not None and settings.ray_address is None:
+        raise ConfigError(
+            f"most_shards ({origin['most_shards']}): only a cluster grows: name one with ray_address, or set shards"
+        )
+    if settings.most_shards is not None and settings.most_shards < settings.shards:
+        raise ConfigError(
+            f"most_shards ({origin['most_shards']}) is {settings.most_shards}, fewer than shards "
+            f"({origin['shards']}), which is {settings.shards}: raise it, or leave it out"
         )
     if (settings.tls_cert is None) != (settings.tls_key is None) or (settings.tls_client_ca and not settings.tls_cert):
         raise ConfigError("tls_cert and tls_key come together, and tls_client_ca needs both")

@@ -122,6 +122,7 @@ class Daemon:
         told = HostSettings(
             data_dir=str(settings.data_dir.absolute()),
             shards=settings.shards,
+            most_shards=settings.most_shards or settings.shards,
             ray_address=settings.ray_address,
             snapshot_seconds=settings.snapshot_seconds,
             path_window=settings.path_window,
@@ -173,6 +174,7 @@ class Daemon:
             ack_seconds_sum=counters.ack_seconds.sum,
             shard_lag_samples=max(0, self.log.next_offset - self._applied),
             records_lost_total=self._lost_records,
+            shards=self.engine.carriers,
             shard_restarts_total=self._restarts + self.engine.restarts,
             log_bytes=self.log.size_bytes,
             homology_timeouts_total=self._homology_timeouts,
@@ -182,6 +184,10 @@ class Daemon:
     def not_ready(self) -> list[str]:
         """Why the daemon does not take samples, in words; empty while it does."""
         return [] if self.ingest.ready else [self.ingest.reason]
+
+    def late(self) -> list[str]:
+        """Why results come late or not at all, though samples are taken, in words; empty while they do not."""
+        return [f"results come late: {self.engine.trouble}"] if self.engine.trouble else []
 
     def ask_for_slice(self, run: FleetRun, side: int) -> str:
         """Have a run's job take a slice of its loss; return the id that it will come with."""
@@ -202,6 +208,7 @@ class Daemon:
             self.fleet,
             stats=self.stats,
             not_ready=self.not_ready,
+            late=self.late,
             version=version,
             ask=self.ask_for_slice,
             viewer=self.viewer,

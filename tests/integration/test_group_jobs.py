@@ -42,6 +42,7 @@ def shared_pool(request: pytest.FixtureRequest) -> Iterator[ShardPool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(group_jobs.HERE), prepend=os.pathsep)  # where Ray's processes find the jobs
         made: ShardPool = InlinePool(lambda: Shard(SMALL)) if request.param == "inline" else RayPool(2, SMALL)
+        made.start()
         yield made
         made.close()
 
@@ -49,8 +50,9 @@ def shared_pool(request: pytest.FixtureRequest) -> Iterator[ShardPool]:
 @pytest.fixture
 def pool(shared_pool: ShardPool) -> ShardPool:
     """The pool with new shards, for tests that use them."""
-    for carrier in range(shared_pool.size):
-        shared_pool.replace(carrier)
+    for carrier in shared_pool.carriers:
+        shared_pool.drop(carrier)
+    shared_pool.start()
     return shared_pool
 
 
@@ -83,7 +85,7 @@ def ends(pool: ShardPool, job: Job) -> Any:
 
 
 def test_a_job_gets_values_what_was_put_and_what_calls_return(shared_pool: ShardPool) -> None:
-    calls = [shared_pool.call(carrier, "ended_runs", ("t", "g"), 8) for carrier in range(shared_pool.size)]
+    calls = [shared_pool.call(carrier, "ended_runs", ("t", "g"), 8) for carrier in shared_pool.carriers]
     assert ends(shared_pool, shared_pool.submit(group_jobs.total, 1, [2, 3], shared_pool.put([4]), *calls)) == 10
 
 
@@ -107,22 +109,25 @@ def test_a_job_yields_to_everything_else_and_leaves_shards_alone(shared_pool: Sh
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     assert ends(shared_pool, job) == ours + NICER
     assert os.getpriority(os.PRIO_PROCESS, 0) == ours
-    shared_pool.replace(0)  # by a process of its own, not by the job's
-    assert shared_pool.result(shared_pool.call(0, "views"), 120.0) == []
+    for carrier in shared_pool.carriers:
+        shared_pool.drop(carrier)
+    shared_pool.start()  # in processes of their own, not in the job's
+    for carrier in shared_pool.carriers:
+        assert shared_pool.result(shared_pool.call(carrier, "views"), 120.0) == []
     assert all(shard.nice() == ours for shard in processes("ray::Shard"))
 
 
 def test_a_job_that_needs_a_carrier_that_died_is_lost_and_may_be_begun_again(pool: ShardPool) -> None:
-    if pool.size == 1:
+    if len(pool.carriers) == 1:
         pytest.skip("the one shard of this pool lives in this process")
-    for call in [pool.call(carrier, "views") for carrier in range(pool.size)]:
+    for call in [pool.call(carrier, "views") for carrier in pool.carriers]:
         pool.result(call, 120.0)  # the new shards are there; the old ones may still be dying
-    for process in eventually(lambda: len(found := processes("ray::Shard")) == pool.size and found):
+    for process in eventually(lambda: len(found := processes("ray::Shard")) == len(pool.carriers) and found):
         process.kill()
     gone = eventually(lambda: not processes("ray::Shard"))
     assert gone
     with pytest.raises(JobLostError):
-        ends(pool, pool.submit(group_jobs.total, pool.call(0, "views")))
+        ends(pool, pool.submit(group_jobs.total, pool.call(pool.carriers[0], "views")))
 
 
 def test_noise_that_hangs_ripser_ends_in_a_counted_time_out_while_samples_are_applied(
@@ -166,7 +171,7 @@ def test_a_refit_whose_process_is_killed_is_done_again(pool: ShardPool, tmp_path
 @pytest.mark.slow
 def test_carriers_that_die_during_a_refit_get_it_all_the_same(pool: ShardPool, tmp_path: Path) -> None:
     """What was handed out before their death counts, and the rebuilt ones are given what was found."""
-    if pool.size == 1:
+    if len(pool.carriers) == 1:
         pytest.skip("the one shard of this pool lives in this process")
     engine = Engine(tmp_path, pool)
     engine.write(whole(SETTLED) + opened("live") + went("live", UNDER[4]))

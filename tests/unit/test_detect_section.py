@@ -167,6 +167,7 @@ def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str,
     host = HostSettings(
         data_dir="",
         shards=1,
+        most_shards=1,
         ray_address=None,
         snapshot_seconds=1,
         path_window=64,

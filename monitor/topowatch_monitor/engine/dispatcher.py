@@ -1,4 +1,4 @@
-"""Follows the log and keeps the shards at its end: routes records, rebuilds lost shards, asks for snapshots.
+"""Follows the log and keeps the shards at its end: routes records, moves and rebuilds shards, asks for snapshots.
 
 Shard state is a pure function of (snapshot, log suffix), so whatever is lost is made again from the log. Every delivery
 carries (epoch, expected offset, next offset): a shard that is not exactly there refuses it.
@@ -6,59 +6,33 @@ carries (epoch, expected offset, next offset): a shard that is not exactly there
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from topowatch_monitor.engine.balance import balanced
 from topowatch_monitor.engine.checkpoints import EMPTY, Checkpoint, Checkpoints
+from topowatch_monitor.engine.ledger import Flight, Virtual, deliveries, read_chunk
 from topowatch_monitor.engine.pool import Call, ShardLostError, ShardPool
-from topowatch_monitor.engine.routing import VIRTUAL_SHARDS, shards_of
-from topowatch_monitor.engine.shard import ApplyResult, Part
+from topowatch_monitor.engine.routing import VIRTUAL_SHARDS
+from topowatch_monitor.engine.saving import Saving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from topowatch_monitor.engine.group_fit import GroupFit
     from topowatch_monitor.engine.group_forecast import ForecastFit
     from topowatch_monitor.engine.placing import GroupKey
+    from topowatch_monitor.engine.shard import ApplyResult
     from topowatch_monitor.engine.view import RunView
-    from topowatch_monitor.store.log import Record
     from topowatch_monitor.store.reader import LogReader
 
-CHUNK_RECORDS = 1024
-CHUNK_BYTES = 4 << 20
+log = logging.getLogger("topowatch.engine")
+
 IN_FLIGHT = 2  # batches a carrier: one that it works on, one that waits
-ATTEMPTS = 3  # to rebuild a carrier before the engine gives up and is started anew
-SNAPSHOT_BYTES_PER_SECOND = 8 << 20  # share of the disk; 1,000 runs with full windows take about ten minutes
-IDLE_SAVE_SECONDS = 0.25  # between two looks whether a snapshot is due
-
-
-@dataclass(eq=False)
-class _Virtual:
-    """Where a virtual shard stands: who carries it, what it was handed, what is saved of it."""
-
-    carrier: int
-    epoch: int = 0
-    next_offset: int = 0
-    saved_offset: int = 0
-    saved_at: float = 0.0
-    unsaved: bool = False
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A call that is under way, answered by an `ApplyResult`, and the first log offset that depends on it."""
-
-    call: Call
-    first_offset: int
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Records of the log below offset `end`, in order."""
-
-    records: list[Record]
-    end: int
+ATTEMPTS = 3  # to begin with new carriers after all were lost, before the engine gives up and is started anew
+MOVES_AT_ONCE = 8  # virtual shards that are being handed over, so that samples do not wait for long
+LOADS_AT_ONCE = 16  # virtual shards whose snapshots are on their way
 
 
 class Dispatcher:
@@ -85,14 +59,16 @@ class Dispatcher:
         self._pool = pool
         self._checkpoints = checkpoints
         self._timeout = timeout
-        self._snapshot_seconds = snapshot_seconds
-        self._virtual = [_Virtual(carrier=number % pool.size) for number in range(VIRTUAL_SHARDS)]
-        self._flights: list[deque[_Flight]] = [deque() for _ in range(pool.size)]
+        self._virtual = [Virtual() for _ in range(VIRTUAL_SHARDS)]
+        self._saving = Saving(self._virtual, self._snapshot, checkpoints, snapshot_seconds)
+        self._flights: dict[int, deque[Flight]] = {}  # by carrier, in the order in which they were begun
+        self._serial = 0
+        self._missing: set[int] = set()  # virtual shards that were lost and are not in place again
+        self._level: list[int] | None = None  # the carriers among which all is balanced
         self._views: dict[tuple[str, str, str], RunView] = {}
         self._published: dict[GroupKey, tuple[Any, dict[str, int]]] = {}
         self._forecasts: dict[GroupKey, Any] = {}
         self._waiting: set[int] = set()  # carriers with runs whose place among their siblings is still to be found
-        self._next_save_at = 0.0
         self._durable = 0
         self.position = 0
         self._damaged = 0
@@ -101,7 +77,17 @@ class Dispatcher:
     @property
     def applied(self) -> int:
         """Every record below this offset is part of the shards' state."""
-        return min((flights[0].first_offset for flights in self._flights if flights), default=self.position)
+        return min((flights[0].first_offset for flights in self._flights.values() if flights), default=self.position)
+
+    @property
+    def carriers(self) -> int:
+        """How many carriers there are."""
+        return len(self._flights)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the carriers from carrying all that they should, in a sentence; empty if nothing does."""
+        return self._pool.trouble
 
     @property
     def lost_records(self) -> int:
@@ -120,8 +106,8 @@ class Dispatcher:
             durable: the log's end. A snapshot from beyond it is of a log that lost its tail, and is left out.
         """
         self._durable = durable
-        for carrier in range(self._pool.size):
-            self._load(carrier)
+        self._missing = set(range(VIRTUAL_SHARDS))
+        self._make_again()
         self.position = min(virtual.next_offset for virtual in self._virtual)
 
     def pump(self, durable: int) -> bool:
@@ -130,19 +116,40 @@ class Dispatcher:
         self._durable = max(self._durable, durable)
         if self.position >= durable:
             for carrier in [carrier for carrier in self._waiting if not self._flights[carrier]]:
-                self._begin(carrier, self.position, "apply", [])
+                self._begin(carrier, "apply", [])
             return moved
-        chunk = self._chunk(self.position, durable)
-        for carrier in range(self._pool.size):
-            self._wait_for_room(carrier)  # before grouping: a carrier that is rebuilt here changes epoch
+        chunk = read_chunk(self._reader, self.position, durable)
+        for carrier in list(self._flights):
+            self._wait_for_room(carrier)  # before grouping: what is made again here changes epoch
         first, self.position = self.position, chunk.end
-        for carrier, parts in self._parts(chunk).items():
-            self._begin(carrier, first, "apply", parts)
+        for carrier, parts in deliveries(self._virtual, chunk).items():
+            # What a carrier that is lost here had was made again up to where the chunk ends.
+            fresh = [part for part in parts if part.epoch == self._virtual[part.vshard].epoch]
+            self._begin(carrier, "apply", fresh, first_offset=first)
         return True
+
+    def tend(self) -> bool:
+        """Take in new carriers, give up lost and leaving ones, and hand on what that takes; return whether it did.
+
+        Virtual shards pass from carrier to carrier by snapshot, a few at a time, while samples go on.
+        """
+        standing = self._pool.tend()
+        for carrier, why in standing.lost.items():
+            if carrier in self._flights:
+                self._lose(ShardLostError(carrier, why))
+        try:
+            self._welcome()
+        except ShardLostError as error:
+            self._lose(error)
+        staying = [carrier for carrier in self._flights if carrier not in standing.leaving] or list(self._flights)
+        for carrier in self._flights.keys() - staying:
+            if not self._flights[carrier] and not any(carrier in (one.carrier, one.origin) for one in self._virtual):
+                self._dismiss(carrier)
+        return staying != self._level and self._balance(staying)
 
     def settle(self) -> None:
         """Wait until nothing is under way."""
-        while any(self._flights):
+        while any(self._flights.values()):
             self._collect(timeout=self._timeout)
 
     def wait(self, timeout: float) -> bool:
@@ -150,130 +157,113 @@ class Dispatcher:
         return self._collect(timeout)
 
     def save_due(self, now: float) -> None:
-        """Save the virtual shard that changed and was saved longest ago, if that is due.
-
-        It is due after `snapshot_seconds`, and no sooner than the disk's share for snapshots allows.
-        """
-        if now < self._next_save_at:
-            return
-        due = [v for v in self._virtual if v.unsaved and now - v.saved_at >= self._snapshot_seconds]
-        self._next_save_at = now + IDLE_SAVE_SECONDS
-        if due:
-            chosen = min(due, key=lambda virtual: virtual.saved_at)
-            chosen.saved_at = now
-            size = self._save(self._virtual.index(chosen))
-            self._note_spans()
-            self._next_save_at = now + size / SNAPSHOT_BYTES_PER_SECOND
+        """Save the virtual shard that changed and was saved longest ago, if that is due; see `Saving.due`."""
+        self._saving.due(now, self.position)
 
     def save(self) -> None:
         """Save every virtual shard that changed."""
-        unsaved = [number for number, virtual in enumerate(self._virtual) if virtual.unsaved]
-        for number in unsaved:
-            self._save(number)
-        if unsaved:
-            self._note_spans()
+        self._saving.all(self.position)
 
     # Groups
 
     def ask(self, method: str, *arguments: object) -> list[Call]:
-        """Begin a method of every carrier's shard; what they answer is the caller's. One that is lost is rebuilt."""
-        return [self._ask(carrier, method, *arguments) for carrier in range(self._pool.size)]
+        """Begin a method of every carrier's shard; what they answer is the caller's."""
+        try:
+            return [self._pool.call(carrier, method, *arguments) for carrier in self._flights]
+        except ShardLostError as error:
+            self._lose(error)
+        return self.ask(method, *arguments)  # its runs are with the others now
 
     def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> None:
-        """Give every carrier a refit of a group, and again to one that is rebuilt; see `Shard.publish`."""
+        """Give every carrier a refit of a group, and every one that comes later; see `Shard.publish`."""
         shared = self._pool.put(fit)
         self._published[group] = shared, dict(outside)
-        for carrier in range(self._pool.size):
-            self._begin(carrier, self.position, "publish", group, shared, outside)
+        self._begin_all("publish", group, shared, outside)
 
     def stand(self, group: GroupKey, outside: Mapping[str, int]) -> None:
         """Tell every carrier for how long the live runs of a published group were outside; see `Shard.stand`."""
         self._published[group] = self._published[group][0], dict(outside)
-        for carrier in range(self._pool.size):
-            self._begin(carrier, self.position, "stand", group, outside)
+        self._begin_all("stand", group, outside)
 
     def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> None:
-        """Give every carrier what was learned from a group, and again to one that is rebuilt."""
+        """Give every carrier what was learned from a group, and every one that comes later."""
         shared = self._forecasts[group] = self._pool.put(fit)
-        for carrier in range(self._pool.size):
-            self._begin(carrier, self.position, "publish_forecast", group, shared)
+        self._begin_all("publish_forecast", group, shared)
 
     def check(self) -> None:
-        """Have every carrier answer, so that one that is lost is noticed and rebuilt though nothing is sent to it."""
-        for carrier in range(self._pool.size):
-            self._begin(carrier, self.position, "apply", [])
+        """Have every carrier answer, so that one that is lost is noticed though nothing is sent to it."""
+        self._begin_all("apply", [])
 
     # Delivery
 
-    def _chunk(self, start: int, end: int) -> _Chunk:
-        """Read on from `start`; what the log cannot read any more is passed over."""
-        end = min(end, start + CHUNK_RECORDS)
-        records: list[Record] = []
-        size = 0
-        for record in self._reader.read(start, end):
-            records.append(record)
-            size += len(record.payload)
-            if size >= CHUNK_BYTES:
-                return _Chunk(records, record.offset + 1)
-        return _Chunk(records, end)
+    def _begin_all(self, method: str, *arguments: object) -> None:
+        for carrier in list(self._flights):
+            self._begin(carrier, method, *arguments)
 
-    def _parts(self, chunk: _Chunk, only: int | None = None) -> dict[int, list[Part]]:
-        """Group records by carrier and virtual shard, leaving out what a shard already has; moves `next_offset`."""
-        records: dict[int, list[tuple[int, int, bytes]]] = {}
-        for offset, kind, payload in chunk.records:
-            for number in shards_of(kind, payload):
-                virtual = self._virtual[number]
-                if offset >= virtual.next_offset and only in (None, virtual.carrier):
-                    records.setdefault(number, []).append((offset, kind, payload))
-        parts: dict[int, list[Part]] = {}
-        for number, found in records.items():
-            virtual = self._virtual[number]
-            part = Part(number, virtual.epoch, virtual.next_offset, chunk.end, found)
-            parts.setdefault(virtual.carrier, []).append(part)
-            virtual.next_offset = chunk.end
-            virtual.unsaved = True
-        return parts
-
-    def _begin(self, carrier: int, first_offset: int, method: str, *arguments: object) -> None:
+    def _begin(self, carrier: int, method: str, *arguments: object, first_offset: int | None = None) -> None:
+        """Begin a method of a carrier's shard; of one that was lost since the caller chose it, nothing is asked."""
         try:
-            self._flights[carrier].append(_Flight(self._pool.call(carrier, method, *arguments), first_offset))
+            if carrier in self._flights:
+                self._fly(carrier, method, *arguments, first_offset=first_offset)
         except ShardLostError as error:
-            self._rebuild(error)
+            self._lose(error)
 
-    def _ask(self, carrier: int, method: str, *arguments: object) -> Call:
-        try:
-            return self._pool.call(carrier, method, *arguments)
-        except ShardLostError as error:
-            self._rebuild(error)
-        return self._pool.call(carrier, method, *arguments)
+    def _fly(
+        self,
+        carrier: int,
+        method: str,
+        *arguments: object,
+        first_offset: int | None = None,
+        receives: int | None = None,
+    ) -> None:
+        call = self._pool.call(carrier, method, *arguments)
+        self._serial += 1
+        offset = self.position if first_offset is None else first_offset
+        self._flights[carrier].append(Flight(call, offset, self._serial, receives))
 
     def _wait_for_room(self, carrier: int) -> None:
-        while len(self._flights[carrier]) >= IN_FLIGHT:
-            self._finish(carrier, self._timeout)
+        while len(self._flights.get(carrier, ())) >= IN_FLIGHT:
+            self._finish(carrier)
 
     def _collect(self, timeout: float) -> bool:
         """Take in every delivery that has ended, in order; wait up to `timeout` seconds for the first."""
-        oldest = [flights[0].call for flights in self._flights if flights]
+        oldest = [flights[0].call for flights in self._flights.values() if flights]
         if not oldest:
             return False
         ended = self._pool.ready(oldest, timeout)
         for call in ended:
-            self._finish(call.carrier, self._timeout)
+            flights = self._flights.get(call.carrier)
+            if flights and flights[0].call is call:  # else it was taken in, or lost, with another one
+                self._finish(call.carrier)
         return bool(ended)
 
-    def _finish(self, carrier: int, timeout: float) -> None:
-        flight = self._flights[carrier][0]
+    def _finish(self, carrier: int) -> None:
+        """Take in the oldest delivery of a carrier, waiting for it."""
         try:
-            self._accept(carrier, self._pool.result(flight.call, timeout))
+            self._take(carrier)
         except ShardLostError as error:
-            self._rebuild(error)
-            return
-        self._flights[carrier].popleft()
+            self._lose(error)
+
+    def _take(self, carrier: int) -> None:
+        """As `_finish`; raises ShardLostError."""
+        flight = self._flights[carrier].popleft()
+        moved = None if flight.receives is None else self._virtual[flight.receives]
+        if moved is not None and moved.origin is not None:
+            self._take_all(moved.origin, before=flight.serial)  # what it says of these runs is older
+        self._accept(carrier, self._pool.result(flight.call, self._timeout))
+        if moved is not None:
+            moved.origin = None
+
+    def _take_all(self, carrier: int, before: int | None = None) -> None:
+        """Take in all deliveries of a carrier, or those that were begun before one; raises ShardLostError."""
+        flights = self._flights[carrier]
+        while flights and (before is None or flights[0].serial < before):
+            self._take(carrier)
 
     def _accept(self, carrier: int, result: ApplyResult) -> None:
-        if result.refused:
-            number, epoch, offset = result.refused[0]
-            raise ShardLostError(carrier, f"virtual shard {number} stands at epoch {epoch}, offset {offset}")
+        for number, epoch, offset in result.refused:
+            if number not in self._missing:
+                raise ShardLostError(carrier, f"virtual shard {number} stands at epoch {epoch}, offset {offset}")
         self._damaged += result.damaged
         self._remember(result.views)
         if result.waiting:
@@ -285,77 +275,139 @@ class Dispatcher:
         for view in views:
             self._views[view["tenant"], view["group"], view["run"]] = view
 
+    # Carriers that come and go
+
+    def _welcome(self) -> None:
+        """Give new carriers what was published, before they have runs, so that nobody sees these without a class.
+
+        Raises ShardLostError.
+        """
+        for carrier in self._pool.carriers:
+            if carrier in self._flights:
+                continue
+            self._flights[carrier] = deque()
+            for group, (fit, outside) in self._published.items():
+                self._fly(carrier, "publish", group, fit, outside)
+            for group, learned in self._forecasts.items():
+                self._fly(carrier, "publish_forecast", group, learned)
+
+    def _balance(self, staying: list[int]) -> bool:
+        """Begin with the next moves, if any are needed and not too many under way; return whether it did."""
+        wanted = balanced([virtual.carrier for virtual in self._virtual], staying)
+        moves = [number for number, carrier in enumerate(wanted) if self._virtual[number].carrier != carrier]
+        under_way = sum(virtual.origin is not None for virtual in self._virtual)
+        if not moves and not under_way:
+            self._level = staying
+        begun = [number for number in moves if self._virtual[number].origin is None][: MOVES_AT_ONCE - under_way]
+        try:
+            for number in begun:
+                self._hand_over(number, wanted[number])
+        except ShardLostError as error:
+            self._lose(error)
+        return bool(begun)
+
+    def _hand_over(self, number: int, carrier: int) -> None:
+        """Have a virtual shard pass to another carrier, which gets all that is delivered from now on."""
+        virtual = self._virtual[number]
+        origin, epoch = virtual.carrier, virtual.epoch
+        state = self._pool.call(origin, "snapshot", [number])
+        virtual.carrier, virtual.origin, virtual.epoch = carrier, origin, epoch + 1
+        self._fly(carrier, "receive", number, virtual.epoch, virtual.next_offset, state, receives=number)
+        self._fly(origin, "drop", number, epoch)
+
+    def _dismiss(self, carrier: int) -> None:
+        """End a carrier, and forget it."""
+        self._flights.pop(carrier, None)
+        self._waiting.discard(carrier)
+        self._pool.drop(carrier)
+
     # Recovery
 
-    def _load(self, carrier: int) -> None:
-        """Fill a carrier's virtual shards from the newest snapshots; one that is of no use costs a replay from 0."""
-        numbers = [number for number, _ in self._carried(carrier)]
-        calls = [
-            (number, self._load_one(number, checkpoint))
-            for number, checkpoint in self._checkpoints.load(numbers, self._durable)
-        ]
-        for number, call in calls:
-            if not self._pool.result(call, self._timeout):
-                self._pool.result(self._load_one(number, EMPTY), self._timeout)
-        self._remember(self._pool.result(self._pool.call(carrier, "views"), self._timeout))
+    def _lose(self, error: ShardLostError) -> None:
+        """Make again what a lost carrier had; nothing is to be done for one that was given up before."""
+        if error.carrier in self._flights:
+            self._give_up(error)
+            self._make_again()
 
-    def _load_one(self, number: int, checkpoint: Checkpoint) -> Call:
+    def _give_up(self, error: ShardLostError) -> None:
+        log.warning("%s: its runs are made again from snapshot and log", error)
+        self.restarts += 1
+        self._dismiss(error.carrier)
+        for number, virtual in enumerate(self._virtual):
+            if error.carrier in (virtual.carrier, virtual.origin):
+                virtual.origin = None
+                self._missing.add(number)
+
+    def _make_again(self) -> None:
+        """Put what is missing in place on the carriers that there are; new ones are begun where none is left.
+
+        Raises:
+            ShardLostError: all carriers were lost again and again.
+            NoCarrierError: none could be begun.
+        """
+        begun = 0
+        while self._missing:
+            if not self._flights:
+                begun += 1
+                self._pool.start()
+            try:
+                self._welcome()
+                for carrier in list(self._flights):
+                    self._take_all(carrier)  # what was said before is older than what will be
+                self._fill(sorted(self._missing))
+            except ShardLostError as error:
+                if error.carrier in self._flights:
+                    self._give_up(error)
+                if begun == ATTEMPTS and not self._flights:
+                    raise
+            else:
+                self._missing.clear()
+        self._level = None
+
+    def _fill(self, numbers: list[int]) -> None:
+        """Load virtual shards from the newest snapshots, and replay to where the others are; raises ShardLostError."""
+        owners = [None if number in self._missing else one.carrier for number, one in enumerate(self._virtual)]
+        chosen = balanced(owners, list(self._flights))
+        for number in numbers:
+            self._virtual[number].carrier = chosen[number]
+        calls: deque[tuple[int, Call]] = deque()
+        for number, checkpoint in self._checkpoints.load(numbers, self._durable):
+            calls.append((number, self._load(number, checkpoint)))
+            if len(calls) == LOADS_AT_ONCE:
+                self._loaded(*calls.popleft())
+        for call in calls:
+            self._loaded(*call)
+        self._replay(set(numbers))
+        for carrier in self._flights:
+            carried = [number for number in numbers if self._virtual[number].carrier == carrier]
+            self._remember(self._pool.result(self._pool.call(carrier, "views", carried), self._timeout))
+
+    def _load(self, number: int, checkpoint: Checkpoint) -> Call:
         virtual = self._virtual[number]
         virtual.epoch += 1
         virtual.saved_offset, virtual.next_offset, state = checkpoint
         virtual.unsaved = False
         return self._pool.call(virtual.carrier, "load", number, virtual.epoch, virtual.next_offset, state)
 
-    def _rebuild(self, error: ShardLostError) -> None:
-        """Put a new shard in place of a lost carrier's and bring it to where the others are."""
-        carrier = error.carrier
-        for _attempt in range(ATTEMPTS):
-            self.restarts += 1
-            self._flights[carrier].clear()
-            try:
-                self._pool.replace(carrier)
-                self._load(carrier)
-                self._replay(carrier)
-                for group, (fit, outside) in self._published.items():  # before anybody sees its runs without a class
-                    call = self._pool.call(carrier, "publish", group, fit, outside)
-                    self._accept(carrier, self._pool.result(call, self._timeout))
-                for group, learned in self._forecasts.items():
-                    call = self._pool.call(carrier, "publish_forecast", group, learned)
-                    self._accept(carrier, self._pool.result(call, self._timeout))
-            except ShardLostError as again:
-                error = again
-            else:
-                return
-        raise error
+    def _loaded(self, number: int, call: Call) -> None:
+        """Wait for a snapshot to be in place; one that is of no use costs a replay from 0."""
+        if not self._pool.result(call, self._timeout):
+            self._pool.result(self._load(number, EMPTY), self._timeout)
 
-    def _replay(self, carrier: int) -> None:
-        position = min(virtual.next_offset for _, virtual in self._carried(carrier))
+    def _replay(self, numbers: Collection[int]) -> None:
+        position = min(self._virtual[number].next_offset for number in numbers)
         while position < self.position:
-            chunk = self._chunk(position, self.position)
-            for parts in self._parts(chunk, only=carrier).values():
-                call = self._pool.call(carrier, "apply", parts)
+            chunk = read_chunk(self._reader, position, self.position)
+            parts = deliveries(self._virtual, chunk, only=numbers)
+            for carrier, call in [(carrier, self._pool.call(carrier, "apply", parts[carrier])) for carrier in parts]:
                 self._accept(carrier, self._pool.result(call, self._timeout))
             position = chunk.end
 
-    def _carried(self, carrier: int) -> Iterator[tuple[int, _Virtual]]:
-        return ((number, virtual) for number, virtual in enumerate(self._virtual) if virtual.carrier == carrier)
-
-    # Snapshots
-
-    def _save(self, number: int) -> int:
-        """Save one virtual shard; return the bytes written."""
-        virtual = self._virtual[number]
+    def _snapshot(self, number: int) -> tuple[int, bytes] | None:
         try:
-            call = self._pool.call(virtual.carrier, "snapshot", [number])
+            call = self._pool.call(self._virtual[number].carrier, "snapshot", [number])
             [(_, offset, state)] = self._pool.result(call, self._timeout)
         except ShardLostError as error:
-            self._rebuild(error)
-            return 0
-        if self._checkpoints.save(number, offset, state):
-            virtual.saved_offset, virtual.unsaved = offset, False
-        return len(state)
-
-    def _note_spans(self) -> None:
-        """Note how far the log holds nothing new for what is saved, so that a restart skips that span."""
-        saved = {number: v.saved_offset for number, v in enumerate(self._virtual) if not v.unsaved}
-        self._checkpoints.note_spans(self.position, saved)
+            self._lose(error)
+            return None
+        return offset, state

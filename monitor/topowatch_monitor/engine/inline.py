@@ -48,6 +48,8 @@ class InlineEngine:
         self._on_report = on_report
         self._loop: asyncio.AbstractEventLoop | None = None
         self.restarts = 0  # a thread that fails ends the daemon
+        self.carriers = 1
+        self.trouble = ""
         self._link = InlineLink(self._pass_on)
 
     def advance(self, durable: int) -> None:

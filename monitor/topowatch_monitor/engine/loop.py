@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from topowatch_monitor.engine.dispatcher import CHUNK_RECORDS
+from topowatch_monitor.engine.ledger import CHUNK_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,9 @@ class EngineReport(TypedDict):
     Attributes:
         views: of the runs that changed.
         applied: every log record below this offset is part of them.
-        restarts: carriers that were rebuilt since the last report.
+        carriers: that there are.
+        trouble: what keeps them from carrying all that they should, in a sentence; empty if nothing does.
+        restarts: carriers that were lost since the last report, and their runs made again.
         lost_records: log records that could not be read, decoded or taken in since the last report.
         groups: views of the groups that changed.
         group_forecasts: views of the groups that something was learned from.
@@ -39,6 +41,8 @@ class EngineReport(TypedDict):
 
     views: list[RunView]
     applied: int
+    carriers: int
+    trouble: str
     restarts: int
     lost_records: int
     groups: list[GroupView]
@@ -123,6 +127,7 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
     try:
         while not link.closed:
             moved = dispatcher.pump(link.durable) or dispatcher.wait(timeout=0.0)
+            moved = dispatcher.tend() or moved
             dispatcher.save_due(clock())
             # What a whole group is asked about would be answered by a part of it while its runs are made again.
             caught_up = dispatcher.applied >= found and link.durable - dispatcher.position < CHUNK_RECORDS
@@ -138,8 +143,22 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
             if views or changed or made or learned or drawn or clock() - reported_at >= IDLE_SECONDS:
                 reported_at = clock()
                 now = _Counts(dispatcher.restarts, dispatcher.lost_records, groups.timeouts, groups.refused)
-                report = _report(views, changed, dispatcher.applied, told, now)
-                link.report({**report, "group_forecasts": learned, "forecasts": made, "close_ups": drawn})
+                link.report(
+                    {
+                        "views": views,
+                        "applied": dispatcher.applied,
+                        "carriers": dispatcher.carriers,
+                        "trouble": dispatcher.trouble,
+                        "restarts": now.restarts - told.restarts,
+                        "lost_records": now.lost_records - told.lost_records,
+                        "groups": changed,
+                        "group_forecasts": learned,
+                        "forecasts": made,
+                        "close_ups": drawn,
+                        "homology_timeouts": now.timeouts - told.timeouts,
+                        "homology_refused": now.refused - told.refused,
+                    }
+                )
                 told = now
             if not moved and not dispatcher.wait(timeout=0.05):
                 link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
@@ -149,18 +168,3 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
         close_ups.close()
     dispatcher.settle()
     dispatcher.save()
-
-
-def _report(views: list[RunView], groups: list[GroupView], applied: int, before: _Counts, now: _Counts) -> EngineReport:
-    return {
-        "views": views,
-        "applied": applied,
-        "restarts": now.restarts - before.restarts,
-        "lost_records": now.lost_records - before.lost_records,
-        "groups": groups,
-        "group_forecasts": [],
-        "forecasts": [],
-        "close_ups": [],
-        "homology_timeouts": now.timeouts - before.timeouts,
-        "homology_refused": now.refused - before.refused,
-    }

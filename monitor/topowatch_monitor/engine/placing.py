@@ -175,13 +175,24 @@ class Placing:
         points = 0
         while self._waiting and points < POINTS_AT_ONCE:
             key = next(iter(self._waiting))
-            del self._waiting[key]
-            run, fit = find(key), self._fits[key[:2]]
-            if run is not None and fit.atlas is not None and _followable(fit, run):
-                self._followers[key] = Follower(fit, fit.atlas, run.told.probed.trace)
+            run = find(key)
+            if run is None:
+                del self._waiting[key]
+            elif self.place(run):
                 points += len(run.told.probed.trace)
                 placed.append(run)
         return placed
+
+    def place(self, run: RunState) -> bool:
+        """Find the place of a run now if it waits for that; return whether it has one since."""
+        if run.key not in self._waiting:
+            return False
+        del self._waiting[run.key]
+        fit = self._fits[run.key[:2]]
+        if fit.atlas is None or not _followable(fit, run):
+            return False
+        self._followers[run.key] = Follower(fit, fit.atlas, run.told.probed.trace)
+        return True
 
     def view(self, run: RunState, view: RunView) -> ClassView:
         """What is known of a run's class.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - named tuples keep their annotations
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from topowatch_monitor.engine.child_job import ChildJob
 from topowatch_monitor.engine.shard import Shard
@@ -20,6 +22,14 @@ class ShardLostError(RuntimeError):
         self.carrier = carrier
 
 
+class NoCarrierError(RuntimeError):
+    """No carrier can be begun; the message says why and what to do."""
+
+
+class ClusterLostError(RuntimeError):
+    """The cluster is gone, or has begun anew and does not know us: nothing but to join one again."""
+
+
 class JobLostError(RuntimeError):
     """The process that ran a job, or one that held what it needs, died; the job may be begun again."""
 
@@ -30,10 +40,23 @@ class JobFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Call:
-    """A method of one carrier's shard that is under way."""
+    """A method of one carrier's shard that is under way; `needs` is the carrier whose answer it takes, if it does."""
 
     carrier: int
     handle: Any
+    needs: int | None = None
+
+
+class Standing(NamedTuple):
+    """How a pool stands.
+
+    Attributes:
+        leaving: carriers that will not be there for long.
+        lost: carriers that are out of reach, and why.
+    """
+
+    leaving: frozenset[int] = frozenset()
+    lost: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,15 +67,28 @@ class Job:
 
 
 class ShardPool(Protocol):
-    """Carriers 0 … size−1, each with one `Shard`. Calls to one carrier run in the order in which they were made.
+    """Carriers, each with one `Shard`. Calls to one carrier run in the order in which they were made.
 
     Beside them run jobs. What is large passes between carriers and jobs without passing through this process: a `Call`
-    as an argument of a job stands for its result, and what `put` returns for what it was given.
+    as an argument of a call or a job stands for its result, and what `put` returns for what it was given.
     """
 
     @property
-    def size(self) -> int:
-        """Number of carriers."""
+    def carriers(self) -> Sequence[int]:
+        """Numbers of the carriers that can be called; none is used again for another one."""
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the pool from carrying all that it should, in a sentence; empty if nothing does."""
+
+    def start(self) -> None:
+        """Wait until there is a carrier, with an empty shard; raises NoCarrierError or ClusterLostError."""
+
+    def tend(self) -> Standing:
+        """Begin carriers where there is room for them and take in those that have begun, without waiting for any.
+
+        Raises ClusterLostError.
+        """
 
     def call(self, carrier: int, method: str, *arguments: object) -> Call:
         """Begin a method of a carrier's shard; raises ShardLostError."""
@@ -63,8 +99,8 @@ class ShardPool(Protocol):
     def result(self, call: Call, timeout: float) -> Any:
         """What the call returned; raises ShardLostError if it did not within `timeout` seconds."""
 
-    def replace(self, carrier: int) -> None:
-        """Put an empty shard in place of the carrier's; the dispatcher fills it."""
+    def drop(self, carrier: int) -> None:
+        """End a carrier, dead or alive."""
 
     def put(self, value: object) -> Any:
         """Make a value available to all carriers; return what stands for it as an argument of a call."""
@@ -91,15 +127,31 @@ class ShardPool(Protocol):
 class InlinePool:
     """One shard in this process, where every call has ended when it returns; a job is a process of its own."""
 
-    size = 1
+    trouble = ""
 
     def __init__(self, make_shard: Callable[[], Shard] = Shard) -> None:
         self._make_shard = make_shard
-        self._shard = make_shard()
+        self._shards: dict[int, Shard] = {}
+        self._begun = 0
+
+    @property
+    def carriers(self) -> Sequence[int]:
+        """The one, once it was begun."""
+        return list(self._shards)
+
+    def start(self) -> None:
+        """Begin the one with an empty shard, if it is not there."""
+        if not self._shards:
+            self._shards[self._begun] = self._make_shard()
+            self._begun += 1
+
+    def tend(self) -> Standing:
+        """Nothing changes here."""
+        return Standing()
 
     def call(self, carrier: int, method: str, *arguments: object) -> Call:
         """Run the method at once."""
-        return Call(carrier, getattr(self._shard, method)(*arguments))
+        return Call(carrier, getattr(self._shards[carrier], method)(*arguments))
 
     def ready(self, calls: Sequence[Call], timeout: float) -> list[Call]:  # noqa: ARG002 - nothing to wait for
         """All of them."""
@@ -109,9 +161,9 @@ class InlinePool:
         """What the call returned."""
         return call.handle
 
-    def replace(self, carrier: int) -> None:  # noqa: ARG002 - there is one
-        """Begin anew with an empty shard."""
-        self._shard = self._make_shard()
+    def drop(self, carrier: int) -> None:
+        """Forget it."""
+        del self._shards[carrier]
 
     def put(self, value: object) -> Any:
         """The value itself."""

@@ -16,6 +16,7 @@ class HostSettings:
 
     data_dir: str
     shards: int
+    most_shards: int
     ray_address: str | None
     snapshot_seconds: float
     path_window: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,7 +98,7 @@ class Shard:
             Whether it is in place. It is not, and refuses parts until it is loaded again, if the snapshot cannot be
             used: it is damaged, of another version, or of runs that were looked at with other settings.
         """
-        self._virtual.pop(vshard, None)
+        self._let_go(vshard)
         virtual = _Virtual(epoch, next_offset)
         if state is not None:
             try:
@@ -108,7 +109,33 @@ class Shard:
                 self._tell_refused(vshard, error)
                 return False
         self._virtual[vshard] = virtual
+        for run in virtual.runs.values():
+            self._placing.follow(run)  # on what was published here before
         return True
+
+    def receive(self, vshard: int, epoch: int, next_offset: int, handed: list[tuple[int, int, bytes]]) -> ApplyResult:
+        """Put a virtual shard in place that another carrier hands over, with all of its runs in their places.
+
+        Args:
+            vshard: its number.
+            epoch: of the parts that will come here.
+            next_offset: of the first of them.
+            handed: what the other's `snapshot` says of it.
+        """
+        [(_, offset, state)] = handed
+        if offset != next_offset or not self.load(vshard, epoch, offset, state):
+            return ApplyResult([], [(vshard, -1, offset)], 0, self._placing.waiting)
+        runs = list(self._virtual[vshard].runs.values())
+        for run in runs:
+            self._placing.place(run)
+        return ApplyResult(self._views(runs), [], 0, self._placing.waiting)
+
+    def drop(self, vshard: int, epoch: int) -> ApplyResult:
+        """Let a virtual shard go that was handed over, and refuse what still comes for it; not one of another epoch."""
+        virtual = self._virtual.get(vshard)
+        if virtual is not None and virtual.epoch == epoch:
+            self._let_go(vshard)
+        return ApplyResult([], [], 0, self._placing.waiting)
 
     def apply(self, parts: Iterable[Part]) -> ApplyResult:
         """Apply records; a part that does not fit where its virtual shard stands is refused and changes nothing."""
@@ -200,9 +227,14 @@ class Shard:
             found.append((number, virtual.next_offset, encode(state)))
         return found
 
-    def views(self) -> list[RunView]:
-        """Views of all runs."""
-        return self._views(run for virtual in self._virtual.values() for run in virtual.runs.values())
+    def views(self, vshards: Iterable[int] | None = None) -> list[RunView]:
+        """Views of the runs of virtual shards; None: of all."""
+        chosen = self._virtual if vshards is None else vshards
+        return self._views(run for number in chosen for run in self._virtual[number].runs.values())
+
+    def version(self) -> tuple[str, int]:
+        """Of topowatch here, and of the states that it saves."""
+        return importlib.metadata.version("topowatch"), STATE
 
     def _views(self, runs: Iterable[RunState]) -> list[RunView]:
         """Views of runs, with their place among their siblings."""
@@ -213,6 +245,13 @@ class Shard:
             view["forecast"] = self._forecasting.view(run) or view["forecast"]
             views.append(view)
         return views
+
+    def _let_go(self, vshard: int) -> None:
+        """Let a virtual shard and its runs go, without a word; there may be none."""
+        virtual = self._virtual.pop(vshard, None)
+        for key in () if virtual is None else virtual.runs:
+            self._placing.forget(key)
+            self._forecasting.forget(key)
 
     def _forget(self, virtual: _Virtual, key: Key) -> list[RunView]:
         """Let a run go; return its last view, which says so."""

@@ -25,7 +25,10 @@ log = logging.getLogger("topowatch.engine")
 
 SILENCE_SECONDS = 180.0  # starting Ray and loading snapshots included
 FAREWELL_SECONDS = 20.0  # the host saves its shards before it goes; orchestrators give a daemon 30 s in all
-BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
+BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0)
+# A cluster that was joined comes back when it does, and the host itself waits for it: to try again costs little.
+JOINED_BACKOFF_SECONDS = (0.0, 1.0, 2.0)
+STARTING = "the engine is being started"
 REPORT_BYTES = 256 << 20  # longest line: views of all runs after a restart
 
 
@@ -33,6 +36,8 @@ class Engine(Protocol):
     """What the daemon needs of an engine, wherever it runs."""
 
     restarts: int  # times that the engine as a whole was started anew
+    carriers: int  # shards at work
+    trouble: str  # why results come late or not at all, in a sentence; empty if they do not
 
     def advance(self, durable: int) -> None:
         """The log is on disk below this offset; called from any thread."""
@@ -60,7 +65,8 @@ class HostedEngine:
         self._durable = 0
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.restarts = 0
+        self.restarts = self.carriers = 0
+        self.trouble = STARTING
 
     def advance(self, durable: int) -> None:
         """The log is on disk below this offset; called from any thread."""
@@ -76,6 +82,7 @@ class HostedEngine:
         """Keep a host running; after a short life the next one waits a little longer."""
         self._loop = asyncio.get_running_loop()
         failures = 0
+        backoff = BACKOFF_SECONDS if self._settings.ray_address is None else JOINED_BACKOFF_SECONDS
         while True:
             started = time.monotonic()
             try:
@@ -84,8 +91,10 @@ class HostedEngine:
                 log.exception("the engine's host failed in a way that was not foreseen")
                 code = None
             failures = 0 if time.monotonic() - started > SILENCE_SECONDS else failures + 1
-            pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+            pause = backoff[min(failures, len(backoff)) - 1] if failures else 0.0
             self.restarts += 1
+            self.carriers = 0
+            self.trouble = self.trouble or STARTING
             log.warning(
                 "the engine ended (exit %s); starting it again in %g s. Its journal: %s", code, pause, self._journal
             )
@@ -125,7 +134,17 @@ class HostedEngine:
                 timer.cancel()
             if not line.endswith(b"\n"):
                 return
-            self._on_report(json.loads(line))
+            told = json.loads(line)
+            self._note(told["trouble"])
+            if "views" in told:
+                self.carriers = told["carriers"]
+                self._on_report(told)
+
+    def _note(self, trouble: str) -> None:
+        """Keep, and log where it is new, what troubles the engine."""
+        if trouble not in ("", self.trouble):
+            log.warning("the engine: %s", trouble)
+        self.trouble = trouble
 
     def _give_up(self) -> None:
         """Close our end, which ends the following of theirs."""

@@ -155,6 +155,7 @@ class FleetCollector(Collector):
             (registry.INGEST_SAMPLES, stats.samples_total),
             (registry.INGEST_BYTES, stats.bytes_total),
             (registry.SHARD_LAG, stats.shard_lag_samples),
+            (registry.SHARDS, stats.shards),
             (registry.SHARD_RESTARTS, stats.shard_restarts_total),
             (registry.LOG_BYTES, stats.log_bytes),
             (registry.LOG_RECORDS_LOST, stats.records_lost_total),

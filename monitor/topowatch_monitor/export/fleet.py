@@ -52,6 +52,7 @@ class DaemonStats:
     ack_seconds_buckets: tuple[tuple[float, int], ...] = ()  # (upper bound, batches at or below it), the last bound inf
     ack_seconds_sum: float = 0.0
     shard_lag_samples: int = 0
+    shards: int = 0  # that carry runs
     shard_restarts_total: int = 0
     log_bytes: int = 0
     records_lost_total: int = 0  # of the log: could not be read, decoded or analysed

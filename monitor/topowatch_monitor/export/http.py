@@ -52,6 +52,7 @@ def create_app(
     *,
     stats: Callable[[], DaemonStats],
     not_ready: Callable[[], Sequence[str]],
+    late: Callable[[], list[str]] = list,
     now: Callable[[], float] = time.time,
     version: str = "",
     ask: Callable[[FleetRun, int], str] | None = None,
@@ -67,6 +68,7 @@ def create_app(
         fleet: the runs.
         stats: the daemon's figures now; called at each scrape, from a thread of the server's pool.
         not_ready: why the daemon is not ready, one sentence a reason; empty when it is.
+        late: why results come late though it is ready, as `not_ready`.
         now: Unix time.
         version: of the daemon.
         ask: passes a wish for a loss slice on to a run's job, with the points along a side, and returns its id; called
@@ -85,10 +87,9 @@ def create_app(
 
     async def ready(_: Request) -> Response:
         reasons = not_ready()
-        if reasons:
-            told = [] if gate is not None and gate.on else reasons  # they name files and disks
-            return PlainTextResponse("topowatch is not ready\n" + "".join(f"- {reason}\n" for reason in told), 503)
-        return PlainTextResponse("topowatch is ready\n")
+        told = [] if gate is not None and gate.on else [*reasons, *late()]  # they name files, disks and machines
+        words = "topowatch is not ready\n" if reasons else "topowatch is ready\n"
+        return PlainTextResponse(words + "".join(f"- {reason}\n" for reason in told), 503 if reasons else 200)
 
     def runs(request: Request) -> Response:
         moment, group, seen = now(), request.query_params.get("group"), seen_by(request, fleet)

@@ -234,6 +234,7 @@ ACK_SECONDS = Metric(
 SHARD_LAG = Metric(
     "topowatch_shard_lag_samples", "gauge", (), "Records in the log that the slowest shard has not yet analysed."
 )
+SHARDS = Metric("topowatch_shards", "gauge", (), "Shards that carry runs now; none while the engine is started anew.")
 SHARD_RESTARTS = Metric(
     "topowatch_shard_restarts_total", "counter", (), "Shards restored after their process or node was lost."
 )
@@ -331,6 +332,7 @@ METRICS: Final = (
     REQUESTS_DENIED,
     ACK_SECONDS,
     SHARD_LAG,
+    SHARDS,
     SHARD_RESTARTS,
     LOG_BYTES,
     LOG_RECORDS_LOST,
