@@ -143,9 +143,7 @@ class RayCluster:
     def head(self, *, processors: int = 1) -> RayNode:
         """Start a head, at the same address every time."""
         where = ("--head", "--port", str(self.port), "--include-dashboard", "false")
-        node = self._start(*where, "--temp-dir", str(self.directory / "ray"), host=self.host, processors=processors)
-        eventually(lambda: node.processes("gcs_server") and self._listens(), within=120)
-        return node
+        return self._start(*where, "--temp-dir", str(self.directory / "ray"), host=self.host, processors=processors)
 
     def join(
         self,
@@ -183,12 +181,9 @@ class RayCluster:
         place = ("--node-ip-address", host, "--num-cpus", str(processors))
         journal = self.directory / f"node-{len(self.nodes)}.log"
         self.nodes.append(RayNode(journal, *arguments, *place, settings=settings, before=before))
+        # Two that start at once on one machine may choose the same names for their sockets.
+        eventually(lambda: "will now block" in journal.read_text(), within=120)
         return self.nodes[-1]
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1.0):
-            return True
-        return False
 
 
 def token() -> dict[str, str]:

@@ -297,7 +297,7 @@ def test_a_node_that_cannot_carry_a_shard_is_named_with_what_to_do(
     cluster.head(processors=0)
     daemon = join("--shards", "1")
     eventually(lambda: "0 of 1 shards have a place" in ready(daemon), within=120)
-    assert "1 nodes, 0 CPUs" in ready(daemon)
+    assert "nodes: 1, CPUs: 0" in ready(daemon)
     bare, old = tmp_path / "bare", tmp_path / "old"
     for directory, code in ((bare, LACKING), (old, OLDER)):
         directory.mkdir()

@@ -31,6 +31,7 @@ class Daemon:
     def __init__(self) -> None:
         self.fleet = Fleet(at)
         self.reasons: list[str] = []
+        self.late: list[str] = []
         self.asked: list[tuple[str, str, int]] = []
         self.looks: list[Subject] = []
         self.problem = ""
@@ -39,6 +40,7 @@ class Daemon:
             self.fleet,
             stats=DaemonStats,
             not_ready=lambda: self.reasons,
+            late=lambda: self.late,
             now=lambda: NOW,
             version="1.2.3",
             ask=self.ask,
@@ -236,6 +238,13 @@ def test_readiness_says_why_not_and_health_does_not_care(daemon: Daemon):
     assert answer.status_code == 503
     assert "No space left on device" in answer.text
     assert daemon.get("/-/healthy").status_code == 200
+
+
+def test_a_daemon_whose_results_come_late_is_ready_and_says_why(daemon: Daemon):
+    daemon.late = ["results come late: there is no Ray cluster"]
+    answer = daemon.get("/-/ready")
+    assert answer.status_code == 200
+    assert answer.text == "topowatch is ready\n- results come late: there is no Ray cluster\n"
 
 
 def test_metrics_answer_in_the_text_format_while_not_ready(daemon: Daemon):

@@ -87,6 +87,14 @@ def test_an_address_of_ray_without_ray_is_refused(monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_pool_that_cannot_grow_as_asked_is_refused():
+    assert load({"ray_address": "head:6379", "most_shards": 2}).settings.most_shards == 2
+    with pytest.raises(ConfigError, match=r"only a cluster grows: name one with ray_address"):
+        load({"most_shards": 4})
+    with pytest.raises(ConfigError, match=r"is 3, fewer than shards \(flag --shards\), which is 4"):
+        load({"ray_address": "head:6379", "shards": 4, "most_shards": 3})
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         Settings().shards = 3

@@ -282,9 +282,9 @@ class RayPool:
         told = f"{len(self._actors)} of {self._size} shards have a place"
         if self._beginning:
             return f"{told}, {len(self._beginning)} are being begun"
-        nodes = self._watch.look.nodes
+        nodes = [node for node in self._watch.look.nodes if not self._watch.out_of_reach(node)]
         there, free = sum(node.processors for node in nodes), sum(node.free for node in nodes)
-        has = f"{len(nodes)} nodes, {there:g} CPUs, {free:g} of them free; a shard takes {self._processors:g}"
+        has = f"nodes: {len(nodes)}, CPUs: {there:g}, free: {free:g}, a shard takes {self._processors:g}"
         return f"{told}: the Ray cluster has no room for more ({has}): add a node, or ask for fewer with --shards"
 
     def _out_of_reach(self, carrier: int) -> str:

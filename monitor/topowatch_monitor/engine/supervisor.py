@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("topowatch.engine")
 
 SILENCE_SECONDS = 180.0  # starting Ray and loading snapshots included
+SHORT_LIFE_SECONDS = 30.0  # of a host that could not start, or met the same trouble at once again
 FAREWELL_SECONDS = 20.0  # the host saves its shards before it goes; orchestrators give a daemon 30 s in all
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0)
 # A cluster that was joined comes back when it does, and the host itself waits for it: to try again costs little.
@@ -90,8 +91,8 @@ class HostedEngine:
             except Exception:  # whatever the engine does or says, ingest goes on
                 log.exception("the engine's host failed in a way that was not foreseen")
                 code = None
-            failures = 0 if time.monotonic() - started > SILENCE_SECONDS else failures + 1
-            pause = backoff[min(failures, len(backoff)) - 1] if failures else 0.0
+            failures = 1 if time.monotonic() - started > SHORT_LIFE_SECONDS else failures + 1
+            pause = backoff[min(failures, len(backoff)) - 1]
             self.restarts += 1
             self.carriers = 0
             self.trouble = self.trouble or STARTING
