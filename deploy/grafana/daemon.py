@@ -74,6 +74,12 @@ def _analysis() -> list[Any]:
             span=6,
         ),
         curves(
+            "Shards at work",
+            "None while the engine is started anew, fewer than asked for where a Ray cluster has no room.",
+            {ONE: "topowatch_shards"},
+            span=6,
+        ),
+        curves(
             "Comparisons of groups dropped",
             "Because they took too long, or were too large to be begun.",
             {

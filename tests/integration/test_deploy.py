@@ -29,6 +29,7 @@ EVERYTHING = {
     "prometheusRule.enabled": "true",
     "dashboards.enabled": "true",
     "ray.enabled": "true",
+    "ray.mostShards": "16",
     "config.tenant_max_runs": "7",
 }
 
@@ -97,8 +98,15 @@ def test_the_settings_that_the_chart_makes_are_settings_of_the_daemon(tmp_path: 
     settings = settings_of(render(**EVERYTHING), tmp_path)
     assert str(settings.tls_cert) == "/etc/topowatch-tls/tls.crt"
     assert str(settings.tls_client_ca) == "/etc/topowatch-client-ca/ca.crt"
-    assert (settings.tenant_max_runs, settings.ray_address, settings.shards, settings.insecure) == (7, "auto", 4, False)
+    assert (settings.tenant_max_runs, settings.insecure) == (7, False)
+    assert (settings.ray_address, settings.shards, settings.most_shards) == ("auto", 4, 16)
     assert settings_of(render(insecure="true"), tmp_path).insecure
+    assert settings_of(render(insecure="true", ray__enabled="true"), tmp_path).most_shards is None
+
+
+def test_the_workers_of_the_chart_hold_its_shards() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["ray"]
+    assert values["workers"] * int(values["workerResources"]["requests"]["cpu"]) >= values["shards"]
 
 
 def test_every_container_of_the_chart_may_do_next_to_nothing() -> None:
