@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flaky_pool import FlakyPool
@@ -49,6 +49,12 @@ class ListShard:
         if self.at[number][0] == epoch:
             del self.at[number], self.seen[number]
         return ApplyResult(views=[], refused=[], damaged=0)
+
+    def retain(self, numbers: list[int]) -> int:
+        strange = self.at.keys() - set(numbers)
+        for number in strange:
+            del self.at[number], self.seen[number]
+        return len(strange)
 
     def apply(self, parts: list[Part]) -> ApplyResult:
         refused = []
@@ -97,6 +103,7 @@ def check(pool: FlakyPool[ListShard], log: MemoryLog) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(seed=23201, deaths=2, size=2)  # an attempt to make runs again that came to nothing left copies behind
 @given(seed=st.integers(0, 2**32 - 1), deaths=st.integers(0, ATTEMPTS - 1), size=st.integers(1, 4))
 def test_every_record_reaches_its_shard_once_and_in_order_whatever_dies_comes_or_leaves(
     seed: int, deaths: int, size: int

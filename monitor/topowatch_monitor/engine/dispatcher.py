@@ -370,6 +370,9 @@ class Dispatcher:
         chosen = balanced(owners, list(self._flights))
         for number in numbers:
             self._virtual[number].carrier = chosen[number]
+        for carrier in self._flights:  # an attempt that came to nothing, or half a move, may have left copies
+            kept = [number for number, one in enumerate(self._virtual) if one.carrier == carrier]
+            self._pool.result(self._pool.call(carrier, "retain", kept), self._timeout)
         calls: deque[tuple[int, Call]] = deque()
         for number, checkpoint in self._checkpoints.load(numbers, self._durable):
             calls.append((number, self._load(number, checkpoint)))

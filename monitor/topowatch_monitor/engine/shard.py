@@ -26,7 +26,7 @@ from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from topowatch_monitor.engine.group_fit import GroupFit
     from topowatch_monitor.engine.group_forecast import ForecastFit
@@ -136,6 +136,13 @@ class Shard:
         if virtual is not None and virtual.epoch == epoch:
             self._let_go(vshard)
         return ApplyResult([], [], 0, self._placing.waiting)
+
+    def retain(self, vshards: Container[int]) -> int:
+        """Let all virtual shards go but these; return how many that were."""
+        strange = [number for number in self._virtual if number not in vshards]
+        for number in strange:
+            self._let_go(number)
+        return len(strange)
 
     def apply(self, parts: Iterable[Part]) -> ApplyResult:
         """Apply records; a part that does not fit where its virtual shard stands is refused and changes nothing."""
