@@ -9,13 +9,13 @@ import pytest
 
 import group_jobs
 from group_runs import GROUP, TENANT, Engine, named, opened, two_ways, went, whole
-from topowatch_monitor.engine.closeups import LOST, MOST_WAITING, CloseUps
+from topowatch_monitor.engine.closeups import LOST, MOST_ASKED, MOST_WAITING, CloseUps
 from topowatch_monitor.engine.look import Subject
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import Call, InlinePool, ShardLostError
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.told import RunSettings
-from topowatch_monitor.export.closeups import FRESH_SECONDS, KEPT_SECONDS, NotDrawnError, Viewer
+from topowatch_monitor.export.closeups import FRESH_SECONDS, NotDrawnError, Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +127,30 @@ def test_what_waits_is_bounded(engine):
     assert len(drawn._waiting) == MOST_WAITING
 
 
+def test_few_runs_are_asked_for_at_a_time_and_all_of_them_are_answered(engine):
+    drawn = close_ups(engine)
+    drawn.want(Subject(TENANT, GROUP, f"r{number}") for number in range(MOST_ASKED + 3))
+    drawn.tick(0.0, caught_up=True)
+    assert drawn.busy
+    assert len(drawn._asked) == MOST_ASKED
+    drawn.tick(0.0, caught_up=True)
+    drawn.tick(0.0, caught_up=True)
+    assert not drawn.busy
+    assert len(drawn.take_answers()) == MOST_ASKED + 3
+
+
+def test_a_run_whose_drawing_fails_ends_nothing_and_the_answer_says_so(engine, monkeypatch):
+    def fail(_: Any) -> None:
+        raise ZeroDivisionError("planned")
+
+    monkeypatch.setattr("topowatch_monitor.engine.shard.run_shape", fail)
+    drawn = close_ups(engine)
+    drawn.want([Subject(TENANT, GROUP, "live")])
+    [told] = answers(engine, drawn)
+    assert told["answer"] is None
+    assert "ZeroDivisionError: planned" in told["problem"]
+
+
 # The front's side
 
 
@@ -181,6 +205,25 @@ def test_an_engine_that_does_not_answer_is_told_and_its_late_answer_counts(monke
     assert asked == [MAP]
 
 
+def test_who_gave_up_does_not_take_the_drawing_from_those_who_came_later(monkeypatch):
+    monkeypatch.setattr("topowatch_monitor.export.closeups.PATIENCE_SECONDS", 0.2)
+    viewer = Viewer(lambda _: None, Clock())
+
+    async def look() -> Any:
+        first = asyncio.ensure_future(viewer.at(MAP))
+        await asyncio.sleep(0.1)
+        second = asyncio.ensure_future(viewer.at(MAP))  # waits for the same drawing
+        with pytest.raises(NotDrawnError):
+            await first
+        third = asyncio.ensure_future(viewer.at(MAP))
+        with pytest.raises(NotDrawnError):
+            await second
+        viewer.take([told(MAP, "drawn")])
+        return await third
+
+    assert asyncio.run(look()) == "drawn"
+
+
 def test_a_problem_of_the_engine_is_passed_on_and_forgotten_with_the_rest():
     clock = Clock()
     viewer = Viewer(lambda _: None, clock)
@@ -191,6 +234,6 @@ def test_a_problem_of_the_engine_is_passed_on_and_forgotten_with_the_rest():
             await viewer.at(MAP)
 
     asyncio.run(look())
-    clock.now += KEPT_SECONDS + 1
+    clock.now += FRESH_SECONDS
     viewer.take([])
     assert not viewer._kept

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
 from topowatch_monitor.engine.path_state import PathSettings, PathState
-from topowatch_monitor.engine.run_shape import MOST_BARS, barcode, curve_of, run_shape
+from topowatch_monitor.engine.run_shape import MOST_BARS, MOST_CURVES, barcode, curve_of, run_shape
 from topowatch_monitor.engine.told import RunSettings, Told
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -91,3 +91,22 @@ def test_curves_and_forecasts_of_a_run_are_drawn():
     assert set(shape["curves"]) == {"loss", "val_accuracy"}
     assert shape["forecasts"] == [{"step": 4, "metric": "accuracy", "value": 0.9, "lower": 0.8, "upper": 0.95}]
     assert (shape["weights"], shape["predictions"]) == (None, None)
+
+
+def test_of_many_curves_the_one_that_a_forecast_is_of_is_among_those_drawn():
+    told = Told(RunSettings())
+    for name in [f"val_{letter}" for letter in "abcdefghijklm"]:
+        told.history.extend(name, [0, 1], [0.1, 0.2])
+    key = run_pb2.RunKey(tenant="t", group="g", run="r")
+    told.forecasts.add(log_pb2.Forecast(key=key, step=1, metric="val_m", value=0.9, lower=0.8, upper=0.95))
+    curves = run_shape(told)["curves"]
+    assert len(curves) == MOST_CURVES
+    assert "val_m" in curves
+
+
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_a_path_of_very_few_points_or_of_one_place_has_the_bars_that_it_can_have(points):
+    for place in (RING[:points], RING[[0] * points]):
+        bars = barcode(path_of(place))
+        assert bars is not None
+        assert (bars["h0_bars"], bars["h1_bars"], bars["points"]) == (points - 1, 0, points)

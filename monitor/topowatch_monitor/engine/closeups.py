@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.pool import Call, Job, ShardPool
 
 MOST_WAITING = 256  # subjects; the front asks for each again while somebody looks
+MOST_ASKED = 8  # runs at a time, so that what the log brings is not kept waiting
 LOST = "the process that has it was lost and is being replaced: try again in some seconds"
 
 
@@ -61,6 +62,11 @@ class CloseUps:
             if not drawn and subject not in self._asked and len(self._waiting) < MOST_WAITING:
                 self._waiting[subject] = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being drawn."""
+        return bool(self._asked) or self._drawing is not None
+
     def tick(self, now: float, *, caught_up: bool) -> None:
         """Begin and end what can be.
 
@@ -78,8 +84,9 @@ class CloseUps:
             return
         for subject in list(self._waiting):
             if subject.run:
-                del self._waiting[subject]
-                self._asked[subject] = self._dispatcher.ask("shape", tuple(subject))
+                if len(self._asked) < MOST_ASKED:
+                    del self._waiting[subject]
+                    self._asked[subject] = self._dispatcher.ask("shape", tuple(subject))
             elif self._drawing is None:
                 del self._waiting[subject]
                 self._begin(subject, now)
@@ -102,7 +109,11 @@ class CloseUps:
             self._dispatcher.check()
             self._answer(subject, None, LOST)
         else:
-            self._answer(subject, next((shape for shape in found if shape is not None), None))
+            shape = next((each for each in found if each is not None), None)
+            if isinstance(shape, str):
+                self._answer(subject, None, shape)
+            else:
+                self._answer(subject, shape)
 
     def _begin(self, subject: Subject, now: float) -> None:
         group = subject.tenant, subject.group

@@ -10,8 +10,6 @@ from topowatch_monitor.engine.group_fit import OTHER_PROBES, OTHER_SKETCH, commo
 from topowatch_monitor.topology.projection import fit_projection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 MOST_RUNS = 200  # of more, a drawing shows nothing
@@ -35,6 +33,13 @@ class Walk(NamedTuple):
     digest: str
     steps: list[int]
     points: NDArray[np.float32]
+
+
+class Walks(NamedTuple):
+    """What a shard hands out of a group: runs, live ones first, and how many it has beside them."""
+
+    walks: list[Walk]
+    more: int = 0
 
 
 class MappedPath(TypedDict):
@@ -63,13 +68,13 @@ class GroupMap(TypedDict):
     reason: str
 
 
-def map_of(*found: Sequence[Walk]) -> GroupMap:
+def map_of(*found: Walks) -> GroupMap:
     """Draw the map of a group.
 
     Args:
         found: runs that have a path, as each carrier handed them out.
     """
-    walks = sorted((walk for walks in found for walk in walks), key=lambda walk: (not walk.live, walk.run))
+    walks = sorted((walk for each in found for walk in each.walks), key=lambda walk: (not walk.live, walk.run))
     digest = commonest(walk.digest for walk in walks)
     left_out = {walk.run: OTHER_PROBES for walk in walks if walk.digest != digest}
     alike = [walk for walk in walks if walk.digest == digest]
@@ -86,7 +91,7 @@ def map_of(*found: Sequence[Walk]) -> GroupMap:
         {"run": walk.run, "steps": walk.steps, "points": _short(plane.reduce(path))}
         for walk, path in zip(shown, points, strict=True)
     ]
-    more = len(comparable) - len(shown)
+    more = len(comparable) - len(shown) + sum(each.more for each in found)
     return {"explained": plane.explained, "paths": paths, "left_out": left_out, "more": more, "reason": ""}
 
 

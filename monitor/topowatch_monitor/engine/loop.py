@@ -161,7 +161,8 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
                 )
                 told = now
             if not moved and not dispatcher.wait(timeout=0.05):
-                link.wait(0.05 if dispatcher.applied < dispatcher.position else IDLE_SECONDS)
+                soon = close_ups.busy or dispatcher.applied < dispatcher.position
+                link.wait(0.05 if soon else IDLE_SECONDS)
     finally:
         groups.close()
         forecasts.close()

@@ -85,8 +85,10 @@ class RunShape(TypedDict):
 def run_shape(told: Told) -> RunShape:
     """Draw a run."""
     made = told.forecasts.made
-    held_out = curves_of(told.history, {*(told.results or {}), *(each.metric for each in made)})
-    curves = {name: whole(told.history[name]) for name in LOSSES if len(told.history[name])} | held_out
+    forecast = {each.metric for each in made}
+    held_out = curves_of(told.history, {*(told.results or {}), *forecast})
+    losses = {name: whole(told.history[name]) for name in LOSSES if len(told.history[name])}
+    curves = losses | {name: held_out[name] for name in sorted(held_out, key=lambda name: name not in forecast)}
     return {
         "weights": barcode(told.path),
         "predictions": barcode(told.probed.predictions),

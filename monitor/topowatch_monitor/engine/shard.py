@@ -15,7 +15,7 @@ from topowatch_monitor.engine.features import curves_of
 from topowatch_monitor.engine.finished import Finished
 from topowatch_monitor.engine.forecasting import Forecasting
 from topowatch_monitor.engine.group_fit import EndedRun
-from topowatch_monitor.engine.group_map import Walk
+from topowatch_monitor.engine.group_map import Walk, Walks
 from topowatch_monitor.engine.placing import GroupKey, Key, Placing
 from topowatch_monitor.engine.reading import Message, key_of, parse
 from topowatch_monitor.engine.run_shape import run_shape
@@ -193,19 +193,24 @@ class Shard:
         )
         return [finished(run) for run in ended[-most if most else None :]]
 
-    def walks(self, group: GroupKey, most: int, points: int) -> list[Walk]:
+    def walks(self, group: GroupKey, most: int, points: int) -> Walks:
         """Runs of a group that have a path of predictions, for its map: at most so many, live ones first."""
         runs = [run for run in self._of_group(group) if len(run.told.probed.trace)]
         chosen = sorted(runs, key=lambda run: (run.ended, run.key))[:most]
-        return [
+        walks = [
             Walk(run.key[2], not run.ended, run.told.probed.digest.hex(), *run.told.probed.trace.strided(points))
             for run in chosen
         ]
+        return Walks(walks, len(runs) - len(walks))
 
-    def shape(self, key: Key) -> RunShape | None:
-        """What is drawn of a run; None if it is not here."""
+    def shape(self, key: Key) -> RunShape | str | None:
+        """What is drawn of a run, or in words why it could not be; None if it is not here."""
         run = self._find(key)
-        return None if run is None else run_shape(run.told)
+        try:
+            return None if run is None else run_shape(run.told)
+        except Exception as error:  # a look at a run ends no engine, whatever the run is like
+            log.exception("run %r of group %r cannot be drawn", key[2], key[1])
+            return f"its drawing failed ({type(error).__name__}: {error}); this is a fault of topowatch"
 
     def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> ApplyResult:
         """Take over what was learned from the ended runs of a group."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.look import CloseUp
 
 FRESH_SECONDS = 4.0  # so long an answer is good for all who ask
-KEPT_SECONDS = 60.0
 PATIENCE_SECONDS = 8.0
 MOST_WAITING = 256  # subjects that are being drawn
 
@@ -55,7 +54,7 @@ class Viewer:
             coming = self._coming.pop(subject, None)
             if coming is not None and not coming.done():
                 coming.set_result(close_up)
-        for subject in [subject for subject, (at, _) in self._kept.items() if now - at > KEPT_SECONDS]:
+        for subject in [subject for subject, (at, _) in self._kept.items() if now - at >= FRESH_SECONDS]:
             del self._kept[subject]
 
     async def _drawn(self, subject: Subject) -> CloseUp:
@@ -68,7 +67,8 @@ class Viewer:
         try:
             return await asyncio.wait_for(asyncio.shield(coming), PATIENCE_SECONDS)
         except asyncio.TimeoutError:
-            self._coming.pop(subject, None)  # a host that was started anew does not know of it
+            if self._coming.get(subject) is coming:  # a host that was started anew does not know of it
+                del self._coming[subject]
             raise NotDrawnError(
                 f"the engine has not drawn it within {PATIENCE_SECONDS:g} s, it is busy or starting: try again"
             ) from None
