@@ -121,6 +121,85 @@ def test_the_keyboard_finds_filters_and_lets_go(browser: Chrome, inline_daemon: 
     eventually(lambda: "hay-1" in text_of(browser))
 
 
+def test_the_keyboard_keeps_its_place_while_rows_change_and_is_led_to_what_a_link_opens(
+    browser: Chrome, inline_daemon: Daemon
+) -> None:
+    sender = Sender(inline_daemon.grpc, "watched", group="held")
+    sender.push_until_stored(sender.batch(5))
+    send(inline_daemon, "quiet", group="held")
+    browser.get(f"http://{inline_daemon.http}/")
+    eventually(lambda: "watched" in text_of(browser))
+    link = browser.find_element(By.LINK_TEXT, "watched")
+    browser.execute_script("sort = {column: 3, down: true}; drawRuns(); arguments[0].focus()", link)
+    held = "return document.activeElement.textContent + runs.find((run) => run.run === 'watched').samples"
+    assert browser.execute_script(held) == "watched5"
+    sender.push_until_stored(sender.batch(5))
+    sender.close()
+    eventually(lambda: browser.execute_script(held) == "watched10")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    eventually(lambda: browser.execute_script("return document.activeElement.id") == "title")
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    eventually(lambda: browser.find_element(By.ID, "title").text == "held")
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    eventually(lambda: not browser.find_element(By.ID, "focus").is_displayed())
+
+
+def test_escape_leads_from_a_run_to_its_group_whatever_the_table_is_filtered_by(
+    browser: Chrome, inline_daemon: Daemon
+) -> None:
+    send(inline_daemon, "needle", group="stack")
+    browser.get(f"http://{inline_daemon.http}/")
+    eventually(lambda: "needle" in text_of(browser))
+    browser.find_element(By.ID, "filter").send_keys("needle")
+    browser.find_element(By.LINK_TEXT, "needle").click()
+    eventually(lambda: browser.find_element(By.ID, "title").text == "needle")
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    eventually(lambda: browser.find_element(By.ID, "title").text == "stack")
+
+
+def test_a_fault_of_the_page_is_told_as_one_and_not_as_a_daemon_that_is_silent(
+    browser: Chrome, inline_daemon: Daemon
+) -> None:
+    browser.get(f"http://{inline_daemon.http}/")
+    eventually(lambda: "No run has reported yet" in text_of(browser))
+    browser.execute_script("window.drawRuns = () => { throw new Error('planned'); }")
+    eventually(lambda: "a fault of this page: Error: planned" in text_of(browser))
+    assert "has not answered" not in text_of(browser)
+    assert any("planned" in line for line in complaints(browser, inline_daemon))
+
+
+TICKS = {
+    "ticks(0, 2e5, 4)": ["0", "50,000", "1e5", "1.5e5", "2e5"],
+    "ticks(0.30001, 0.30004, 5)": ["0.30001", "0.30002", "0.30003", "0.30004"],
+    "ticks(1e-9, 10, 5, true)": ["1e-9", "1e-6", "0.001", "1"],
+    "ticks(...padded([0.3, 0.1 + 0.2]), 5)": ["0.28", "0.3", "0.32"],  # numbers that differ in their last bit
+    "ticks(1e17, 1e17 + 16, 5).slice(6)": [],  # steps that add nothing to so large a number
+    "ticks(-1e308, 1e308, 5)": [],
+}
+
+
+def test_axes_say_what_is_at_a_tick_and_end(browser: Chrome, inline_daemon: Daemon) -> None:
+    browser.get(f"http://{inline_daemon.http}/")
+    for axis, said in TICKS.items():
+        assert browser.execute_script(f"return {axis}.map(short)") == said, axis
+
+
+def test_drawings_hold_what_is_at_the_edge_of_what_they_are_of(browser: Chrome, inline_daemon: Daemon) -> None:
+    browser.get(f"http://{inline_daemon.http}/")
+    # A curve of one value is a dot, a map of what moves along one axis fills its width, letters are not halved,
+    # and what every object has is no result of a run.
+    drawn = """
+      const curve = {name: "loss", steps: [3], means: [1], least: [1], most: [1]};
+      const line = drawCurves([curve], [], 400).querySelector("path").getAttribute("d");
+      const path = {run: "a", href: "#", told: "a", className: "k0", points: [[-1e-3, 0], [1e-3, 0]]};
+      const map = drawMap([path], 400, "");
+      const [start, end] = ["start", "end"].map((each) => Number(map.querySelector("." + each).getAttribute("cx")));
+      return {dot: line.endsWith("h0"), wide: end - start > 300, cut: cut("😀".repeat(9), 4),
+        none: own({}, "constructor"), mine: own({constructor: 1}, "constructor")};
+    """
+    assert browser.execute_script(drawn) == {"dot": True, "wide": True, "cut": "😀😀…😀", "none": None, "mine": 1}
+
+
 def test_where_tokens_are_asked_for_so_does_the_page_and_shows_a_tenant_its_own(
     browser: Chrome, make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

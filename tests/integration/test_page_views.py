@@ -15,6 +15,7 @@ from group_runs import named, two_ways
 from harness import Daemon, eventually
 from planned_sender import DIMS, Planned
 from sender import Sender
+from topowatch_monitor.export import page
 from topowatch_protos.v1 import sample_pb2
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def check_group(browser: Chrome) -> None:
     assert names == ["b00"]
     assert "class 0, the majority (13)" in text_of(browser, "classes")
     assert count(browser, "#panel-evidence rect.h1") == 1
+    roles = {node.aria_role for node in browser.find_elements(By.CSS_SELECTOR, ".panel svg:has(a:not([tabindex]))")}
+    assert roles == {"group"}  # in an image nobody would hear of links
     results = browser.find_elements(By.CSS_SELECTOR, "#panel-forecasts circle.result")
     assert len(results) == 14
     assert "1 outlier: b00" in browser.find_element(By.ID, "told").text
@@ -174,6 +177,7 @@ def test_a_report_shows_the_same_without_a_daemon_and_asks_nobody_for_anything(
     assert "15 runs" in done.stdout.replace("\n", " ")
     assert "could not be had" not in done.stdout
     assert file.stat().st_size < 1e6
+    browser.get_log("browser")  # what other pages complained of
     browser.get(file.as_uri())
     check_group(browser)
     assert count(browser, "#rows tr") == 15
@@ -181,8 +185,31 @@ def test_a_report_shows_the_same_without_a_daemon_and_asks_nobody_for_anything(
     check_run(browser)
     browser.find_element(By.LINK_TEXT, SWEEP).click()
     check_group(browser)
+    browser.execute_script("location.hash = 'group=another'")
+    eventually(lambda: "not in the report" in browser.find_element(By.ID, "told").text)
+    browser.find_element(By.LINK_TEXT, SWEEP).click()
+    check_group(browser)
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.execute_script("return window.evil") is None
+    assert complaints(browser) == []
+
+
+def test_the_json_of_a_report_opens_from_the_file(browser: Chrome, daemon: Daemon, tmp_path: Path) -> None:
+    told = daemon.get(f"/api/v1/groups/{SWEEP}/classes")
+    answers = {f"groups/{SWEEP}/classes": told, "runs": daemon.get("/api/v1/runs")}
+    stored = {"group": SWEEP, "tenant": told["tenant"], "made_at": 0.0, "answers": answers, "problems": {}}
+    (tmp_path / "sweep.html").write_text(page.report(stored), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get((tmp_path / "sweep.html").as_uri())
+    here = browser.current_window_handle
+    eventually(lambda: browser.find_element(By.ID, "focus-json")).click()
+    there = eventually(lambda: next((each for each in browser.window_handles if each != here), None))
+    try:
+        browser.switch_to.window(there)
+        eventually(lambda: '"merges"' in browser.page_source)
+    finally:
+        browser.close()
+        browser.switch_to.window(here)
     assert complaints(browser) == []
 
 

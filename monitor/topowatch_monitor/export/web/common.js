@@ -16,9 +16,11 @@ const counted = (count, one, many) => whole(count) + " " + (count === 1 ? one : 
 const ago = (seconds) => seconds < 1.5 ? "now" : seconds < 90 ? Math.round(seconds) + " s ago"
   : seconds < 5400 ? Math.round(seconds / 60) + " min ago" : seconds < 129600 ? Math.round(seconds / 3600) + " h ago" : Math.round(seconds / 86400) + " d ago";
 const words = (name) => name.replaceAll("_", " ");
+const own = (table, name) => known(name) && Object.hasOwn(table ?? {}, name) ? table[name] : null;   // a name may be "constructor"
 
 // Answers come from the daemon, or from this file where `topowatch report` has put them into it.
 const stored = $("stored") ? JSON.parse($("stored").textContent) : null;
+const NO_ANSWER = 0;
 class Refused extends Error { constructor(status, why) { super(why); this.status = status; } }
 const queryOf = (asked) => String(new URLSearchParams(Object.entries(asked).filter(([, value]) => known(value))));
 const urlOf = (path, asked) => "api/v1/" + path + (queryOf(asked) && "?" + queryOf(asked));
@@ -29,8 +31,11 @@ async function get(path, asked = {}) {
   }
   const token = sessionStorage.getItem("token");
   const headers = token ? {Authorization: "Bearer " + token} : {};
-  const answer = await fetch(urlOf(path, asked), {cache: "no-store", headers, signal: AbortSignal.timeout(10000)});
-  const body = await answer.json();
+  let answer, body;
+  try {
+    answer = await fetch(urlOf(path, asked), {cache: "no-store", headers, signal: AbortSignal.timeout(10000)});
+    body = await answer.json();
+  } catch (error) { throw new Refused(NO_ANSWER, String(error)); }
   if (!answer.ok) throw new Refused(answer.status, body.error ?? "HTTP " + answer.status);
   return body;
 }

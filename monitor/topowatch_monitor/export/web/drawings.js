@@ -6,10 +6,14 @@ const draw = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
-const canvas = (width, height, told) => draw("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": told});
+// What is an image is told as one: a drawing with links in it is a group, or nobody would hear of them.
+const canvas = (width, height, told, role = "img") => draw("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role, "aria-label": told});
 const titled = (node, text) => { node.prepend(draw("title", {}, text)); return node; };
 const label = (x, y, text, attributes = {}) => draw("text", {x, y, ...attributes}, text);
-const cut = (text, most) => text.length <= most ? text : text.slice(0, Math.ceil((most - 1) / 2)) + "…" + text.slice(text.length - Math.floor((most - 1) / 2));
+const cut = (text, most) => {
+  const letters = [...text], half = (most - 1) / 2;   // of two halves of a letter, none is one
+  return letters.length <= most ? text : [...letters.slice(0, Math.ceil(half)), "…", ...letters.slice(letters.length - Math.floor(half))].join("");
+};
 const link = (href, text, node) => titled(draw("a", {href}, node), text);
 
 function scale(low, high, from, to, logarithmic = false) {
@@ -21,21 +25,26 @@ function ticks(low, high, most, logarithmic = false) {
   if (logarithmic) {
     const first = Math.ceil(Math.log10(low)), last = Math.floor(Math.log10(high)), step = Math.max(1, Math.ceil((last - first + 1) / most));
     const powers = [];
-    for (let power = first; power <= last; power += step) powers.push(10 ** power);
+    for (let power = first; power <= last; power += step) powers.push(Number("1e" + power));
     if (powers.length > 1) return powers;
   }
   const rough = (high - low) / most || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
-  const found = [];
-  for (let place = Math.ceil(low / step - 1e-9); place * step <= high + 1e-9 * step; place++) found.push(Number((place * step).toPrecision(12)));
-  return found;
+  const first = Math.ceil(low / step - 1e-9), count = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({length: Math.min(count || 0, most + 2)}, (_, index) => Number(((first + index) * step).toPrecision(12))).filter(Number.isFinite);
 }
-const short = (value) => Math.abs(value) >= 1e5 ? value.toExponential(0).replace("e+", "e") : Math.abs(value) >= 1000 ? digits.format(value) : number(value);
+// A tick in as many digits as tell it from its neighbours.
+const short = (value) => Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential().replace("e+", "e")
+  : Math.abs(value) >= 1000 ? digits.format(value) : String(Number(value.toPrecision(6)));
 const extent = (values) => {
   const finite = values.filter((value) => Number.isFinite(value));
   return finite.length ? [Math.min(...finite), Math.max(...finite)] : [0, 1];
 };
-const padded = ([low, high]) => { const more = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1; return [low - more, high + more]; };
+// Numbers that differ by rounding alone are drawn as equal ones.
+const padded = ([low, high]) => {
+  const size = Math.max(Math.abs(low), Math.abs(high)), more = high - low > 1e-9 * size ? 0.06 * (high - low) : 0.1 * size || 1;
+  return [low - more, high + more];
+};
 
 // A frame with two axes; `inside` draws between them.
 function frame(width, height, told, x, y, inside, {left = 52, right = 12, top = 10, bottom = 26, log = false} = {}) {
@@ -49,12 +58,12 @@ function frame(width, height, told, x, y, inside, {left = 52, right = 12, top = 
   inside(svg, across, up);
   return svg;
 }
-// A line that is broken where a value is not finite.
+// A line that is broken where a value is not finite; a value between two such ones is a dot.
 function line(steps, values, across, up, attributes) {
   let path = "", down = false;
   steps.forEach((step, index) => {
     const y = known(values[index]) ? up(values[index]) : NaN;
-    if (Number.isFinite(y)) path += (down ? "L" : "M") + across(step).toFixed(1) + " " + y.toFixed(1);
+    if (Number.isFinite(y)) path += (down ? "L" : "M") + across(step).toFixed(1) + " " + y.toFixed(1) + (down ? "" : "h0");
     down = Number.isFinite(y);
   });
   return draw("path", {class: "line", d: path, ...attributes});
@@ -116,7 +125,7 @@ function drawIntervals(metric, rows, target, width) {
   const longest = Math.max(...rows.map((row) => row.run.length)), left = Math.min(24 + 7 * longest, 0.42 * width), room = Math.floor((left - 10) / 7);
   const height = 34 + 20 * rows.length;
   const x = padded(extent([...rows.flatMap((row) => [row.lower, row.upper, row.value]), ...(known(target) ? [target] : [])]));
-  const svg = canvas(width, height, "Forecasts of " + metric + " of " + rows.length + " runs, the best first");
+  const svg = canvas(width, height, "What " + counted(rows.length, "run") + " ended with or will, " + metric + ", the best first", "group");
   const across = scale(...x, left, width - 14);
   for (const tick of ticks(...x, Math.max(2, Math.floor((width - left) / 90)))) svg.append(
     draw("line", {class: "grid", x1: across(tick), x2: across(tick), y1: 4, y2: height - 26}),
@@ -156,7 +165,8 @@ function drawBarcode(h0, h1, width, told) {
 
 // Paths in a plane: [{run, href, points, className, live, named}], the last ones on top.
 function drawMap(paths, width, told) {
-  const [x, y] = [0, 1].map((axis) => padded(extent(paths.flatMap((path) => path.points.map((point) => point[axis])))));
+  const extents = [0, 1].map((axis) => extent(paths.flatMap((path) => path.points.map((point) => point[axis]))));
+  const more = 0.06 * Math.max(...extents.map(([low, high]) => high - low)) || 1, [x, y] = extents.map(([low, high]) => [low - more, high + more]);
   const height = Math.round(Math.min(420, Math.max(200, (width - 20) * (y[1] - y[0]) / (x[1] - x[0]) + 20)));
   // One unit is as long across as it is up: distances are what the map is of.
   const unit = Math.min((width - 20) / (x[1] - x[0]), (height - 20) / (y[1] - y[0]));
@@ -190,7 +200,7 @@ function drawTree(tree, floor, infinite, width) {
   const walk = (node) => { if (node.children) node.children.forEach(walk); else { node.y = 16 + 18 * rows.length; rows.push(node); } };
   walk(tree);
   const names = Math.min(24 + 7 * Math.max(...rows.map((row) => row.text.length)), 0.46 * width), right = width - names, room = Math.floor((names - 10) / 7);
-  const height = 16 + 18 * rows.length + 26, svg = canvas(width, height, "Dendrogram of " + counted(rows.length, "line") + " by merge scale");
+  const height = 16 + 18 * rows.length + 26, svg = canvas(width, height, "Dendrogram of " + counted(rows.length, "line") + " by merge scale", "group");
   const scales = [];
   const collect = (node) => { if (node.children) { if (Number.isFinite(node.scale)) scales.push(node.scale); node.children.forEach(collect); } };
   collect(tree);
@@ -228,7 +238,7 @@ function drawSlice(values, side, width) {
     x: (index % side) * cell, y: Math.floor(index / side) * cell, width: cell + 0.4, height: cell + 0.4,
     fill: Number.isFinite(value) ? shade(share(value)) : null, class: Number.isFinite(value) ? null : "lacking"}), Number.isFinite(value) ? number(value) : "not finite")));
   const middle = size / 2;
-  svg.append(draw("path", {class: "cross", d: `M${middle - 6} ${middle}h12M${middle} ${middle - 6}v12`}));
+  svg.append(...["halo", "cross"].map((name) => draw("path", {class: name, d: `M${middle - 6} ${middle}h12M${middle} ${middle - 6}v12`})));
   for (let step = 0; step < 60; step++) svg.append(draw("rect", {x: step * size / 60, y: size + 8, width: size / 60 + 0.4, height: 8, fill: shade(step / 60)}));
   svg.append(label(0, size + 32, number(least), {class: "tick"}), label(size, size + 32, number(largest), {class: "tick", "text-anchor": "end"}));
   return svg;

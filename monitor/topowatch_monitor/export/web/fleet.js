@@ -1,7 +1,7 @@
 // The runs in a table: those that match the filter, and those of one group where it is looked at.
 const ROWS_AT_ONCE = 150, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
 let focus = {};   // what is looked at: {group, tenant, run}, or nothing
-let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
+let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, fault = "", most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
 const clock = () => serverNow + (stored ? 0 : (performance.now() - fetchedAt) / 1000);
 const rank = (run) => VERDICTS.indexOf(run.verdict) * 2 + (run.state === "live" ? 0 : 1);
 
@@ -112,6 +112,7 @@ function drawRuns() {
   const head = shown.slice(0, most);
   const keys = new Set(head.map(keyOf));
   for (const [key, entry] of drawn) if (!keys.has(key)) { entry.row.remove(); drawn.delete(key); }
+  const held = $("rows").contains(document.activeElement) ? document.activeElement : null, cell = held?.closest("td"), row = held?.closest("tr");
   head.forEach((run, position) => {
     const key = keyOf(run), seen = JSON.stringify(run);
     let entry = drawn.get(key);
@@ -123,14 +124,14 @@ function drawRuns() {
     if (entry.seen !== seen) {   // untouched rows keep focus and selection
       entry.seen = seen;
       entry.row.className = run.state === "live" ? "" : "over";
-      const focused = entry.row.contains(document.activeElement);
       COLUMNS.forEach(([, , , fill], index) => fill(entry.cells[index], run));
-      if (focused) entry.row.querySelector("a").focus({preventScroll: true});
     }
     COLUMNS[COLUMNS.length - 1][3](entry.cells[COLUMNS.length - 1], run);
     const there = $("rows").children[position];
     if (there !== entry.row) $("rows").insertBefore(entry.row, there ?? null);
   });
+  // A cell that is filled anew, or a row that moves, takes the keyboard's place with it.
+  if (held && document.activeElement !== held && row.isConnected) cell.querySelector("a")?.focus({preventScroll: true});
   [...$("head").children].forEach((cell, index) => {
     if (index === sort.column) cell.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");

@@ -112,11 +112,10 @@ function groupPanels(where, classes, map, forecast) {
     list.push({key: "map", title: "Map of paths", says, seen: [paths, classes.abstained], draw: (width) => [drawMap(paths, width, "Map of " + counted(paths.length, "path")), legend()]});
   } else list.push({key: "map", title: "Map of paths", says: answered(map) ? "Nothing to draw: " + map.reason + "." : why(map)});
   if (classes.merges.length) {
-    const tree = treeOf(classes, href, classOf);
     const says = classes.abstained ? "Classes are withheld: " + classes.reason + ". The tree shows all scales, also those that prove nothing."
       : "Scales at which runs merge, the largest at the left; runs that part at none above the scale of the classes are one line.";
     list.push({key: "classes", title: "Path classes", says, seen: [classes.merges, classes.runs, classes.outliers, classes.classes],
-      draw: (width) => [drawTree(tree.root, tree.floor, tree.infinite, width), legend()]});
+      draw: (width) => { const tree = treeOf(classes, href, classOf); return [drawTree(tree.root, tree.floor, tree.infinite, width), legend()]; }});
   } else list.push({key: "classes", title: "Path classes", says: classes.abstained ? "Classes are withheld: " + classes.reason + "."
     : "There is no dendrogram of so many runs: it would compare every two of them."});
   if (classes.bars.length) {
@@ -133,7 +132,7 @@ function forecastPanel(href, classes, forecast, classOf) {
   const learned = forecast.learned[0], higher = learned?.higher_is_better !== false, better = (a, b) => (b.value - a.value) * (higher ? 1 : -1);
   const live = forecast.runs.filter((run) => run.state === "live"), told = live.filter((run) => known(run.value)).sort(better);
   const metric = told[0]?.metric ?? learned?.metric ?? classes.spread.metric;
-  const ended = classes.members.filter((run) => run.state === "ended" && Number.isFinite(run.results?.[metric]))
+  const ended = classes.members.filter((run) => run.state === "ended" && Number.isFinite(own(run.results, metric)))
     .map((run) => ({run: run.run, value: run.results[metric], lower: run.results[metric], upper: run.results[metric], ended: true})).sort(better);
   const rows = (told.length ? told : ended).slice(0, MOST_ROWS).map((run) => ({...run, href: href(run.run), className: classOf(run.run), note: run.misses_target ? "off target" : ""}));
   const levels = (learned?.levels ?? []).map((level) => [percent(level.share), number(level.made.r2), number(level.left_out.r2), number(level.without_topology),
@@ -167,12 +166,12 @@ function runPanels(run, shape) {
     seen: [curves, marks], draw: (width) => curves.length ? [drawCurves(curves, marks, width)] : []});
   const told = run.forecast, metric = told.metric ?? (drawn ? shape.forecasts.find((each) => each.metric !== "gap")?.metric : null);
   const made = drawn ? shape.forecasts.filter((each) => each.metric === metric) : [], now = told.abstained || !known(told.value) ? null : told;
-  const curve = drawn && known(metric) ? shape.curves[metric] ?? null : null, result = known(metric) ? run.results?.[metric] : null;
+  const curve = drawn ? own(shape.curves, metric) : null, result = own(run.results, metric);
   const any = known(metric) && (made.length || now);
   const says = now ? metric + " is forecast to end at " + number(now.value) + ", between " + number(now.lower) + " and " + number(now.upper) + " in 9 of 10 cases"
     + (now.gap ? "; gap " + number(now.gap.value) : "") + (known(now.target) ? "; target " + number(now.target) + (now.misses_target ? ", out of reach" : "") : "") + "."
     : run.state === "live" ? "Nothing is forecast: " + told.reason + "." : any ? "Forecasts of " + metric + " as they were made" + (known(result) ? "; it ended with " + number(result) : "") + "." : "Nothing was forecast of this run.";
-  const end = run.state === "ended" ? run.step : Math.max(run.step ?? 0, Number(run.labels.total_steps) || 0);
+  const planned = Number(own(run.labels, "total_steps") ?? 0), end = run.state === "ended" ? run.step : Math.max(run.step ?? 0, Number.isFinite(planned) ? planned : 0);
   list.push({key: "forecast", title: "Forecast", says, seen: [metric, curve, made, now, result, end], draw: (width) => any ? [drawFan(metric, curve, made, now, end, result, width)] : []});
   for (const [key, title, path] of [["weights", "Path of the weights", run.path], ["predictions", "Path of the predictions", run.representation]]) {
     const bars = drawn ? shape[key] : null;

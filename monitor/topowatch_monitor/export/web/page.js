@@ -4,8 +4,8 @@ let timer, asked = {}, drawnAt = {};   // answers about what is looked at, and w
 
 function lookAt() {
   const told = new URLSearchParams(location.hash.slice(1) || (stored ? place(stored.group, stored.tenant).slice(1) : ""));
-  const next = told.has("group") ? {group: told.get("group"), tenant: told.get("tenant"), run: told.get("run")} : {};
-  if (JSON.stringify(next) !== JSON.stringify(focus)) { asked = {}; drawnAt = {}; window.scrollTo(0, 0); }
+  const next = told.get("group") ? {group: told.get("group"), tenant: told.get("tenant"), run: told.get("run") || null} : {};
+  const moved = JSON.stringify(next) !== JSON.stringify(focus);
   focus = next;
   $("focus").hidden = !known(focus.group);
   $("fleet").hidden = known(focus.run);
@@ -13,12 +13,17 @@ function lookAt() {
   const crumbs = [];
   if (known(focus.group) && !stored) crumbs.push(Object.assign(make("a", "", "All runs"), {href: "#"}));
   if (known(focus.run)) crumbs.push(Object.assign(make("a", "", focus.group), {href: place(focus.group, focus.tenant)}));
+  else if (stored && focus.group !== stored.group) crumbs.push(Object.assign(make("a", "", stored.group), {href: place(stored.group, stored.tenant)}));
   $("crumbs").replaceChildren(...crumbs.flatMap((crumb) => [crumb, make("span", "", " / ")]));
   $("json").href = urlOf("runs", {group: focus.group, tenant: focus.tenant});
   if (known(focus.group)) $("focus-json").href = known(focus.run) ? urlOf("runs/" + at(focus.run), {group: focus.group, tenant: focus.tenant})
     : urlOf("groups/" + at(focus.group, "classes"), {tenant: focus.tenant});
+  if (moved) { asked = {}; drawnAt = {}; }
   drawFocus();
   if (runs.length) drawRuns();
+  if (!moved) return;
+  window.scrollTo(0, 0);
+  if (runs.length) $(known(focus.group) ? "title" : "name").focus({preventScroll: true});   // the link that led here is gone
 }
 // One answer about what is looked at; one that costs the daemon something is asked for more rarely.
 async function fetchOne(name, path, query, seconds = 0) {
@@ -27,7 +32,7 @@ async function fetchOne(name, path, query, seconds = 0) {
   const subject = focus;
   let answer;
   try { answer = await get(path, query); } catch (error) {
-    if (!(error instanceof Refused) || error.status === 401) throw error;
+    if (!(error instanceof Refused) || [NO_ANSWER, 401].includes(error.status)) throw error;
     answer = error;
   }
   if (subject !== focus) return;
@@ -65,11 +70,13 @@ $("entry").addEventListener("submit", (event) => {
 });
 // A link carries no token, so what it leads to is fetched here and shown; a report has the answers in it.
 document.addEventListener("click", async (event) => {
-  const anchor = event.target.closest('a[href^="api/"]'), token = sessionStorage.getItem("token");
-  if (!anchor || !(token || stored)) return;
+  const anchor = event.target.closest('a[href^="api/"]');
+  if (!anchor) return;
+  const token = stored ? null : sessionStorage.getItem("token");   // a file may have none to look into
+  if (!(token || stored)) return;
   event.preventDefault();
   const href = anchor.getAttribute("href"), path = href.slice("api/v1/".length).split("?")[0];
-  const answer = stored ? stored.answers[path] : await (await fetch(href, {headers: {Authorization: "Bearer " + token}})).json();
+  const answer = stored ? own(stored.answers, path) : await (await fetch(href, {headers: {Authorization: "Bearer " + token}})).json();
   window.open(URL.createObjectURL(new Blob([JSON.stringify(answer, null, 2)], {type: "application/json"})));
 });
 async function refresh() {
@@ -77,7 +84,7 @@ async function refresh() {
   if (!document.hidden || stored) {
     try {
       const body = await get("runs");
-      runs = body.runs; groups = body.groups ?? []; serverNow = body.now; fetchedAt = performance.now(); failedSince = 0;
+      runs = body.runs; groups = body.groups ?? []; serverNow = body.now; fetchedAt = performance.now(); failedSince = 0; fault = "";
       pause = runs.length > 300 ? 5000 : 2000;
       ask(null);
       drawRuns();
@@ -86,7 +93,8 @@ async function refresh() {
       if (error instanceof Refused && [401, 403].includes(error.status)) {
         ask(sessionStorage.getItem("token") ? error.message : "");
         failedSince = 0; fetchedAt = 0; pause = 30000;
-      } else failedSince = failedSince || Date.now();
+      } else if (error instanceof Refused) failedSince = failedSince || Date.now();
+      else { fault = String(error); console.error(error); }
     }
     tick();
   }
@@ -98,22 +106,22 @@ function again(pause) {
 }
 function tick() {
   $("pulse").classList.toggle("down", failedSince > 0);
-  $("notice").hidden = failedSince === 0;
-  if (failedSince) {
-    const text = "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again.";
+  $("notice").hidden = !failedSince && !fault;
+  if (!$("notice").hidden) {
+    const text = !failedSince ? "What was told could not be drawn, a fault of this page: " + fault : "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again.";
     if ($("notice").textContent !== text) $("notice").textContent = text;
   }
-  $("age").textContent = stored ? "report of " + new Date(1000 * stored.made_at).toLocaleString()
+  $("age").textContent = stored ? "report of " + new Date(1000 * stored.made_at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "long"})
     : fetchedAt ? "updated " + ago((performance.now() - fetchedAt) / 1000) : failedSince ? "no answer" : "connecting …";
 }
 $("filter").addEventListener("input", drawRuns);
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey && !$("fleet").hidden) { event.preventDefault(); $("filter").focus(); }
-  if (event.key !== "Escape") return;
+  if (event.key !== "Escape" || event.isComposing || $("main").hidden) return;
+  if (known(focus.run)) { location.hash = place(focus.group, focus.tenant); return; }   // its table, and what filters it, is not shown
   const idle = $("filter").value === "" && only === null;
-  if (idle && known(focus.run)) location.hash = place(focus.group, focus.tenant);
-  else if (idle && known(focus.group) && !stored) location.hash = "";
+  if (idle && known(focus.group) && !stored) location.hash = "";
   $("filter").value = ""; only = null;
   drawRuns();
 });
