@@ -224,4 +224,5 @@ def test_a_report_of_what_is_not_there_or_cannot_be_written_leaves_nothing(daemo
     refused = report(SWEEP, "-o", str(tmp_path / "nowhere" / "a.html"))
     assert refused.returncode == 1
     assert "cannot write" in refused.stderr
+    assert "is a directory" in report(SWEEP, "-o", ".").stderr
     assert list(tmp_path.iterdir()) == []

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+MOST_IN_VAIN = 5  # drawings one after the other that a daemon is too busy for; no more are asked for then
 
 
 def report(
@@ -52,6 +53,8 @@ def report(
 
       topowatch report my-sweep -o my-sweep.html
     """
+    if output.is_dir():
+        raise CommandError(f"{output} is a directory: name a file in it with -o", status=2)
     told = gather(url, group, tenant)
     partial = output.with_name(output.name + ".partial")
     try:
@@ -81,10 +84,18 @@ def gather(url: str, group: str, tenant: str | None) -> dict[str, Any]:
     problems: dict[str, str] = {}
     deadline = time.monotonic() + PATIENCE_SECONDS  # for all of them: of a busy engine, many may lack
 
+    in_vain = 0
+
     def draw(path: str, fetch: Callable[[], dict[str, Any]]) -> None:
+        nonlocal in_vain
+        if in_vain == MOST_IN_VAIN:
+            problems[path] = "the daemon was too busy to draw it"
+            return
         try:
             answers[path] = patiently(fetch, deadline)
+            in_vain = 0
         except CommandError as error:
+            in_vain = in_vain + 1 if isinstance(error, BusyError) else 0
             problems[path] = str(error)
 
     draw(f"{here}/map", lambda: fetch_map(url, group, tenant))
