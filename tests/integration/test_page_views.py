@@ -105,8 +105,7 @@ def check_run(browser: Chrome) -> None:
 
 def test_a_group_is_drawn_and_so_is_a_run_and_the_browsers_own_back_works(browser: Chrome, daemon: Daemon) -> None:
     browser.get(f"http://{daemon.http}/")
-    link = eventually(lambda: browser.find_element(By.LINK_TEXT, SWEEP))
-    link.click()
+    eventually(lambda: browser.find_elements(By.LINK_TEXT, SWEEP))[0].click()
     check_group(browser)
     assert EVIL in browser.find_element(By.ID, "rows").text
     browser.find_element(By.LINK_TEXT, "live").click()

@@ -5,6 +5,7 @@ const make = (tag, className, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
+const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };   // nobody is told the same again
 const known = (value) => value !== null && value !== undefined;
 const number = (value) => !known(value) ? "–" : value === 0 ? "0"
   : Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3 ? value.toExponential(2)

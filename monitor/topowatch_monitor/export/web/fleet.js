@@ -150,7 +150,7 @@ function drawRuns() {
   const cut = shown.length > head.length ? ", the first " + whole(head.length) + " shown" : "";
   $("more").hidden = !cut;
   $("table").classList.toggle("alone", known(focus.group));
-  $("count").textContent = (shown.length === here.length ? counted(here.length, "run") : whole(shown.length) + " of " + counted(here.length, "run")) + cut;
+  say($("count"), (shown.length === here.length ? counted(here.length, "run") : whole(shown.length) + " of " + counted(here.length, "run")) + cut);
   drawGroups(new Set(matching.map((run) => JSON.stringify([run.tenant, run.group]))));
   const unstable = here.filter((run) => run.verdict === "unstable" && run.state === "live").length;
   document.title = (unstable ? "▲ " + unstable + " · " : "") + (known(focus.group) ? (focus.run ?? focus.group) + " · " : "") + "topowatch";

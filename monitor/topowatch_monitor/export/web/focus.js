@@ -18,8 +18,8 @@ function showPanels(list) {
     }
     if ($("panels").children[position] !== entry.node) $("panels").insertBefore(entry.node, $("panels").children[position] ?? null);
     const width = Math.max(240, Math.floor(entry.body.clientWidth)), seen = JSON.stringify([panel.seen ?? null, width]);
-    if (entry.title.textContent !== panel.title) entry.title.textContent = panel.title;
-    if (entry.says.textContent !== panel.says) entry.says.textContent = panel.says;
+    say(entry.title, panel.title);
+    say(entry.says, panel.says);
     if (entry.seen === seen) return;
     entry.seen = seen;
     const held = entry.node.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;

@@ -1,6 +1,7 @@
 // What the address asks for, and keeping what is shown up to date.
 const MAP_SECONDS = 10, SHAPE_SECONDS = 5;
-let timer, asked = {}, drawnAt = {};   // answers about what is looked at, and when the costly ones came
+// Answers about what is looked at, when the costly ones came, and which of them are on their way.
+let timer, asked = {}, drawnAt = {}, coming = new Set();
 
 function lookAt() {
   const told = new URLSearchParams(location.hash.slice(1) || (stored ? place(stored.group, stored.tenant).slice(1) : ""));
@@ -18,18 +19,16 @@ function lookAt() {
   $("json").href = urlOf("runs", {group: focus.group, tenant: focus.tenant});
   if (known(focus.group)) $("focus-json").href = known(focus.run) ? urlOf("runs/" + at(focus.run), {group: focus.group, tenant: focus.tenant})
     : urlOf("groups/" + at(focus.group, "classes"), {tenant: focus.tenant});
-  if (moved) { asked = {}; drawnAt = {}; }
+  if (moved) { asked = {}; drawnAt = {}; coming = new Set(); }
   drawFocus();
   if (runs.length) drawRuns();
   if (!moved) return;
   window.scrollTo(0, 0);
   if (runs.length) $(known(focus.group) ? "title" : "name").focus({preventScroll: true});   // the link that led here is gone
 }
-// One answer about what is looked at; one that costs the daemon something is asked for more rarely.
-async function fetchOne(name, path, query, seconds = 0) {
-  const now = performance.now() / 1000;
-  if (now - (drawnAt[name] ?? -Infinity) < seconds) return;
-  const subject = focus;
+// One answer about what is looked at.
+async function fetchOne(name, path, query) {
+  const subject = focus, now = performance.now() / 1000;
   let answer;
   try { answer = await get(path, query); } catch (error) {
     if (!(error instanceof Refused) || [NO_ANSWER, 401].includes(error.status)) throw error;
@@ -40,11 +39,18 @@ async function fetchOne(name, path, query, seconds = 0) {
   if (answered(answer) || !answered(asked[name])) asked[name] = answer;
   drawFocus();
 }
+// One that costs the daemon something is asked for more rarely, and nothing waits for it.
+function fetchCostly(name, path, query, seconds) {
+  if (coming.has(name) || performance.now() / 1000 - (drawnAt[name] ?? -Infinity) < seconds) return;
+  const these = coming.add(name);
+  fetchOne(name, path, query).catch(failed).finally(() => these.delete(name));
+}
 async function fetchFocus() {
   const {group, run, tenant} = focus;
-  if (known(run)) await Promise.all([fetchOne("run", "runs/" + at(run), {group, tenant}), fetchOne("shape", "runs/" + at(run, "shape"), {group, tenant}, SHAPE_SECONDS)]);
-  else if (known(group)) await Promise.all([fetchOne("classes", "groups/" + at(group, "classes"), {tenant}), fetchOne("forecast", "groups/" + at(group, "forecast"), {tenant}),
-    fetchOne("map", "groups/" + at(group, "map"), {tenant}, MAP_SECONDS)]);
+  if (known(run)) fetchCostly("shape", "runs/" + at(run, "shape"), {group, tenant}, SHAPE_SECONDS);
+  else if (known(group)) fetchCostly("map", "groups/" + at(group, "map"), {tenant}, MAP_SECONDS);
+  if (known(run)) await fetchOne("run", "runs/" + at(run), {group, tenant});
+  else if (known(group)) await Promise.all(["classes", "forecast"].map((name) => fetchOne(name, "groups/" + at(group, name), {tenant})));
 }
 function drawFocus() {
   if (!known(focus.group)) { showPanels([]); return; }
@@ -61,7 +67,14 @@ function ask(why) {
   if (needed && $("entry").hidden) $("token").value = "";
   $("entry").hidden = !needed;
   $("main").hidden = needed;
-  $("refused").textContent = why ? "Not let in: " + why + "." : "";
+  say($("refused"), why ? "Not let in: " + why + "." : "");
+}
+function failed(error) {
+  if (error instanceof Refused && [401, 403].includes(error.status)) {
+    ask(sessionStorage.getItem("token") ? error.message : "");
+    failedSince = 0; fetchedAt = 0;
+  } else if (error instanceof Refused) failedSince = failedSince || Date.now();
+  else { fault = String(error); console.error(error); }
 }
 $("entry").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -89,13 +102,8 @@ async function refresh() {
       ask(null);
       drawRuns();
       await fetchFocus();
-    } catch (error) {
-      if (error instanceof Refused && [401, 403].includes(error.status)) {
-        ask(sessionStorage.getItem("token") ? error.message : "");
-        failedSince = 0; fetchedAt = 0; pause = 30000;
-      } else if (error instanceof Refused) failedSince = failedSince || Date.now();
-      else { fault = String(error); console.error(error); }
-    }
+    } catch (error) { failed(error); }
+    if (!$("entry").hidden) pause = 30000;
     tick();
   }
   if (!stored) again(pause);
@@ -109,7 +117,7 @@ function tick() {
   $("notice").hidden = !failedSince && !fault;
   if (!$("notice").hidden) {
     const text = !failedSince ? "What was told could not be drawn, a fault of this page: " + fault : "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again.";
-    if ($("notice").textContent !== text) $("notice").textContent = text;
+    say($("notice"), text);
   }
   $("age").textContent = stored ? "report of " + new Date(1000 * stored.made_at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "long"})
     : fetchedAt ? "updated " + ago((performance.now() - fetchedAt) / 1000) : failedSince ? "no answer" : "connecting …";
