@@ -104,6 +104,19 @@ def test_a_carrier_that_is_lost_meanwhile_is_rebuilt_and_the_answer_says_so(engi
     assert again["answer"]["predictions"]["points"]
 
 
+def test_a_carrier_that_answers_no_more_keeps_nobody_waiting_for_ever(engine, monkeypatch):
+    drawn = close_ups(engine, timeout=5.0)
+    monkeypatch.setattr(engine.pool, "ready", lambda calls, timeout: [])
+    drawn.want([Subject(TENANT, GROUP, "live")])
+    drawn.tick(0.0, caught_up=True)
+    drawn.tick(4.0, caught_up=True)
+    assert not drawn.take_answers()
+    drawn.tick(5.0, caught_up=True)
+    [told] = drawn.take_answers()
+    assert (told["answer"], told["problem"]) == (None, LOST)
+    assert not drawn.busy
+
+
 @pytest.mark.parametrize(("job", "said"), [(group_jobs.fail, "a fault of topowatch"), (group_jobs.kill_itself, LOST)])
 def test_a_map_that_comes_to_nothing_is_answered_with_why(engine, job, said):
     drawn = close_ups(engine, draw=job)

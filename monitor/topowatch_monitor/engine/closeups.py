@@ -34,7 +34,7 @@ class CloseUps:
     Args:
         dispatcher: of the shards.
         pool: where jobs run.
-        timeout: seconds that a map may take.
+        timeout: seconds that a map may take, or the shape of a run.
         draw: the job; see `map_of`.
     """
 
@@ -51,7 +51,7 @@ class CloseUps:
         self._timeout = timeout
         self._draw = draw
         self._waiting: dict[Subject, None] = {}  # a set that keeps the order
-        self._asked: dict[Subject, list[Call]] = {}
+        self._asked: dict[Subject, tuple[list[Call], float]] = {}  # and when that has taken too long
         self._drawing: _Drawing | None = None
         self._answers: list[CloseUp] = []
 
@@ -74,10 +74,13 @@ class CloseUps:
             now: seconds of the clock.
             caught_up: whether the shards are at the log's end, or near it; before, nothing is begun.
         """
-        for subject, calls in list(self._asked.items()):
+        for subject, (calls, deadline) in list(self._asked.items()):
             if len(self._pool.ready(calls, 0.0)) == len(calls):
                 del self._asked[subject]
                 self._take(subject, calls)
+            elif now >= deadline:  # a carrier whose network is cut answers no more
+                del self._asked[subject]
+                self._answer(subject, None, LOST)
         if self._drawing is not None:
             self._watch(self._drawing, now)
         if not caught_up:
@@ -86,7 +89,7 @@ class CloseUps:
             if subject.run:
                 if len(self._asked) < MOST_ASKED:
                     del self._waiting[subject]
-                    self._asked[subject] = self._dispatcher.ask("shape", tuple(subject))
+                    self._asked[subject] = self._dispatcher.ask("shape", tuple(subject)), now + self._timeout
             elif self._drawing is None:
                 del self._waiting[subject]
                 self._begin(subject, now)
