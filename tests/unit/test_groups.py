@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import group_jobs
-from group_runs import ATLAS_SECONDS, GROUP, Engine, named, opened, two_ways, went, whole
+from group_runs import ATLAS_SECONDS, GROUP, Engine, key, named, opened, two_ways, went, whole
 from group_views import path_class, run_view
 from topowatch_monitor.engine.group_fit import EndedRun, GroupFit, fit_group
 from topowatch_monitor.engine.group_state import NOT_YET, GroupState
@@ -17,6 +17,7 @@ from topowatch_monitor.engine.groups import LONGEST_PAUSE
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.placing import OUTSIDE_FOR
 from topowatch_monitor.engine.pool import InlinePool
+from topowatch_monitor.engine.routing import shard_of_key
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.told import RunSettings
 
@@ -318,7 +319,8 @@ def test_a_carrier_that_is_rebuilt_tells_no_run_without_its_class(engine):
 
 def lose(made: Engine) -> None:
     """Have the carrier's shard refuse its next part, as one does that was revived empty."""
-    made.pool.replace(0)
+    [carrier] = made.pool.carriers
+    made.pool.call(carrier, "load", shard_of_key(key("live")), 0, 0, None)
     made.write(went("live", OTHER_WAY[-1:], start=len(OTHER_WAY) - 1))
 
 
