@@ -26,6 +26,7 @@ from topowatch_monitor.engine.view import FORGOTTEN, at
 from topowatch_monitor.export.closeups import Viewer
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary
 from topowatch_monitor.export.http import create_app
+from topowatch_monitor.export.last_views import LastViews
 from topowatch_monitor.export.patience import http_config
 from topowatch_monitor.ingest.admission import Admission
 from topowatch_monitor.ingest.core import Ingest
@@ -36,21 +37,25 @@ from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Log, LogVersionError
+from topowatch_monitor.store.snapshots import SnapshotStore
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from topowatch_monitor.config import Address, Settings
     from topowatch_monitor.engine.forecasts import NewForecast
     from topowatch_monitor.engine.loop import EngineReport
     from topowatch_monitor.engine.supervisor import Engine
+    from topowatch_monitor.engine.view import RunView
     from topowatch_monitor.export.fleet import FleetRun
 
 log = logging.getLogger("topowatch")
 
 SUMMARY_SECONDS = 0.5  # between two looks at ingest's counts
+KEEP_SECONDS = 10.0  # between two times that what is shown is kept
+KEEP_SHARE = 50.0  # and in times of what that took
 FAILED, CANNOT_START = 1, 2
 DAY = 86_400.0
 SWEEP_SECONDS = 3600.0  # between two sweeps of the log, at most
@@ -106,20 +111,24 @@ class Daemon:
             lost_seconds=silence.lost_seconds,
             ended_series_seconds=settings.ended_series_seconds,
         )
-        self.engine = self._make_engine(disk)
+        told = self._engine_settings()
+        self.engine = self._make_engine(told, disk)
         self.viewer = Viewer(self.engine.look)
         admission = Admission(self.limits)
         admission.restore(self.log.last_segment())
         self.engine.advance(self.log.next_offset)
         self.commit = GroupCommit(self.log, on_durable=self.engine.advance)
         self.ingest = Ingest(admission, self.commit, limits=self.limits)
+        made_by = f"{importlib.metadata.version('topowatch')} {told.to_json()}"
+        self.last_views = LastViews(SnapshotStore(settings.data_dir / "views", disk), made_by)
+        self._recall()
         self.retention = Retention(self.ingest, self.commit, settings.data_dir / "log", disk)
 
-    def _make_engine(self, disk: OsDisk) -> Engine:
+    def _engine_settings(self) -> HostSettings:
         settings = self._settings
         # Silence is judged here, by the clock, so that other limits of it leave snapshots of the runs valid.
         thresholds = replace(settings.detect, stalled_run=StalledRunThresholds())
-        told = HostSettings(
+        return HostSettings(
             data_dir=str(settings.data_dir.absolute()),
             shards=settings.shards,
             most_shards=settings.most_shards or settings.shards,
@@ -134,12 +143,34 @@ class Daemon:
             thresholds=asdict(thresholds),
             log_format=settings.log_format,
         )
-        if settings.engine == "ray":
-            return HostedEngine(told, settings.data_dir / "engine.log", self._take_report)
+
+    def _make_engine(self, told: HostSettings, disk: OsDisk) -> Engine:
+        if self._settings.engine == "ray":
+            return HostedEngine(told, self._settings.data_dir / "engine.log", self._take_report)
         # Imported here: beside Ray this process needs nothing of what computes.
         from topowatch_monitor.engine.inline import InlineEngine
 
         return InlineEngine(told, disk, self._take_report)
+
+    def _recall(self) -> None:
+        """Show what was told before this start, until the engine tells of it."""
+        recalled = self.last_views.recall(self.log.next_offset)
+        if recalled is not None:
+            self._told = recalled.offset
+            runs = self._known(recalled.runs)
+            there = {(run["tenant"], run["group"]) for run in runs}
+            self.fleet.update(runs)
+            self.fleet.update_groups(view for view in recalled.groups if (view["tenant"], view["group"]) in there)
+            self.fleet.update_forecasts(view for view in recalled.forecasts if (view["tenant"], view["group"]) in there)
+
+    def _known(self, views: Iterable[RunView]) -> list[RunView]:
+        """Those that are of runs that there are, or say that one is forgotten."""
+        return [
+            view
+            for view in views
+            if view["state"] == FORGOTTEN
+            or self.ingest.knows(run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=view["run"]))
+        ]
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
@@ -147,13 +178,7 @@ class Daemon:
         self._restarts += report["restarts"]
         self._lost_records += report["lost_records"]
         # A log that is read again from its beginning passes by runs that are forgotten later in it.
-        known = [
-            view
-            for view in report["views"]
-            if view["state"] == FORGOTTEN
-            or self.ingest.knows(run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=view["run"]))
-        ]
-        self.fleet.update(known, behind=behind)
+        self.fleet.update(self._known(report["views"]), behind=behind)
         self._homology_timeouts += report["homology_timeouts"]
         self._homology_refused += report["homology_refused"]
         self.fleet.update_groups(report["groups"])
@@ -228,6 +253,7 @@ class Daemon:
         engine = asyncio.create_task(self.engine.run())
         summaries = asyncio.create_task(self._summarise())
         doors = asyncio.create_task(self.doors.follow())
+        keeping = asyncio.create_task(self._keep_views())
         retention = asyncio.create_task(self._retain())
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         http_port = listener.getsockname()[1]
@@ -239,7 +265,7 @@ class Daemon:
         try:
             # None of these ends by itself unless it fails, and then the daemon must not linger.
             done, _ = await asyncio.wait(
-                {stopping, engine, summaries, doors, retention, serving}, return_when=asyncio.FIRST_COMPLETED
+                {stopping, engine, summaries, doors, keeping, retention, serving}, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done - {stopping}:
                 task.result()
@@ -248,14 +274,24 @@ class Daemon:
             retention.cancel()  # in the middle of a sweep it would find the log closed
             await self.ingest.close()  # first: whoever asks is told that it is not ready, and jobs to come again
             await grpc_server.stop(grace=2.0)
-            for task in (engine, summaries, doors, retention):
+            for task in (keeping, engine, summaries, doors, retention):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            self.last_views.keep(self._told, self.fleet)
             http.should_exit = True
             await serving
             self.log.close()
             audit.close()
+
+    async def _keep_views(self) -> None:
+        """Keep what is shown for the next start; never returns."""
+        pause = KEEP_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            await asyncio.to_thread(self.last_views.keep, self._told, self.fleet)
+            pause = max(KEEP_SECONDS, KEEP_SHARE * (time.monotonic() - began))
 
     async def _retain(self) -> None:
         """Take out of the log what is older than was asked for; never returns."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from group_views import group_view, run_view
 from topowatch_monitor import config
-from topowatch_monitor.engine.view import FORGOTTEN
+from topowatch_monitor.engine.view import FORGOTTEN, at
+from topowatch_monitor.export.fleet import Fleet
+from topowatch_monitor.export.last_views import LastViews
 from topowatch_monitor.serve import Daemon
+from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import Record
+from topowatch_monitor.store.snapshots import SnapshotStore
 from topowatch_protos.framing import LogKind
 from topowatch_protos.v1 import log_pb2, run_pb2
 
@@ -84,3 +89,57 @@ def test_an_engine_that_makes_a_run_again_takes_nothing_back_of_it(daemon: Daemo
     assert told(90, 50) == 200
     assert told(110, 55) == 220
     assert told(120, 54) == 216
+
+
+def test_what_was_told_before_a_start_is_shown_at_once_and_never_taken_back(tmp_path: Path):
+    """Until the engine is there again, which takes Ray a while; but for runs that are forgotten."""
+    settings = config.load({"data_dir": tmp_path, "engine": "inline"}).settings
+    before = Daemon(settings)
+    for run in ("a", "gone"):
+        introduce(before, run)
+    told = {**run_view("a"), "samples": 50, "step": 200, "loss": math.nan}
+    before._take_report(report(applied=0, views=[told, run_view("gone")], groups=[group_view()]))
+    before.last_views.keep(0, before.fleet)
+    before.log.close()
+
+    class Restarted(Daemon):
+        """Knows one of them still, as the log's last segment would say."""
+
+        def _recall(self) -> None:
+            introduce(self, "a")
+            super()._recall()
+
+    after = Restarted(settings)
+    [run] = after.fleet.runs(1100.0)
+    assert (run["run"], run["step"], math.isnan(run["loss"])) == ("a", 200, True)
+    assert after.fleet.group("g", 1100.0)[0]["version"] == 3
+    after._told = 10
+    after._take_report(report(applied=5, views=[{**run_view("a"), "samples": 40, "step": 160}]))
+    assert after.fleet.runs(1100.0)[0]["step"] == 200
+    after.log.close()
+
+
+@pytest.mark.parametrize("change", ["settings", "offset", "damage"])
+def test_what_another_daemon_told_or_of_another_log_is_not_shown(tmp_path: Path, change: str):
+    fleet = Fleet(at)
+    fleet.update([run_view("a")])
+    store = SnapshotStore(tmp_path / "views", OsDisk())
+    kept = LastViews(store, "this one")
+    kept.keep(7, fleet)
+    assert [view["run"] for view in (kept.recall(7) or pytest.fail("nothing kept")).runs] == ["a"]
+    if change == "damage":
+        [file] = (tmp_path / "views").iterdir()
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert (
+        LastViews(store, "another" if change == "settings" else "this one").recall(6 if change == "offset" else 7)
+        is None
+    )
+
+
+def test_views_that_cannot_be_kept_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "views").write_text("in the way")
+    kept = LastViews(SnapshotStore(tmp_path / "views", OsDisk()), "this one")
+    for offset in (1, 2):
+        kept.keep(offset, Fleet(at))
+    assert len(caplog.records) == 1
+    assert "cannot be kept" in caplog.text

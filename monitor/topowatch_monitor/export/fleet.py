@@ -190,6 +190,11 @@ class Fleet:
         with self._lock:
             self._forecasts.update(newer)
 
+    def told(self) -> tuple[list[RunView], list[GroupView], list[GroupForecastView]]:
+        """Return everything that the engine has told of runs, groups and what can be forecast in them."""
+        with self._lock:
+            return list(self._views.values()), list(self._groups.values()), list(self._forecasts.values())
+
     def forecasts(self) -> dict[GroupKey, GroupForecastView]:
         """Return what the engine has told of the forecasts of every group, by tenant and name."""
         with self._lock:
