@@ -219,3 +219,13 @@ def test_where_tokens_are_asked_for_so_does_the_page_and_shows_a_tenant_its_own(
     browser.refresh()
     eventually(lambda: "run-of-vision" in text_of(browser))
     assert mine not in browser.page_source
+
+
+def test_a_daemon_whose_engine_is_not_there_says_that_results_come_late(
+    browser: Chrome, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_daemon("--ray-address", "127.0.0.1:1")
+    send(daemon, "stored-and-waiting")
+    browser.get(f"http://{daemon.http}/")
+    eventually(lambda: "stored-and-waiting" in text_of(browser))
+    eventually(lambda: "results come late: there is no Ray cluster to join at 127.0.0.1:1" in text_of(browser))

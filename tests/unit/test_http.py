@@ -245,6 +245,7 @@ def test_a_daemon_whose_results_come_late_is_ready_and_says_why(daemon: Daemon):
     answer = daemon.get("/-/ready")
     assert answer.status_code == 200
     assert answer.text == "topowatch is ready\n- results come late: there is no Ray cluster\n"
+    assert daemon.get("/api/v1/runs").json()["late"] == daemon.late
 
 
 def test_metrics_answer_in_the_text_format_while_not_ready(daemon: Daemon):

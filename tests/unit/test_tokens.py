@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -13,11 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from topowatch_monitor.access import token_file
 from topowatch_monitor.access.gate import ANYBODY, FRESH_SECONDS, DeniedError, Gate
 from topowatch_monitor.access.tokens import ADMIN, READ, WRITE, Token, matches, mint, parse
+from topowatch_monitor.engine.view import at
+from topowatch_monitor.export.fleet import DaemonStats, Fleet
+from topowatch_monitor.export.http import create_app
 
 if TYPE_CHECKING:
     from topowatch_monitor.access.gate import Identity
@@ -221,3 +226,24 @@ def test_a_change_that_fails_leaves_the_tokens_as_they_were(door: Door) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert json.loads(door.file.read_text()) == before
+
+
+def test_where_tokens_are_on_readiness_says_why_not_to_an_admin_alone(door: Door) -> None:
+    """Probes show none; reasons name files, disks and machines."""
+    app = create_app(Fleet(at), stats=DaemonStats, not_ready=lambda: ["the disk is full"], gate=door.gate)
+
+    def told(text: str | None) -> str:
+        async def ask() -> httpx.Response:
+            headers = {} if text is None else {"Authorization": f"Bearer {text}"}
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://daemon") as client:
+                return await client.get("/-/ready", headers=headers)
+
+        answer = asyncio.run(ask())
+        assert answer.status_code == 503
+        return answer.text
+
+    assert "the disk is full" in told(None)
+    admin, reader = door.give(ADMIN)[1], door.give(READ)[1]
+    door.later()
+    assert "the disk is full" in told(admin)
+    assert [told(text) for text in (None, reader, "nonsense")] == ["topowatch is not ready\n"] * 3

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from topowatch_monitor.access.exposure import is_loopback
 from topowatch_monitor.access.gate import ANYBODY, DeniedError
-from topowatch_monitor.access.tokens import READ, WRITE
+from topowatch_monitor.access.tokens import ADMIN, READ, WRITE
 from topowatch_monitor.export.answers import json_response
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ def who(request: Request) -> Identity:
     """Return who asks."""
     identity: Identity = request.scope.get(_IDENTITY, ANYBODY)
     return identity
+
+
+def is_admin(request: Request, gate: Gate | None) -> bool:
+    """Whether a request that needs no token shows one that may know everything, or none is asked for."""
+    if gate is None:
+        return True
+    try:
+        gate.identify(request.headers.get("authorization"), ADMIN)
+    except DeniedError:
+        return False
+    return True
 
 
 def peer_of(scope: Scope) -> str:

@@ -20,7 +20,7 @@ from topowatch_monitor.export.asked import group_of, run_of, seen_by
 from topowatch_monitor.export.closeups import NotDrawnError
 from topowatch_monitor.export.collector import FleetCollector
 from topowatch_monitor.export.forecasts import fleet_answer, forecast_answer
-from topowatch_monitor.export.guard import Guard, peer_of, who
+from topowatch_monitor.export.guard import Guard, is_admin, peer_of, who
 from topowatch_monitor.export.slices import check_at_work, wanted
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def create_app(
         families = collector.collect(who(request).sees)
         return Response(exposition.render(families), headers={"Content-Type": exposition.CONTENT_TYPE})
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
         reasons = not_ready()
-        told = [] if gate is not None and gate.on else [*reasons, *late()]  # they name files, disks and machines
+        told = [*reasons, *late()] if is_admin(request, gate) else []  # they name files, disks and machines
         words = "topowatch is not ready\n" if reasons else "topowatch is ready\n"
         return PlainTextResponse(words + "".join(f"- {reason}\n" for reason in told), 503 if reasons else 200)
 
@@ -95,7 +95,8 @@ def create_app(
         moment, group, seen = now(), request.query_params.get("group"), seen_by(request, fleet)
         groups = [summary_of(view) for view in seen.groups(group).values()]
         listed = [{name: value for name, value in run.items() if name not in LONG} for run in seen.runs(moment, group)]
-        return json_response({"now": moment, "runs": listed, "groups": groups})
+        why = late() if is_admin(request, gate) else ["results come late"] * bool(late())
+        return json_response({"now": moment, "runs": listed, "groups": groups, "late": why})
 
     def run(request: Request) -> Response:
         return json_response(run_of(request, fleet, now()))

@@ -1,7 +1,7 @@
 // The runs in a table: those that match the filter, and those of one group where it is looked at.
 const ROWS_AT_ONCE = 150, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
 let focus = {};   // what is looked at: {group, tenant, run}, or nothing
-let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, fault = "", most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
+let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, fault = "", late = [], most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
 const clock = () => serverNow + (stored ? 0 : (performance.now() - fetchedAt) / 1000);
 const rank = (run) => VERDICTS.indexOf(run.verdict) * 2 + (run.state === "live" ? 0 : 1);
 

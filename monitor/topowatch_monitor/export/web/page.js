@@ -97,7 +97,7 @@ async function refresh() {
   if (!document.hidden || stored) {
     try {
       const body = await get("runs");
-      runs = body.runs; groups = body.groups ?? []; serverNow = body.now; fetchedAt = performance.now(); failedSince = 0; fault = "";
+      runs = body.runs; groups = body.groups ?? []; late = body.late ?? []; serverNow = body.now; fetchedAt = performance.now(); failedSince = 0; fault = "";
       pause = runs.length > 300 ? 5000 : 2000;
       ask(null);
       drawRuns();
@@ -114,11 +114,10 @@ function again(pause) {
 }
 function tick() {
   $("pulse").classList.toggle("down", failedSince > 0);
-  $("notice").hidden = !failedSince && !fault;
-  if (!$("notice").hidden) {
-    const text = !failedSince ? "What was told could not be drawn, a fault of this page: " + fault : "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again.";
-    say($("notice"), text);
-  }
+  const told = failedSince ? "The daemon has not answered since " + new Date(failedSince).toLocaleTimeString() + "; what is shown may be old. Trying again."
+    : fault ? "What was told could not be drawn, a fault of this page: " + fault : late.join("; ");
+  $("notice").hidden = !told;
+  if (told) say($("notice"), told);
   $("age").textContent = stored ? "report of " + new Date(1000 * stored.made_at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "long"})
     : fetchedAt ? "updated " + ago((performance.now() - fetchedAt) / 1000) : failedSince ? "no answer" : "connecting …";
 }
