@@ -35,7 +35,7 @@ from topowatch_monitor.ingest.retention import Retention
 from topowatch_monitor.ingest.service import start_server
 from topowatch_monitor.notify import notify
 from topowatch_monitor.store.commit import GroupCommit
-from topowatch_monitor.store.disk import OsDisk
+from topowatch_monitor.store.disk import OsDisk, room_at
 from topowatch_monitor.store.log import Log, LogVersionError
 from topowatch_monitor.store.snapshots import SnapshotStore
 from topowatch_protos.framing import LogKind
@@ -189,19 +189,25 @@ class Daemon:
     def stats(self) -> DaemonStats:
         """The daemon's own figures now."""
         counters = self.ingest.counters
+        room = room_at(self._settings.data_dir)
         return DaemonStats(
             ingest_ready=self.ingest.ready,
             samples_total=counters.samples_total,
             rejected_total=dict(counters.rejected_total),
             bytes_total=counters.bytes_total,
             denied_total=dict(self.doors.audit.denied),
+            acks_total=dict(counters.acks_total),
             ack_seconds_buckets=tuple(counters.ack_seconds.cumulative()),
             ack_seconds_sum=counters.ack_seconds.sum,
             shard_lag_samples=max(0, self.log.next_offset - self._applied),
             records_lost_total=self._lost_records,
             shards=self.engine.carriers,
+            shards_wanted=self._settings.shards if self._settings.engine == "ray" else 1,
             shard_restarts_total=self._restarts + self.engine.restarts,
             log_bytes=self.log.size_bytes,
+            disk_free_bytes=None if room is None else room.free,
+            disk_size_bytes=None if room is None else room.size,
+            certificate_ends_at=None if self.doors.certificates is None else self.doors.certificates.ends_at,
             homology_timeouts_total=self._homology_timeouts,
             homology_refused_total=self._homology_refused,
         )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from certificates import Authority
 from harness import Daemon, eventually
 from sender import Sender
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CANNOT_START = 2
+DAY = 86_400.0
 
 # Under these, any run counts as one whose loss does not come down.
 STRICT = """
@@ -64,6 +70,28 @@ def test_a_port_in_use_is_refused_in_words(tmp_path: Path) -> None:
             said = refused("--data-dir", str(tmp_path / "data"), flag, address)
             assert address in said
             assert "in use" in said
+
+
+def test_a_daemon_tells_the_room_on_its_disk_its_shards_and_its_answers(inline_daemon: Daemon) -> None:
+    size = shutil.disk_usage(inline_daemon.data_dir).total
+    assert inline_daemon.metric("topowatch_disk_size_bytes") == size
+    assert 0 < inline_daemon.metric("topowatch_disk_free_bytes") < size
+    assert inline_daemon.metric("topowatch_shards_wanted") == inline_daemon.metric("topowatch_shards") == 1
+    sender = Sender(inline_daemon.grpc, "r")
+    sender.push_until_stored(sender.batch(2))
+    sender.close()
+    assert inline_daemon.metric("topowatch_acks_total", status="stored") > 0
+    assert inline_daemon.metric("topowatch_acks_total", status="unavailable") == 0
+
+
+def test_a_daemon_with_tls_tells_when_its_certificate_ends(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    pair = authority.sign("daemon", days=30)
+    daemon = make_daemon("--engine", "inline", "--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+    context = ssl.create_default_context(cafile=authority.pair.certificate)
+    text = httpx.get(f"https://{daemon.http}/metrics", verify=context, timeout=10.0).raise_for_status().text
+    [told] = re.findall(r"^topowatch_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)
+    assert 29 * DAY < float(told) - time.time() < 31 * DAY
 
 
 def test_a_second_daemon_on_a_data_directory_is_refused_and_harms_nothing(inline_daemon: Daemon) -> None:

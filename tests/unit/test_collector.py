@@ -19,8 +19,6 @@ from topowatch_monitor.export import registry
 from topowatch_monitor.export.collector import MAX_LABEL_CHARACTERS, FleetCollector, clean
 from topowatch_monitor.export.exposition import render
 from topowatch_monitor.export.fleet import DaemonStats, Fleet, IngestSummary, unseen
-from topowatch_monitor.ingest.counters import Counters
-from topowatch_protos.v1 import ingest_pb2 as pb
 
 NOW = 1_000_000.0
 Scrape = Callable[..., dict[str, list[tuple[dict[str, str], float]]]]
@@ -254,47 +252,6 @@ def test_long_label_values_are_cut():
     assert len(clean("x" * 1000)) == MAX_LABEL_CHARACTERS
 
 
-def test_the_daemons_own_figures():
-    stats = DaemonStats(
-        ingest_ready=False,
-        samples_total=7,
-        rejected_total={"not_finite": 2, "malformed": 1},
-        bytes_total=9000,
-        ack_seconds_buckets=((0.1, 3), (1.0, 5), (math.inf, 6)),
-        ack_seconds_sum=4.5,
-        shard_lag_samples=11,
-        shard_restarts_total=1,
-        log_bytes=12345,
-        records_lost_total=3,
-        homology_timeouts_total=2,
-        homology_refused_total=5,
-    )
-    found = series(collector_of(stats=stats))
-    assert found["topowatch_ingest_ready"] == [({}, 0.0)]
-    assert found["topowatch_ingest_samples_total"] == [({}, 7.0)]
-    assert found["topowatch_ingest_rejected_total"] == [({"reason": "malformed"}, 1.0), ({"reason": "not_finite"}, 2.0)]
-    assert found["topowatch_ingest_bytes_total"] == [({}, 9000.0)]
-    assert found["topowatch_shard_lag_samples"] == [({}, 11.0)]
-    assert found["topowatch_shard_restarts_total"] == [({}, 1.0)]
-    assert found["topowatch_log_bytes"] == [({}, 12345.0)]
-    assert found["topowatch_log_records_lost_total"] == [({}, 3.0)]
-    assert found["topowatch_homology_timeouts_total"] == [({}, 2.0)]
-    assert found["topowatch_homology_refused_total"] == [({}, 5.0)]
-    assert found["topowatch_series_dropped_total"] == [({}, 0.0)]
-    assert found["topowatch_build_info"] == [({"version": "1.2.3"}, 1.0)]
-    assert found["topowatch_ack_seconds_bucket"] == [({"le": "0.1"}, 3), ({"le": "1.0"}, 5), ({"le": "+Inf"}, 6)]
-    assert found["topowatch_ack_seconds_count"] == [({}, 6.0)]
-    assert found["topowatch_ack_seconds_sum"] == [({}, 4.5)]
-
-
-def test_refusals_have_a_series_for_each_reason_before_the_first():
-    """An alert on their increase would miss the first burst otherwise."""
-    found = series(collector_of(stats=DaemonStats(rejected_total=dict(Counters().rejected_total))))
-    refused = {labels["reason"]: value for labels, value in found["topowatch_ingest_rejected_total"]}
-    assert len(refused) == len(pb.RejectionReason.keys()) - 1  # none is unspecified
-    assert set(refused.values()) == {0.0}
-
-
 def test_a_group_tells_how_good_its_forecasts_were_once_enough_runs_have_ended():
     """At half of the steps; the best plain forecast stands beside it. How often intervals hold takes more runs."""
     labels = {"group": "g"}
@@ -344,7 +301,15 @@ def test_quantiles_over_the_cluster_are_of_runs_that_are_forecast_in_one_metric(
 
 
 def test_only_registered_metrics_are_exported_with_their_registered_labels():
-    stats = DaemonStats(rejected_total={"x": 1}, denied_total={"grpc": 0}, ack_seconds_buckets=((math.inf, 0),))
+    stats = DaemonStats(
+        rejected_total={"x": 1},
+        denied_total={"grpc": 0},
+        acks_total={"stored": 0},
+        ack_seconds_buckets=((math.inf, 0),),
+        disk_free_bytes=1,
+        disk_size_bytes=2,
+        certificate_ends_at=3.0,
+    )
     known = {metric.name: metric for metric in registry.METRICS}
     exported = set()
     runs = full(), view("b", flags=[flag("loss_rise")])

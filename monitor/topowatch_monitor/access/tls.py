@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
+from topowatch_monitor.access.validity import not_after
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,6 +48,11 @@ class Certificates:
     def pems(self) -> Pems:
         """What the files held when they last could be used."""
         return self._pems
+
+    @property
+    def ends_at(self) -> float:
+        """Unix time at which the certificate ends that connections to come are shown."""
+        return not_after(self._pems.certificate)
 
     @property
     def context(self) -> ssl.SSLContext:

@@ -149,6 +149,8 @@ class FleetCollector(Collector):
             families[registry.INGEST_REJECTED].add_sample(name, {"reason": clean(reason)}, count)
         for over, count in sorted(stats.denied_total.items()):
             families[registry.REQUESTS_DENIED].add_sample(registry.REQUESTS_DENIED.name, {"over": over}, count)
+        for status, count in sorted(stats.acks_total.items()):
+            families[registry.ACKS].add_sample(registry.ACKS.name, {"status": status}, count)
         families[registry.BUILD_INFO].add_sample(registry.BUILD_INFO.name, {"version": self._version}, 1)
         for metric, value in (
             (registry.INGEST_READY, stats.ingest_ready),
@@ -156,14 +158,19 @@ class FleetCollector(Collector):
             (registry.INGEST_BYTES, stats.bytes_total),
             (registry.SHARD_LAG, stats.shard_lag_samples),
             (registry.SHARDS, stats.shards),
+            (registry.SHARDS_WANTED, stats.shards_wanted),
             (registry.SHARD_RESTARTS, stats.shard_restarts_total),
             (registry.LOG_BYTES, stats.log_bytes),
+            (registry.DISK_FREE, stats.disk_free_bytes),
+            (registry.DISK_SIZE, stats.disk_size_bytes),
+            (registry.CERTIFICATE_EXPIRY, stats.certificate_ends_at),
             (registry.LOG_RECORDS_LOST, stats.records_lost_total),
             (registry.HOMOLOGY_TIMEOUTS, stats.homology_timeouts_total),
             (registry.HOMOLOGY_REFUSED, stats.homology_refused_total),
             (registry.SERIES_DROPPED, left_out),
         ):
-            families[metric].add_sample(metric.name, {}, float(value))
+            if value is not None:
+                families[metric].add_sample(metric.name, {}, float(value))
         yield from families.values()
         yield from self._process.collect()
         ack = HistogramMetricFamily(registry.ACK_SECONDS.name, registry.ACK_SECONDS.help)

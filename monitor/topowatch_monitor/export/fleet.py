@@ -49,12 +49,17 @@ class DaemonStats:
     rejected_total: Mapping[str, int] = field(default_factory=dict)  # by reason
     bytes_total: int = 0
     denied_total: Mapping[str, int] = field(default_factory=dict)  # by what they came over: grpc or http
+    acks_total: Mapping[str, int] = field(default_factory=dict)  # by status
     ack_seconds_buckets: tuple[tuple[float, int], ...] = ()  # (upper bound, batches at or below it), the last bound inf
     ack_seconds_sum: float = 0.0
     shard_lag_samples: int = 0
     shards: int = 0  # that carry runs
+    shards_wanted: int = 0
     shard_restarts_total: int = 0
     log_bytes: int = 0
+    disk_free_bytes: int | None = None  # of the data directory's file system; None where it does not answer
+    disk_size_bytes: int | None = None
+    certificate_ends_at: float | None = None  # Unix time; None without TLS
     records_lost_total: int = 0  # of the log: could not be read, decoded or analysed
     homology_timeouts_total: int = 0  # computations that took too long and were dropped
     homology_refused_total: int = 0  # computations that were too large to be begun

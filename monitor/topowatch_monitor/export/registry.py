@@ -228,6 +228,12 @@ REQUESTS_DENIED = Metric(
     ("over",),
     "Streams and requests without a token that is good for them, since the daemon started; over is grpc or http.",
 )
+ACKS = Metric(
+    "topowatch_acks_total",
+    "counter",
+    ("status",),
+    "Batches answered since the daemon started, by status: stored, or why not and what the sender is to do.",
+)
 ACK_SECONDS = Metric(
     "topowatch_ack_seconds", "histogram", (), "Time from the arrival of a batch to its ack, in seconds."
 )
@@ -235,10 +241,24 @@ SHARD_LAG = Metric(
     "topowatch_shard_lag_samples", "gauge", (), "Records in the log that the slowest shard has not yet analysed."
 )
 SHARDS = Metric("topowatch_shards", "gauge", (), "Shards that carry runs now; none while the engine is started anew.")
+SHARDS_WANTED = Metric("topowatch_shards_wanted", "gauge", (), "Shards that the settings ask for.")
 SHARD_RESTARTS = Metric(
     "topowatch_shard_restarts_total", "counter", (), "Shards restored after their process or node was lost."
 )
 LOG_BYTES = Metric("topowatch_log_bytes", "gauge", (), "Size of the log on disk, in bytes.")
+DISK_FREE = Metric(
+    "topowatch_disk_free_bytes",
+    "gauge",
+    (),
+    "Bytes that the daemon may still write to the file system of its data directory.",
+)
+DISK_SIZE = Metric("topowatch_disk_size_bytes", "gauge", (), "Size of the file system of the data directory, in bytes.")
+CERTIFICATE_EXPIRY = Metric(
+    "topowatch_certificate_expiry_timestamp_seconds",
+    "gauge",
+    (),
+    "Unix time at which the daemon's certificate ends; no series without TLS.",
+)
 LOG_RECORDS_LOST = Metric(
     "topowatch_log_records_lost_total",
     "counter",
@@ -330,11 +350,16 @@ METRICS: Final = (
     INGEST_REJECTED,
     INGEST_BYTES,
     REQUESTS_DENIED,
+    ACKS,
     ACK_SECONDS,
     SHARD_LAG,
     SHARDS,
+    SHARDS_WANTED,
     SHARD_RESTARTS,
     LOG_BYTES,
+    DISK_FREE,
+    DISK_SIZE,
+    CERTIFICATE_EXPIRY,
     LOG_RECORDS_LOST,
     HOMOLOGY_TIMEOUTS,
     HOMOLOGY_REFUSED,

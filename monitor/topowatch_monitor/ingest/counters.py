@@ -19,6 +19,7 @@ def _word(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower()
 
 
+STATUSES = tuple(_word(name, "ACK_STATUS_") for name, status in pb.AckStatus.items() if status)
 REASONS = tuple(_word(name, "REJECTION_REASON_") for name, reason in pb.RejectionReason.items() if reason)
 
 
@@ -51,25 +52,22 @@ class Counters:
 
     Attributes:
         samples_total: samples stored.
-        duplicates_total: items that the daemon already had.
         rejected_total: items refused, by reason (`sketch_dimension`, `not_finite`, ...); each reason is there from the
             start, because Prometheus sees no increase where a series begins above 0.
-        acks_total: batches answered, by status (`stored`, `unknown_run`, ...).
+        acks_total: batches answered, by status (`stored`, `unknown_run`, ...); each is there from the start as well.
         bytes_total: bytes of the items stored, as they came.
         ack_seconds: from a batch's arrival to its ack, of batches that were taken.
     """
 
     samples_total: int = 0
-    duplicates_total: int = 0
     rejected_total: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
-    acks_total: Counter[str] = field(default_factory=Counter)
+    acks_total: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUSES, 0)))
     bytes_total: int = 0
     ack_seconds: Histogram = field(default_factory=lambda: Histogram(ACK_BOUNDS))
 
     def count_ack(self, ack: pb.Ack, seconds: float) -> None:
         """Count an answer, what it rejects and how long it took; only batches that were taken enter the histogram."""
         self.acks_total[_word(pb.AckStatus.Name(ack.status), "ACK_STATUS_")] += 1
-        self.duplicates_total += ack.duplicates
         for rejection in ack.rejections:
             self.rejected_total[_word(pb.RejectionReason.Name(rejection.reason), "REJECTION_REASON_")] += 1
         if ack.status == pb.ACK_STATUS_STORED:

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Protocol
+import shutil
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,6 +184,22 @@ class OsDisk:
     def lock(self, path: Path) -> DiskLock:
         """Lock the file `path`; raises BlockingIOError when another holder has it."""
         return OsLock(path)
+
+
+class Room(NamedTuple):
+    """Of a file system, in bytes: its size, and what may still be written by this process."""
+
+    size: int
+    free: int
+
+
+def room_at(path: Path) -> Room | None:
+    """Return the room on the file system that `path` is on; None where it does not answer. From any thread."""
+    try:
+        told = shutil.disk_usage(path)
+    except OSError:  # what this means for the log is told where the log is written
+        return None
+    return Room(told.total, told.free)
 
 
 def write_file(disk: Disk, path: Path, data: bytes) -> None:
