@@ -74,6 +74,17 @@ def test_an_alert_of_unknown_severity_is_told_all_the_same():
     assert told.split() == ["chat"]
 
 
+@needs_amtool
+def test_the_example_of_a_route_for_a_tenant_is_one(tmp_path: Path):
+    text = (DEPLOY / "alertmanager.yml").read_text(encoding="utf-8")
+    text = re.sub(r"^    # (- matchers|  \w)", r"    \1", text, flags=re.MULTILINE)
+    (tmp_path / "alertmanager.yml").write_text(text.replace("receivers:\n", "receivers:\n  - name: page-vision\n"))
+    for tenant, receiver in (("vision", "page-vision"), ("speech", "page")):
+        labels = ["severity=critical", f"tenant={tenant}", "run=r"]
+        told = amtool("config", "routes", "test", f"--config.file={tmp_path / 'alertmanager.yml'}", *labels)
+        assert told.split() == [receiver]
+
+
 def test_inhibitions_name_only_alerts_that_there_are():
     """A misspelt one would hold nothing back, and nobody would see."""
     named = set()
@@ -88,6 +99,15 @@ def test_inhibitions_name_only_alerts_that_there_are():
 def test_an_alert_says_how_grave_it_is_and_what_to_do(alert: dict[str, Any]):
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["annotations"].keys() == {"summary", "description", "runbook", "runbook_url"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_about_a_group_names_its_tenant_and_asks_for_it(alert: dict[str, Any]):
+    """Several tenants may have a group of that name, and an administrator sees all of them."""
+    told = alert["annotations"]
+    assert ("$labels.group" in told["summary"]) == ("$labels.tenant" in told["summary"])
+    for command in re.findall(r"`topowatch (?:show|classes|forecast) [^`]+`", told["runbook"]):
+        assert "--tenant" in command
 
 
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert():
