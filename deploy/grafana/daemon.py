@@ -48,6 +48,12 @@ def _ingest() -> list[Any]:
             span=6,
         ),
         curves(
+            "Batches answered",
+            "By what they were told; resource_exhausted is to wait, because of a limit of the tenant or of the daemon.",
+            {"{{status}}": f"sum by (status) (rate(topowatch_acks_total{RATE}))"},
+            span=6,
+        ),
+        curves(
             "Not let in",
             "Streams and requests without a token that is good for them.",
             {"{{over}}": f"increase(topowatch_requests_denied_total{RATE})"},
@@ -76,7 +82,7 @@ def _analysis() -> list[Any]:
         curves(
             "Shards at work",
             "None while the engine is started anew, fewer than asked for where a Ray cluster has no room.",
-            {ONE: "topowatch_shards"},
+            {ONE: "topowatch_shards", f"{ONE} asked for": "topowatch_shards_wanted"},
             span=6,
         ),
         curves(
@@ -100,6 +106,12 @@ def _analysis() -> list[Any]:
 def _disk() -> list[Any]:
     return [
         curves("Size of the log", "In bytes.", {ONE: "topowatch_log_bytes"}, span=6),
+        curves(
+            "Room on the disk",
+            "Bytes that may still be written to the file system of the data directory, and its size.",
+            {f"{ONE} free": "topowatch_disk_free_bytes", f"{ONE} size": "topowatch_disk_size_bytes"},
+            span=6,
+        ),
         curves(
             "Memory of the daemon",
             "In bytes, without its engine's.",
