@@ -30,6 +30,7 @@ EVERYTHING = {
     "dashboards.enabled": "true",
     "ray.enabled": "true",
     "ray.mostShards": "16",
+    "persistence.retentionDays": "90",
     "config.tenant_max_runs": "7",
 }
 
@@ -100,7 +101,9 @@ def test_the_settings_that_the_chart_makes_are_settings_of_the_daemon(tmp_path: 
     assert str(settings.tls_client_ca) == "/etc/topowatch-client-ca/ca.crt"
     assert (settings.tenant_max_runs, settings.insecure) == (7, False)
     assert (settings.ray_address, settings.shards, settings.most_shards) == ("auto", 4, 16)
+    assert settings.retention_days == 90
     assert settings_of(render(insecure="true"), tmp_path).insecure
+    assert settings_of(render(insecure="true"), tmp_path).retention_days is None
     assert settings_of(render(insecure="true", ray__enabled="true"), tmp_path).most_shards is None
 
 
