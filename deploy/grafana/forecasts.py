@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from panels import GROUP, RUN, curves, empty, figure, rows
+from panels import GROUP, RUN, RUNS_BY_VERDICT, about_runs, curves, figure, rows
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -16,7 +16,7 @@ ONE_GROUP = "{{group}}"
 
 def dashboard() -> Dashboard:
     """Build the dashboard."""
-    made = empty(
+    made = about_runs(
         "topowatch: forecasts",
         "topowatch-forecasts",
         "What live runs are forecast to end with, and how good such forecasts were once runs had ended. No series, no "
@@ -106,5 +106,5 @@ def _cluster() -> list[Any]:
             "Quantiles of what all live runs are forecast to end with, by metric.",
             {"{{metric}} {{quantile}}": "topowatch_cluster_forecast_metric"},
         ),
-        curves("Runs by verdict", "How the runs with series do now.", {"{{verdict}}": "topowatch_cluster_runs"}),
+        curves("Runs by verdict", "How the runs with series do now.", {"{{verdict}}": RUNS_BY_VERDICT}),
     ]

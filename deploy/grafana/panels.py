@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import common as kinds
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GROUP = '{tenant=~"$tenant", group=~"$group"}'
 RUN = '{tenant=~"$tenant", group=~"$group", run=~"$run"}'
+RUNS_BY_VERDICT = "verdict:topowatch_cluster_runs:sum"  # recorded by the rules
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
@@ -24,7 +25,8 @@ def where(more: str) -> str:
 
 
 def empty(title: str, uid: str, meaning: str) -> dashboard.Dashboard:
-    """Return a dashboard without panels, on which datasource, tenant, group and run are chosen."""
+    """Return a dashboard without panels, on which the datasource is chosen, and which leads to the others."""
+    others = dashboard.DashboardLink("topowatch").type(model.DashboardLinkType.DASHBOARDS).tags(["topowatch"])
     return (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -34,7 +36,15 @@ def empty(title: str, uid: str, meaning: str) -> dashboard.Dashboard:
         .time("now-6h", "now")
         .refresh("30s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
+        .link(others.as_dropdown(True).include_vars(True).keep_time(True))
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+
+
+def about_runs(title: str, uid: str, meaning: str) -> dashboard.Dashboard:
+    """Return the same, on which tenant, group and run are chosen as well."""
+    return (
+        empty(title, uid, meaning)
         .with_variable(_chosen("tenant", "Tenant", "label_values(topowatch_run_info, tenant)"))
         .with_variable(_chosen("group", "Group", 'label_values(topowatch_run_info{tenant=~"$tenant"}, group)'))
         .with_variable(_chosen("run", "Run", f"label_values(topowatch_run_info{GROUP}, run)"))
@@ -85,6 +95,19 @@ def listed(title: str, meaning: str, expression: str, columns: Sequence[str], *,
     chosen = model.DataTransformerConfig(id_val="organize", options=order)
     panel = table.Panel().title(title).description(meaning).datasource(SOURCE).span(span).height(8)
     return panel.with_target(query).with_transformation(chosen)
+
+
+def leading(panel: Any, board: str, *, of: Literal["run", "group"] = "run") -> Any:
+    """Let each value of a panel lead to another dashboard, on which its run or group is chosen.
+
+    The tenant stays as it is chosen: series of the default one have no such label.
+    """
+    at = "__data.fields" if isinstance(panel, table.Panel) else "__field.labels"
+    group = f"var-group=${{{at}.group:percentencode}}"
+    run = f"var-run=${{{at}.run:percentencode}}" if of == "run" else "${run:queryparam}"
+    passed = f"${{datasource:queryparam}}&${{tenant:queryparam}}&{group}&{run}&${{__url_time_range}}"
+    link = dashboard.DashboardLink(f"{board}: this {of}").url(f"/d/topowatch-{board}?{passed}")
+    return panel.data_links([link])
 
 
 def switched(title: str, meaning: str, queries: Mapping[str, str], *, span: int = 24) -> Any:

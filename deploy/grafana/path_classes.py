@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grafana_foundation_sdk.builders import statetimeline
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.common import VisibilityMode
-from panels import GROUP, RUN, curves, drawn, empty, figure, rows, stacked
+from panels import GROUP, RUN, about_runs, curves, drawn, figure, rows, stacked
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -19,7 +19,7 @@ ONE_GROUP = "{{group}}"
 
 def dashboard() -> Dashboard:
     """Build the dashboard."""
-    made = empty(
+    made = about_runs(
         "topowatch: path classes",
         "topowatch-path-classes",
         "Classes of the paths of a group's runs, outliers, and the shape of the paths. No series, no claim: where the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from panels import RUN, curves, empty, figure, listed, rows, switched
+from panels import RUN, about_runs, curves, figure, listed, rows, switched
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -15,7 +15,7 @@ ONE_RUN = "{{group}} {{run}}"
 
 def dashboard() -> Dashboard:
     """Build the dashboard."""
-    made = empty(
+    made = about_runs(
         "topowatch: run",
         "topowatch-run",
         "Choose one run, or some to compare. No series, no claim: what cannot be told has none.",

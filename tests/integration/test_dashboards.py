@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from alert_stack import DEPLOY as RULES
 from alert_stack import Prometheus
+from dashboard_runs import LAST, SLOW, feed, send_whole
 from harness import Daemon, eventually, unavailable
 from topowatch_monitor.export import registry
 
@@ -22,6 +28,13 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy" / "grafana"
 FILES = sorted(DEPLOY.glob("*.json"))
 VARIABLES = {"$__rate_interval": "1m", "$tenant": ".*", "$group": ".*", "$run": ".*"}  # as Grafana fills them in
+RECORDS = {
+    rule["record"]: rule["expr"]
+    for group in yaml.safe_load((RULES / "topowatch.rules.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+    if "record" in rule
+}
+NAME = r"\b(?:[a-z]+:)?topowatch_[a-z0-9_]+(?::[a-z0-9_]+)?"  # of a metric, or of one that the rules record
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
@@ -49,7 +62,8 @@ def test_there_are_dashboards():
 
 
 def test_generating_them_again_changes_nothing(tmp_path: Path):
-    pytest.importorskip("grafana_foundation_sdk")
+    if importlib.util.find_spec("grafana_foundation_sdk") is None:
+        unavailable("the package grafana-foundation-sdk is not installed")
     subprocess.run([sys.executable, str(DEPLOY / "generate.py"), str(tmp_path)], check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name for file in FILES]
     for file in FILES:
@@ -59,19 +73,58 @@ def test_generating_them_again_changes_nothing(tmp_path: Path):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_metric_is_one_that_the_daemon_exports(file: Path):
     asked = [*queries(file), *asked_by_variables(file)]
-    named = set(re.findall(r"\btopowatch_[a-z0-9_]+", " ".join(asked)))
+    named = set(re.findall(NAME, " ".join(asked)))
     assert named
-    assert named <= exported()
+    assert named <= exported() | set(RECORDS)
     for expression in asked:
-        assert "topowatch_" in expression
+        assert re.search(NAME, expression)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_queries_name_only_labels_that_their_metric_has(file: Path):
     labels = {metric.name: {*metric.labels, "tenant", "instance", "job"} for metric in registry.METRICS}
+    for record, expression in RECORDS.items():
+        kept = re.match(r"\w+ by \(([^)]*)\)", expression)
+        labels[record] = set(kept[1].split(", ")) if kept else {"instance", "job"}
     for expression in queries(file):
-        for name, matchers in re.findall(r"(topowatch_\w+)\{([^}]*)\}", expression):
+        for name, matchers in re.findall(rf"({NAME})\{{([^}}]*)\}}", expression):
             assert set(re.findall(r"(\w+)=~", matchers)) <= labels[name], expression
+
+
+def test_every_series_that_the_rules_record_is_drawn():
+    assert set(RECORDS) <= set(re.findall(NAME, " ".join(query for file in FILES for query in queries(file))))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_is_chosen_on_a_dashboard_chooses_something(file: Path):
+    board = json.loads(file.read_text(encoding="utf-8"))
+    chosen = {one["name"] for one in board["templating"]["list"]}
+    assert chosen == {"datasource"} | set(re.findall(r"\$(tenant|group|run)\b", " ".join(queries(file))))
+
+
+def test_every_dashboard_leads_to_the_others_with_what_is_chosen():
+    boards = [json.loads(file.read_text(encoding="utf-8")) for file in FILES]
+    for board in boards:
+        (link,) = board["links"]
+        assert (link["type"], link["includeVars"], link["keepTime"]) == ("dashboards", True, True)
+        assert all(set(link["tags"]) <= set(other["tags"]) for other in boards)
+
+
+def test_each_run_and_group_of_the_fleet_leads_to_its_own_dashboard():
+    """Only what is summed over groups leads nowhere."""
+    uids = {json.loads(file.read_text(encoding="utf-8"))["uid"] for file in FILES}
+    for panel in panels(DEPLOY / "fleet.json"):
+        expression = panel["targets"][0]["expr"]
+        links = panel.get("fieldConfig", {}).get("defaults", {}).get("links", [])
+        assert len(links) == ("$group" in expression), panel["title"]
+        for link in links:
+            path, _, query = link["url"].partition("?")
+            assert path.removeprefix("/d/") in uids
+            of_series = re.findall(r"var-(\w+)=\$\{__(?:field\.labels|data\.fields)\.\1:percentencode\}", query)
+            as_chosen = re.findall(r"\$\{(\w+):queryparam\}", query)
+            assert sorted(of_series + as_chosen) == ["datasource", "group", "run", "tenant"]
+            by_group = re.search(r" by \(tenant, group\)|\bgroup:|topowatch_group_", expression)
+            assert of_series == (["group"] if by_group else ["group", "run"])
 
 
 def test_the_dashboard_of_path_classes_shows_what_it_is_for():
@@ -118,48 +171,24 @@ def test_panels_stand_beside_each_other_each_with_its_own_number_and_the_chosen_
         assert all(target["legendFormat"] for target in panel["targets"])
 
 
-# What the simulated runs have none of: searches and slices need a model, classes and scores more runs that have ended.
-NOT_SIMULATED = {
-    "topowatch_critical_lr_ratio",
-    "topowatch_forecast_gap",
-    "topowatch_forecast_misses_target",
-    "topowatch_gradient_flow_consistency",
-    "topowatch_group_between_class_spread",
-    "topowatch_group_classes",
-    "topowatch_group_forecast_baseline_r2",
-    "topowatch_group_forecast_coverage",
-    "topowatch_group_forecast_r2",
-    "topowatch_group_outliers",
-    "topowatch_group_spread_p_value",
-    "topowatch_group_within_class_spread",
-    "topowatch_landscape_total_persistence",
-    "topowatch_path_class",
-    "topowatch_path_class_p_value",
-    "topowatch_path_outlier",
-}
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a daemon with simulated runs, some of which fail."""
+    """A Prometheus that has scraped every metric that is exported, of a daemon that has runs of all kinds."""
     if shutil.which("prometheus") is None:
         unavailable("the Debian package prometheus is not installed")
     directory = tmp_path_factory.mktemp("dashboards")
-    daemon = Daemon(directory, "--engine", "inline").start()
-    simulate = ["simulate", "--runs", "41", "--failing", "0.3", "--samples", "72", "--probes", "32", "--rate", "0"]
-    subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *simulate, "--endpoint", daemon.grpc],
-        check=True,
-        capture_output=True,
-    )
-    server = Prometheus(directory, daemon.http, faster={": 10s": ": 1s", ": 2s": ": 1s"})
-    try:
-        eventually(lambda: server.value("max(topowatch_forecast_metric)") > 0, within=120.0)
-        eventually(lambda: server.value("min(count_over_time(topowatch_ingest_ready[1m]))") > 2)
+    settings = directory / "topowatch.toml"
+    settings.write_text("atlas_seconds = 5.0\nended_series_seconds = 3600.0\n")
+    daemon = Daemon(directory, "--engine", "inline", "--config", str(settings)).start()
+    with ExitStack() as after:
+        after.callback(daemon.stop)
+        feed(daemon)
+        server = Prometheus(directory, daemon.http, faster={": 10s": ": 1s", ": 2s": ": 1s"})
+        after.callback(server.stop)
+        eventually(lambda: exported() <= set(server.get("label/__name__/values")), within=SLOW)
+        send_whole(daemon, LAST)  # a rate is of what comes between two scrapes
+        eventually(lambda: server.value("instance:topowatch_ack_seconds:p99_5m") > 0)
         yield server
-    finally:
-        server.stop()
-        daemon.stop()
 
 
 @pytest.mark.xdist_group("dashboards")  # one daemon and one Prometheus serve all
@@ -171,5 +200,4 @@ def test_a_real_prometheus_answers_every_query_from_real_data(prometheus: Promet
             expression = expression.replace(name, value)
         assert "$" not in expression
         answer = prometheus.get("query", query=expression)["result"]
-        named = set(re.findall(r"\btopowatch_[a-z0-9_]+", expression))
-        assert answer or named & NOT_SIMULATED, expression
+        assert any(not math.isnan(float(series["value"][1])) for series in answer), expression
