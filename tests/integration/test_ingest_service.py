@@ -300,6 +300,35 @@ def test_overload_is_throttled_with_a_delay(tmp_path: Path) -> None:
         assert sorted(server.stored()) == [(f"run-{number}", seq) for number in range(4) for seq in range(6)]
 
 
+def test_calls_that_bring_no_whole_batch_in_time_make_room_for_an_honest_stream(tmp_path: Path) -> None:
+    """Streams and single batches alike; and a stream that falls silent later ends as well."""
+    limits = Limits(tenant_streams=2, first_batch_seconds=3.0, idle_seconds=0.5)
+    silence = threading.Event()
+
+    def says_nothing() -> Iterator[bytes]:
+        silence.wait()
+        yield from ()
+
+    with serving(tmp_path, limits) as server, connected(server) as channel:
+        kinds = ("StreamBatches", "PushBatch", "StreamBatches")
+        calls = [channel.stream_stream(f"/{SERVICE}/{kind}")(says_nothing(), timeout=60.0) for kind in kinds]
+        assert sorted((call.code().name, call.details()) for call in calls) == [
+            ("DEADLINE_EXCEEDED", "no whole batch came within 3 s"),
+            ("DEADLINE_EXCEEDED", "no whole batch came within 3 s"),
+            ("RESOURCE_EXHAUSTED", "tenant default has 2 streams open, as many as it may: close some"),
+        ]
+        stub = IngestServiceStub(channel)
+        honest = Stream(stub)
+        assert honest.send(batch({0: sample(0)})).status == pb.ACK_STATUS_STORED
+        with pytest.raises(grpc.RpcError) as ended:
+            honest.ended()
+        assert ended.value.details() == "no whole batch came within 0.5 s"
+        silence.set()
+        honest.close()
+        for _ in range(2 * limits.tenant_streams):
+            assert_unharmed(server, stub)
+
+
 def test_a_port_in_use_is_said_so(server: Server, tmp_path: Path) -> None:
     async def second() -> None:
         log = Log.open(tmp_path / "other", OsDisk())

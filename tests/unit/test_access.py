@@ -72,6 +72,25 @@ def test_what_repeats_itself_is_counted_in_the_audit(tmp_path: Path) -> None:
     assert lines[0]["at"] == "2027-01-15T08:00:00+00:00"
 
 
+def test_a_limit_that_holds_up_many_is_one_line_of_the_audit_and_pushes_no_other_out(tmp_path: Path) -> None:
+    moment = [0.0]
+    senders = [{"tenant": "a", "token": "1"}, {"tenant": "b", "token": "2"}]
+    audit = Audit(tmp_path, wall=lambda: moment[0], monotonic=lambda: moment[0])
+    for second in range(11):
+        moment[0] = float(second)
+        for host in range(100):
+            audit.limit(f"10.0.0.{host}", "tenant a has 2 streams open", **senders[0])
+    audit.limit("10.0.0.1", "tenant a may have 3 live runs", **senders[0])
+    audit.limit("10.0.0.1", "tenant b has 2 streams open", **senders[1])
+    audit.close()
+    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    assert {line["event"] for line in lines} == {"limit_reached"}
+    assert [(line["tenant"], line["why"][9:12], line.get("times_before")) for line in lines] == [
+        ("a", "has", None), ("a", "has", "999"), ("a", "may", None), ("b", "has", None)
+    ]  # fmt: skip
+    assert (lines[0]["peer"], lines[0]["token"]) == ("10.0.0.0", "1")
+
+
 def test_a_line_of_the_audit_cannot_be_broken_by_what_a_stranger_sends(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
     audit.deny("http", "10.0.0.7", "no", path='/\n{"event": "forged"}')

@@ -63,6 +63,18 @@ class Audit:
         """Write that something happened; what repeats itself is counted, and told now and then."""
         self._write(self._kept, (event, *facts.values()), event, facts)
 
+    def limit(self, peer: str, why: str, *, tenant: str, token: str) -> None:
+        """Write that a sender was kept to a limit; of one token, all peers that one limit holds up are the same.
+
+        Args:
+            peer: address of the one that is told of.
+            why: that it was told.
+            tenant: whose it is.
+            token: id of its token.
+        """
+        facts = {"peer": peer, "token": token, "tenant": tenant, "why": why}
+        self._write(self._kept, ("limit_reached", tenant, token, why), "limit_reached", facts)
+
     def deny(self, over: str, peer: str, why: str, *, token: str = "", path: str = "") -> None:
         """Write that somebody was not let in; of one peer, what it asks for in vain is one and the same.
 

@@ -21,7 +21,7 @@ class Limits:
         max_text: characters of a name, label or label value.
         max_series: scalar series, layers or results of one item.
         max_missing_ranges: gaps in the sequence of one writer.
-        tenant_streams: streams that one tenant may have open.
+        tenant_streams: calls that one tenant may have open, streams and single batches.
         tenant_samples_per_second: items that one tenant may send; beyond it, it is told to wait.
         tenant_bytes_per_second: bytes of batches likewise.
         tenant_runs: live runs of one tenant.

@@ -39,7 +39,7 @@ class Quotas:
     _tenants: dict[str, _Tenant] = field(default_factory=dict)
 
     def open_stream(self, tenant: str, now: float) -> str | None:
-        """Count a stream, or say why there may not be another."""
+        """Count a stream or a single batch, or say why there may not be another."""
         known = self._of(tenant, now)
         if known.streams >= self.limits.tenant_streams:
             return f"tenant {tenant} has {known.streams} streams open, as many as it may: close some"
@@ -47,7 +47,7 @@ class Quotas:
         return None
 
     def close_stream(self, tenant: str) -> None:
-        """Count a stream no more."""
+        """Count it no more."""
         self._tenants[tenant].streams -= 1
 
     def take(self, tenant: str, items: int, size: int, now: float) -> tuple[str, float] | None:

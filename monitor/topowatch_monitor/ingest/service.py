@@ -52,17 +52,16 @@ class IngestService:
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.StreamBatchesResponse]:
         """Answer the batches of one stream in order; a newer stream of the same writer ends it, and so does silence."""
-        stream, quotas, limits = next(self._streams), self._ingest.quotas, self._ingest.limits
+        stream, limits = next(self._streams), self._ingest.limits
         opener = await self._let_in(context)
-        if (refused := quotas.open_stream(opener.tenant, time.monotonic())) is not None:
-            self._note("limit_reached", context, opener, refused)
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refused)
-        self._note("stream_opened", context, opener)
+        await self._open(context, opener)
         try:
+            if self._audit is not None:
+                self._audit.write("stream_opened", peer=_host(context), token=opener.token, tenant=opener.tenant)
             patience = limits.first_batch_seconds
             while (encoded := await _next_of(requests, patience, context)) is not None:
                 sender = await self._let_in(context)
-                ack = await self._answer(pb.StreamBatchesRequest, encoded, stream, sender.tenant)
+                ack = await self._answer(pb.StreamBatchesRequest, encoded, stream, sender, context)
                 yield pb.StreamBatchesResponse(ack=ack)
                 if ack.status == pb.ACK_STATUS_FENCED:
                     return
@@ -70,15 +69,19 @@ class IngestService:
                     await asyncio.sleep(min(ack.retry_after.ToTimedelta().total_seconds(), LONGEST_WAIT))
                 patience = limits.idle_seconds
         finally:
-            quotas.close_stream(opener.tenant)
+            self._ingest.quotas.close_stream(opener.tenant)
 
     async def push_batch(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> pb.PushBatchResponse:
         """Answer one batch, which counts as a stream of its own; it is read once it is known who sends it."""
         sender = await self._let_in(context)
-        encoded = await _next_of(requests, self._ingest.limits.first_batch_seconds, context)
-        ack = await self._answer(pb.PushBatchRequest, encoded or b"", next(self._streams), sender.tenant)
+        await self._open(context, sender)
+        try:
+            encoded = await _next_of(requests, self._ingest.limits.first_batch_seconds, context)
+            ack = await self._answer(pb.PushBatchRequest, encoded or b"", next(self._streams), sender, context)
+        finally:
+            self._ingest.quotas.close_stream(sender.tenant)
         return pb.PushBatchResponse(ack=ack)
 
     async def _let_in(self, context: grpc.aio.ServicerContext) -> Identity:
@@ -95,20 +98,30 @@ class IngestService:
             await context.abort(code, str(denied))
             raise  # abort has raised already
 
-    def _note(self, event: str, context: grpc.aio.ServicerContext, sender: Identity, why: str = "") -> None:
-        if self._audit is not None:
-            facts = {"why": why} if why else {}
-            self._audit.write(event, peer=_host(context), token=sender.token, tenant=sender.tenant, **facts)
+    async def _open(self, context: grpc.aio.ServicerContext, sender: Identity) -> None:
+        """Count a call among the open ones of its tenant, or end it; whoever goes on closes it."""
+        if (refused := self._ingest.quotas.open_stream(sender.tenant, time.monotonic())) is not None:
+            self._note_limit(context, sender, refused)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refused)
 
-    async def _answer(self, kind: type[M], encoded: bytes, stream: int, tenant: str) -> pb.Ack:
+    def _note_limit(self, context: grpc.aio.ServicerContext, sender: Identity, why: str) -> None:
+        if self._audit is not None:
+            self._audit.limit(_host(context), why, tenant=sender.tenant, token=sender.token)
+
+    async def _answer(
+        self, kind: type[M], encoded: bytes, stream: int, sender: Identity, context: grpc.aio.ServicerContext
+    ) -> pb.Ack:
         try:
             batch = kind.FromString(encoded).batch
         except DecodeError:
-            self._ingest.quotas.take(tenant, 0, len(encoded), time.monotonic())
+            self._ingest.quotas.take(sender.tenant, 0, len(encoded), time.monotonic())
             return refusal(
                 0, pb.ACK_STATUS_INVALID, f"the bytes are not a {kind.DESCRIPTOR.name}: truncated or damaged"
             )
-        return await self._ingest.handle(batch, stream, tenant=tenant, size=len(encoded))
+        ack = await self._ingest.handle(batch, stream, tenant=sender.tenant, size=len(encoded))
+        if ack.status == pb.ACK_STATUS_RESOURCE_EXHAUSTED:
+            self._note_limit(context, sender, ack.detail)
+        return ack
 
 
 async def _next_of(requests: AsyncIterator[bytes], patience: float, context: grpc.aio.ServicerContext) -> bytes | None:
