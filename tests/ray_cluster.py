@@ -187,5 +187,5 @@ class RayCluster:
 
 
 def token() -> dict[str, str]:
-    """What Ray asks for where an address is named."""
+    """Settings with which nodes and drivers ask for a token: by default `ray start` lets everybody in."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

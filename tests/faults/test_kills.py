@@ -211,7 +211,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # Ray asks for this where an address is named
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # by default `ray start` lets everybody in
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     one = Cluster(tmp_path)
     one.start()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -50,6 +54,13 @@ def render(**values: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
 
+def pods_of(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The daemon's pod, the head's and the workers'."""
+    ray = the(objects, "RayCluster", "watch-ray")["spec"]
+    groups = [ray["headGroupSpec"], *ray["workerGroupSpecs"]]
+    return [each["template"]["spec"] for each in (the(objects, "StatefulSet")["spec"], *groups)]
+
+
 def the(objects: list[dict[str, Any]], kind: str, name: str = "watch") -> dict[str, Any]:
     [found] = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
     return found
@@ -87,6 +98,7 @@ def test_the_chart_does_not_open_a_daemon_to_strangers() -> None:
         ({"tls.clientCaSecretName": "x", "insecure": "true"}, "needs tls.secretName"),
         ({"tls.secretName": "x", "serviceMonitor.enabled": "true"}, "tokenSecretName"),
         ({"insecure": "true", "config.grpc": "x"}, "config.grpc is made by this chart"),
+        ({"insecure": "true", "ray.enabled": "true", "networkPolicy.enabled": "false"}, "ray.insecure"),
         ({"insecure": "perhaps"}, "insecure"),
         ({"insecure": "true", "tsl.secretName": "x"}, "tsl"),
     ):
@@ -114,13 +126,7 @@ def test_the_workers_of_the_chart_hold_its_shards() -> None:
 
 def test_every_container_of_the_chart_may_do_next_to_nothing() -> None:
     objects = render(**EVERYTHING)
-    pods = [the(objects, "StatefulSet")["spec"]["template"]["spec"]]
-    ray = the(objects, "RayCluster", "watch-ray")["spec"]
-    pods += [
-        ray["headGroupSpec"]["template"]["spec"],
-        *(group["template"]["spec"] for group in ray["workerGroupSpecs"]),
-    ]
-    for pod in pods:
+    for pod in pods_of(objects):
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -144,6 +150,105 @@ def test_nobody_but_the_daemon_reaches_the_ports_of_ray() -> None:
     trainers = render(**EVERYTHING, **{"networkPolicy.trainers[0].namespaceSelector.matchLabels.team": "vision"})
     [grpc, *_] = the(trainers, "NetworkPolicy")["spec"]["ingress"]
     assert grpc["from"] == [{"namespaceSelector": {"matchLabels": {"team": "vision"}}}]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_all_that_belongs_to_the_ray_cluster_asks_for_one_token(own: bool) -> None:
+    """Ray lets everybody in else; a secret of one's own takes the place of the one that is made."""
+    name = "mine" if own else "watch-ray"
+    objects = render(**EVERYTHING, **({"ray.tokenSecretName": name} if own else {}))
+    for container in (container for pod in pods_of(objects) for container in pod["containers"]):
+        settings = {each["name"]: each for each in container["env"]}
+        assert settings["RAY_AUTH_MODE"]["value"] == "token"
+        assert settings["RAY_AUTH_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": name, "key": "auth_token"}}
+    made = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "Secret"}
+    assert made.keys() == (set() if own else {name})
+    assert all(len(base64.b64decode(data["auth_token"])) == 64 for data in made.values())
+
+
+class Api(BaseHTTPRequestHandler):
+    """As much of Kubernetes as helm asks for: which kinds there are, and the one secret of the Ray cluster."""
+
+    token = base64.b64encode(b"made at the installation").decode()
+    kinds: ClassVar = {
+        "v1": ["ConfigMap", "Secret", "Service"],
+        "apps/v1": ["StatefulSet"],
+        "networking.k8s.io/v1": ["NetworkPolicy"],
+        "ray.io/v1": ["RayCluster"],
+    }
+
+    def do_GET(self) -> None:  # the name that http.server asks for
+        groups = [
+            {"name": group.partition("/")[0], "versions": [{"groupVersion": group, "version": "v1"}]}
+            for group in self.kinds
+            if "/" in group
+        ]
+        known: dict[str, dict[str, Any]] = {
+            "/version": {"major": "1", "minor": "30", "gitVersion": "v1.30.0"},
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups},
+            "/api/v1/namespaces/ml/secrets/watch-ray": {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "watch-ray", "namespace": "ml"},
+                "data": {"auth_token": self.token},
+            },
+        }
+        for group, kinds in self.kinds.items():
+            known[f"/apis/{group}" if "/" in group else f"/api/{group}"] = {
+                "kind": "APIResourceList",
+                "groupVersion": group,
+                "resources": [
+                    {"name": f"{kind.lower()}s", "kind": kind, "namespaced": True, "verbs": ["get"]} for kind in kinds
+                ],
+            }
+        found = known.get(self.path.partition("?")[0])
+        self.send_response(404 if found is None else 200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(found or {}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name that http.server gives it)
+        """Say nothing."""
+
+
+def test_an_upgrade_of_the_chart_keeps_the_token_of_its_ray_cluster() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as api:
+        threading.Thread(target=api.serve_forever).start()
+        try:
+            where = (
+                "--dry-run=server",
+                "--disable-openapi-validation",
+                f"--kube-apiserver=http://127.0.0.1:{api.server_port}",
+            )
+            values = ("--is-upgrade", "--set=insecure=true", "--set=ray.enabled=true")
+            done = tool("helm", "template", "watch", CHART, "--namespace", "ml", *where, *values)
+        finally:
+            api.shutdown()
+    assert done.returncode == 0, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert the(objects, "Secret", "watch-ray")["data"]["auth_token"] == Api.token
+
+
+def test_the_chart_goes_on_without_its_network_policy_where_it_is_told_that_something_else_stands_there() -> None:
+    objects = render(**EVERYTHING, **{"networkPolicy.enabled": "false", "ray.insecure": "true"})
+    assert not [each for each in objects if each["kind"] == "NetworkPolicy"]
+
+
+def test_the_versions_of_the_chart_are_those_that_are_installed() -> None:
+    chart, values = (yaml.safe_load((CHART / name).read_text()) for name in ("Chart.yaml", "values.yaml"))
+    [ours] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    [ray] = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert (chart["version"], chart["appVersion"], values["ray"]["version"]) == (ours, ours, ray)
+
+
+def test_the_alerts_of_the_chart_link_to_where_a_team_reads_its_runbooks() -> None:
+    base = "https://wiki.example.org/runbooks"
+    groups = the(render(**EVERYTHING, **{"prometheusRule.runbookBase": base}), "PrometheusRule")["spec"]["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for alert in alerts:
+        assert alert["annotations"]["runbook_url"] == f"{base}#{alert['alert'].lower()}"
 
 
 def test_the_chart_brings_the_rules_and_dashboards_that_are_tested() -> None:
@@ -196,12 +301,16 @@ def test_the_ray_cluster_is_one_that_ray_knows() -> None:
         [sys.executable, "-c", code, DEPLOY / "ray" / "cluster.yaml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    cluster = yaml.safe_load((DEPLOY / "ray" / "cluster.yaml").read_text())
+    started = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    for command in (one for one in started if "ray start" in one):
+        assert command.startswith("RAY_AUTH_MODE=token "), "Ray lets everybody in else"
 
 
 @pytest.mark.parametrize("unit", ["topowatch.service", "topowatch-forward.service"])
 def test_the_units_are_units_of_systemd(unit: str, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze comes with systemd")
+        unavailable("systemd-analyze comes with the Debian package systemd")
     text = (DEPLOY / "systemd" / unit).read_text().replace("/opt/topowatch/bin/topowatch", sys.executable)
     (tmp_path / unit).write_text(text)
     done = subprocess.run(

@@ -12,8 +12,9 @@ from topowatch_monitor import config
 from topowatch_monitor.commands.output import CommandError
 
 RAY_ADDRESS = (
-    "Join this Ray cluster: auto or HOST:PORT. One that asks for a token needs RAY_AUTH_MODE=token as well. Beside "
-    "busy jobs start its nodes with RAY_worker_niceness=0: by default Ray's workers yield to all other processes."
+    "Join this Ray cluster: auto or HOST:PORT. One that asks for a token wants RAY_AUTH_MODE=token here, and the token "
+    "in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names or in ~/.ray/auth_token. Beside busy jobs start its "
+    "nodes with RAY_worker_niceness=0: by default Ray's workers yield to all other processes."
 )
 
 

@@ -43,3 +43,10 @@ seccompProfile:
 {{- define "topowatch.ray" -}}
 {{ include "topowatch.name" . }}-ray
 {{- end -}}
+
+{{/* What every process has that starts a node of the Ray cluster or joins it. */}}
+{{- define "topowatch.rayAuth" -}}
+- {name: RAY_AUTH_MODE, value: token}
+- name: RAY_AUTH_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.ray.tokenSecretName | default (include "topowatch.ray" .) }}, key: auth_token}}
+{{- end -}}
