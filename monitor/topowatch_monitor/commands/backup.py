@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from topowatch_monitor import config
 from topowatch_monitor.access import token_file
 from topowatch_monitor.commands.output import CommandError, console
+from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.log import segment_path, segment_starts
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def backup(
 ) -> None:
     """Copy the log, the snapshots and the tokens of a daemon, which may go on meanwhile.
 
-    Everything that was acked before this began is in the copy. To restore, start a daemon with the copy as its data
-    directory. Segments of the log that are there already are not copied again.
+    Everything that was acked before this began is in the copy; audit.jsonl and denied.jsonl are not. To restore, start
+    a daemon with the copy as its data directory. Segments of the log that are there already are not copied again.
 
     For example:
 
@@ -68,6 +69,7 @@ def copy(source: Path, target: Path, tell: Callable[[int], None] = lambda _: Non
     Raises:
         OSError: something cannot be read or written.
     """
+    changed = [target / LOG, target / SNAPSHOTS, target, *([] if target.exists() else [target.parent])]
     for name in (LOG, SNAPSHOTS):
         (target / name).mkdir(parents=True, exist_ok=True)
     target.chmod(0o700)
@@ -91,6 +93,8 @@ def copy(source: Path, target: Path, tell: Callable[[int], None] = lambda _: Non
         tell(done)
     for first in set(_segments(target / LOG)) - set(starts):
         segment_path(target / LOG, first).unlink()
+    for directory in changed:  # a power cut now takes no name of a file that was copied
+        OsDisk().sync_directory(directory)
     return copied
 
 
