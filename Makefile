@@ -12,8 +12,8 @@ DEPLOY_VENV := .venv-deploy
 PROTOS := run sample log ingest
 # More than the two cores that continuous integration has: many tests wait.
 WORKERS ?= 3
-# Programs of Debian packages that are called as themselves, save one; promtool and amtool come with them.
-SYSTEM := prometheus prometheus-alertmanager chromium chromedriver
+# Programs of Debian packages that are called as themselves, save two; promtool and amtool come with them.
+SYSTEM := prometheus prometheus-alertmanager chromium chromedriver systemd-analyze
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-cuda test-install lint unit bench bench-alert bench-fleet bench-overhead soak calibrate evaluate-classes \
@@ -25,7 +25,7 @@ help: ## Show this list.
 demo: $(VENV)/.runtime ## Watch four small trainings live (3 minutes after the installation).
 	@$(BIN)/topowatch demo
 
-test: prepared lint ## Everything that must hold: linters, types, unit, integration and fault tests.
+test: prepared lint ## Linters, types, and all unit, integration and fault tests of less than a minute.
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow and not cuda"
 
 test-slow: prepared ## The tests that take a minute or more each.
@@ -49,7 +49,7 @@ install: $(VENV)/.dev $(PROTOS_VENV)/.installed $(DEPLOY_VENV)/.installed ## Cre
 
 system: # Debian packages that the integration tests use; without them those tests are skipped and say so.
 	@missing=; for program in $(SYSTEM); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-	missing=$$(echo "$$missing" | sed s/chromedriver/chromium-driver/); if [ -n "$$missing" ]; then \
+	missing=$$(echo "$$missing" | sed 's/chromedriver/chromium-driver/; s/systemd-analyze/systemd/'); if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing the Debian packages$$missing"; \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import yaml
 
+from harness import unavailable
 from topowatch_monitor.detect import DETECTORS
 
 if TYPE_CHECKING:
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8")
-PROMTOOL = shutil.which("promtool")
 RULES = yaml.safe_load((DEPLOY / "topowatch.rules.yml").read_text(encoding="utf-8"))
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"]: rule for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
 CASE_FILES = sorted((DEPLOY / "tests").glob("*.test.yml"))
 CASES = [case for file in CASE_FILES for case in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]]
-AMTOOL = shutil.which("amtool")
 ROUTES = yaml.safe_load((DEPLOY / "alertmanager.yml").read_text(encoding="utf-8"))
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: apt-get install prometheus")
-needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is missing: apt-get install prometheus-alertmanager")
+PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 
 
-@needs_promtool
+def tool(name: str, *arguments: str) -> str:
+    if shutil.which(name) is None:
+        unavailable(f"{name} is missing: apt-get install {PACKAGES[name]}")
+    done = subprocess.run([name, *arguments], cwd=DEPLOY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -42,35 +47,24 @@ needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is missing: apt
     ids=" ".join,
 )
 def test_promtool_agrees(arguments: tuple[str, ...]):
-    assert PROMTOOL is not None
-    done = subprocess.run([PROMTOOL, *arguments], cwd=DEPLOY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    tool("promtool", *arguments)
 
 
-def amtool(*arguments: str) -> str:
-    assert AMTOOL is not None
-    done = subprocess.run([AMTOOL, *arguments], cwd=DEPLOY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@needs_amtool
 def test_amtool_agrees():
-    amtool("check-config", "alertmanager.yml")
+    tool("amtool", "check-config", "alertmanager.yml")
 
 
-@needs_amtool
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_critical_alerts_go_to_the_pager_alone_and_warnings_to_the_chat(alert: dict[str, Any]):
     severity = alert["labels"]["severity"]
     labels = [f"alertname={alert['alert']}", f"severity={severity}", "job=topowatch", "instance=a", "group=g", "run=r"]
-    told = amtool("config", "routes", "test", "--config.file=alertmanager.yml", *labels)
+    told = tool("amtool", "config", "routes", "test", "--config.file=alertmanager.yml", *labels)
     assert told.split() == [{"critical": "page", "warning": "chat"}[severity]]
 
 
-@needs_amtool
 def test_an_alert_of_unknown_severity_is_told_all_the_same():
-    told = amtool("config", "routes", "test", "--config.file=alertmanager.yml", "alertname=Mine", "job=topowatch")
+    labels = ("alertname=Mine", "job=topowatch")
+    told = tool("amtool", "config", "routes", "test", "--config.file=alertmanager.yml", *labels)
     assert told.split() == ["chat"]
 
 

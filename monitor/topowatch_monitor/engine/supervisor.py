@@ -25,7 +25,7 @@ log = logging.getLogger("topowatch.engine")
 
 SILENCE_SECONDS = 180.0  # starting Ray and loading snapshots included
 SHORT_LIFE_SECONDS = 30.0  # of a host that could not start, or met the same trouble at once again
-FAREWELL_SECONDS = 20.0  # the host saves its shards before it goes; orchestrators give a daemon 30 s in all
+FAREWELL_SECONDS = 20.0  # the host saves its shards first; deploy/ gives a daemon 60 s in all, Kubernetes by itself 30
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0)
 # A cluster that was joined comes back when it does, and the host itself waits for it: to try again costs little.
 JOINED_BACKOFF_SECONDS = (0.0, 1.0, 2.0)
