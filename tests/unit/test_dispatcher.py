@@ -15,7 +15,7 @@ from flaky_pool import FlakyPool
 from memory_store import MemoryLog, MemorySnapshots
 from topowatch_monitor.engine.checkpoints import Checkpoints
 from topowatch_monitor.engine.dispatcher import ATTEMPTS, IN_FLIGHT, Dispatcher
-from topowatch_monitor.engine.pool import ShardLostError
+from topowatch_monitor.engine.pool import Call, ShardLostError
 from topowatch_monitor.engine.routing import VIRTUAL_SHARDS, shard_of_key, shards_of
 from topowatch_monitor.engine.shard import ApplyResult, Part
 from topowatch_protos.framing import LogKind
@@ -74,6 +74,27 @@ class ListShard:
         return []
 
 
+class Refusing(ListShard):
+    """Cannot take over what another one hands to it."""
+
+    def receive(self, number: int, epoch: int, next_offset: int, handed: list[tuple[int, int, bytes]]) -> ApplyResult:
+        return ApplyResult(views=[], refused=[(number, -1, next_offset)], damaged=0)
+
+
+class SilentPool(FlakyPool[ListShard]):
+    """Carriers that are called and never answer, as where a network is cut."""
+
+    silent: frozenset[int] = frozenset()
+
+    def ready(self, calls: Sequence[Call], timeout: float) -> list[Call]:
+        return [call for call in super().ready(calls, timeout) if call.carrier not in self.silent]
+
+    def result(self, call: Call, timeout: float) -> Any:
+        if call.carrier in self.silent:
+            raise ShardLostError(call.carrier, f"no answer for {timeout:g} s")
+        return super().result(call, timeout)
+
+
 def flaky(size: int, dice: random.Random, deaths: int) -> FlakyPool[ListShard]:
     return FlakyPool(ListShard, size, dice, deaths=deaths)
 
@@ -90,7 +111,7 @@ def decision() -> tuple[int, bytes]:
     return LogKind.DECISION, log_pb2.Decision(name="shed_level", value=1).SerializeToString()
 
 
-def check(pool: FlakyPool[ListShard], log: MemoryLog) -> None:
+def check(pool: FlakyPool[Any], log: MemoryLog) -> None:
     expected: list[list[int]] = [[] for _ in range(VIRTUAL_SHARDS)]
     for record in log.records:
         for number in shards_of(record.kind, record.payload):
@@ -289,6 +310,36 @@ def test_a_carrier_that_cannot_be_rebuilt_ends_the_engine() -> None:
     pool.rate, pool.deaths = 1.0, 100  # those that are begun in its place die as well
     with pytest.raises(ShardLostError):
         dispatcher.pump(10)
+
+
+def test_an_end_waits_no_longer_than_for_an_answer_for_a_carrier_that_gives_none() -> None:
+    """The others' runs are saved then, as its own, made again with them."""
+    log = MemoryLog([item(seq % 7, seq) for seq in range(300)])
+    pool = SilentPool(ListShard, 2, random.Random(0))
+    dispatcher = Dispatcher(log, pool, Checkpoints(MemorySnapshots()))
+    dispatcher.restore(durable=0)
+    dispatcher.pump(300)
+    pool.silent = frozenset(pool.carriers[:1])
+    dispatcher.settle()
+    assert (dispatcher.applied, dispatcher.restarts) == (300, 1)
+    check(pool, log)
+
+
+def test_what_a_new_carrier_cannot_take_over_is_made_again_there_and_costs_no_carrier() -> None:
+    """It would be lost again and again: whoever comes in its place could not either."""
+    log = MemoryLog([item(seq % 40, seq) for seq in range(900)])
+    pool = FlakyPool(Refusing, 1, random.Random(0))
+    dispatcher = Dispatcher(log, pool, Checkpoints(MemorySnapshots()))
+    dispatcher.restore(durable=0)
+    dispatcher.pump(300)
+    pool.resize(2)
+    for durable in (300, 600, 900):
+        dispatcher.tend()
+        dispatcher.pump(durable)
+    level(dispatcher)
+    assert dispatcher.restarts == 0
+    assert sorted(len(shard.at) for shard in pool.shards.values()) == [128, 128]
+    check(pool, log)
 
 
 def test_routing_never_changes() -> None:

@@ -148,9 +148,9 @@ class Dispatcher:
         return staying != self._level and self._balance(staying)
 
     def settle(self) -> None:
-        """Wait until nothing is under way."""
-        while any(self._flights.values()):
-            self._collect(timeout=self._timeout)
+        """Wait until nothing is under way; who does not answer in time is lost, and what it had is made again."""
+        while waited_for := [carrier for carrier, flights in self._flights.items() if flights]:
+            self._finish(waited_for[0])
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a delivery to end; return whether any did."""
@@ -227,10 +227,7 @@ class Dispatcher:
 
     def _collect(self, timeout: float) -> bool:
         """Take in every delivery that has ended, in order; wait up to `timeout` seconds for the first."""
-        oldest = [flights[0].call for flights in self._flights.values() if flights]
-        if not oldest:
-            return False
-        ended = self._pool.ready(oldest, timeout)
+        ended = self._pool.ready([flights[0].call for flights in self._flights.values() if flights], timeout)
         for call in ended:
             flights = self._flights.get(call.carrier)
             if flights and flights[0].call is call:  # else it was taken in, or lost, with another one
@@ -243,6 +240,8 @@ class Dispatcher:
             self._take(carrier)
         except ShardLostError as error:
             self._lose(error)
+        if self._missing:
+            self._make_again()
 
     def _take(self, carrier: int) -> None:
         """As `_finish`; raises ShardLostError."""
@@ -250,7 +249,11 @@ class Dispatcher:
         moved = None if flight.receives is None else self._virtual[flight.receives]
         if moved is not None and moved.origin is not None:
             self._take_all(moved.origin, before=flight.serial)  # what it says of these runs is older
-        self._accept(carrier, self._pool.result(flight.call, self._timeout))
+        result = self._pool.result(flight.call, self._timeout)
+        if flight.receives is not None and result.refused:  # another carrier would not take it either
+            log.warning("virtual shard %d cannot be handed over: it is made again", flight.receives)
+            self._missing.add(flight.receives)
+        self._accept(carrier, result)
         if moved is not None:
             moved.origin = None
 
