@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class MemoryLog:
     """A log reader over a list."""
 
+    lost_records = 0
+
     def __init__(self, payloads: list[tuple[int, bytes]]) -> None:
         self.records = [Record(offset, kind, payload) for offset, (kind, payload) in enumerate(payloads)]
         self.reads: list[tuple[int, int]] = []

@@ -131,7 +131,7 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
             dispatcher.save_due(clock())
             # What a whole group is asked about would be answered by a part of it while its runs are made again.
             caught_up = dispatcher.applied >= found and link.durable - dispatcher.position < CHUNK_RECORDS
-            views = dispatcher.take_views()
+            views, applied = dispatcher.take_views(), dispatcher.applied  # what follows may bring newer ones
             groups.see(views)
             forecasts.see(views)
             groups.tick(clock(), caught_up=caught_up)
@@ -146,7 +146,7 @@ def run_engine(parts: Parts, link: FrontLink, clock: Callable[[], float]) -> Non
                 link.report(
                     {
                         "views": views,
-                        "applied": dispatcher.applied,
+                        "applied": applied,
                         "carriers": dispatcher.carriers,
                         "trouble": dispatcher.trouble,
                         "restarts": now.restarts - told.restarts,
