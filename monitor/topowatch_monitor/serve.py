@@ -56,6 +56,7 @@ log = logging.getLogger("topowatch")
 SUMMARY_SECONDS = 0.5  # between two looks at ingest's counts
 KEEP_SECONDS = 10.0  # between two times that what is shown is kept
 KEEP_SHARE = 50.0  # and in times of what that took
+KEEP_LAST_SECONDS = 5.0  # for the last time, before the end
 FAILED, CANNOT_START = 1, 2
 DAY = 86_400.0
 SWEEP_SECONDS = 3600.0  # between two sweeps of the log, at most
@@ -284,7 +285,10 @@ class Daemon:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-            self.last_views.keep(self._told, self.fleet)
+            try:
+                await asyncio.wait_for(self.last_views.keep_aside(self._told, self.fleet), KEEP_LAST_SECONDS)
+            except asyncio.TimeoutError:
+                log.error("what is shown cannot be kept in time: going on without it")
             http.should_exit = True
             await serving
             self.log.close()
@@ -296,7 +300,7 @@ class Daemon:
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            await asyncio.to_thread(self.last_views.keep, self._told, self.fleet)
+            await self.last_views.keep_aside(self._told, self.fleet)
             pause = max(KEEP_SECONDS, KEEP_SHARE * (time.monotonic() - began))
 
     async def _retain(self) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from group_views import group_view, run_view
-from topowatch_monitor import config
+from harness import eventually
+from topowatch_monitor import config, serve
+from topowatch_monitor.config import Address
 from topowatch_monitor.engine.view import FORGOTTEN, at
 from topowatch_monitor.export.fleet import Fleet
 from topowatch_monitor.export.last_views import LastViews
@@ -22,6 +28,8 @@ from topowatch_protos.v1 import log_pb2, run_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from topowatch_monitor.store.disk import DiskFile
 
 
 def report(**changes: Any) -> Any:
@@ -91,6 +99,23 @@ def test_an_engine_that_makes_a_run_again_takes_nothing_back_of_it(daemon: Daemo
     assert told(120, 54) == 216
 
 
+def test_an_engine_that_makes_a_run_again_takes_nothing_back_that_came_without_a_sample(daemon: Daemon):
+    """Such as its end, a new life of its job, or that it is another run than one of its name that was forgotten."""
+    introduce(daemon, "a")
+
+    def told(applied: int, state: str, at: float, samples: int = 50) -> str:
+        view = run_view("a", samples=samples, state=state, last_received_at=at)
+        daemon._take_report(report(applied=applied, views=[view]))
+        [run] = daemon.fleet.runs(1100.0)
+        return str(run["state"])
+
+    assert told(100, "ended", 1090.0) == "ended"
+    assert told(30, "live", 1080.0) == "ended"
+    assert told(40, "live", 1000.0, samples=9000) == "ended"
+    assert told(100, "ended", 1090.0) == "ended"
+    assert told(110, "live", 1095.0) == "live"
+
+
 def test_what_was_told_before_a_start_is_shown_at_once_and_never_taken_back(tmp_path: Path):
     """Until the engine is there again, which takes Ray a while; but for runs that are forgotten."""
     settings = config.load({"data_dir": tmp_path, "engine": "inline"}).settings
@@ -134,6 +159,48 @@ def test_what_another_daemon_told_or_of_another_log_is_not_shown(tmp_path: Path,
         LastViews(store, "another" if change == "settings" else "this one").recall(6 if change == "offset" else 7)
         is None
     )
+
+
+def test_what_is_told_of_a_group_is_kept_though_no_record_came_since(tmp_path: Path):
+    """As a rule its paths are compared after the last record of its runs."""
+    fleet = Fleet(at)
+    fleet.update([run_view("a")])
+    kept = LastViews(SnapshotStore(tmp_path / "views", OsDisk()), "this one")
+    kept.keep(7, fleet)
+    [file] = (tmp_path / "views").iterdir()
+    written = file.stat().st_ino
+    kept.keep(7, fleet)
+    assert file.stat().st_ino == written, "nothing is new"
+    fleet.update_groups([group_view()])
+    kept.keep(7, fleet)
+    recalled = kept.recall(7)
+    assert recalled is not None
+    assert [group["version"] for group in recalled.groups] == [3]
+
+
+def test_a_disk_that_never_answers_keeps_no_daemon_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    daemon = Daemon(config.load({"data_dir": tmp_path, "engine": "inline"}).settings)
+    monkeypatch.setattr(serve, "KEEP_LAST_SECONDS", 0.2)
+    answers = threading.Event()
+
+    class Stuck(OsDisk):
+        def create(self, path: Path) -> DiskFile:
+            answers.wait()
+            return super().create(path)
+
+    daemon.last_views = LastViews(SnapshotStore(tmp_path / "views", Stuck()), "this one")
+
+    async def life() -> None:
+        running = asyncio.create_task(daemon.run(Address("127.0.0.1", 0), Address("127.0.0.1", 0)))
+        await asyncio.to_thread(eventually, lambda: daemon.served)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    asyncio.run(life())
+    answers.set()
+    assert "cannot be kept in time" in caplog.text
 
 
 def test_views_that_cannot_be_kept_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -148,6 +148,7 @@ class Fleet:
         self._summaries: dict[Key, IngestSummary] = {}
         self._groups: dict[GroupKey, GroupView] = {}
         self._forecasts: dict[GroupKey, GroupForecastView] = {}
+        self.changes = 0  # views that the engine has told so far
 
     def of(self, tenant: str | None) -> Fleet:
         """Return what there is of one tenant now; all of it for None."""
@@ -167,13 +168,14 @@ class Fleet:
 
         Args:
             views: of runs that changed.
-            behind: whether the engine makes again what it told before: then a view of fewer samples is no newer one.
+            behind: whether the engine makes again what it told before: then views of earlier moments are no newer ones.
         """
         newer = {(view["tenant"], view["group"], view["run"]): view for view in views}
         with self._lock:
             if behind:
                 newer = {key: view for key, view in newer.items() if not self._is_newer_than(key, view)}
             self._views.update(newer)
+            self.changes += len(newer)
             for key in [key for key, view in newer.items() if view["state"] == FORGOTTEN]:
                 self._forget(key)
 
@@ -188,12 +190,14 @@ class Fleet:
         newer = {(view["tenant"], view["group"]): view for view in views}
         with self._lock:
             self._groups.update(newer)
+            self.changes += len(newer)
 
     def update_forecasts(self, views: Iterable[GroupForecastView]) -> None:
         """Take newer views of what can be forecast in groups from the engine."""
         newer = {(view["tenant"], view["group"]): view for view in views}
         with self._lock:
             self._forecasts.update(newer)
+            self.changes += len(newer)
 
     def told(self) -> tuple[list[RunView], list[GroupView], list[GroupForecastView]]:
         """Return everything that the engine has told of runs, groups and what can be forecast in them."""
@@ -254,7 +258,7 @@ class Fleet:
     def _is_newer_than(self, key: Key, view: RunView) -> bool:
         """Whether more of a run has been told than this view says."""
         known = self._views.get(key)
-        return known is not None and view["state"] != FORGOTTEN and known["samples"] > view["samples"]
+        return known is not None and view["state"] != FORGOTTEN and _extent(known) > _extent(view)
 
     def _forget(self, key: Key) -> None:
         """Let a run go, and its group with the last of its runs."""
@@ -278,6 +282,11 @@ class Fleet:
                 merged["state"] = "ended" if summary.ended else "live"
         seen = self._at(merged, now)
         return cast("FleetRun", {**seen, "analysed": analysed, "verdict": verdict(seen)})
+
+
+def _extent(view: RunView) -> tuple[float, int]:
+    """How much of a run's records a view has seen: when the latest came, and how many samples they are."""
+    return view["last_received_at"] or 0.0, view["samples"]
 
 
 def unfitted(members: Sequence[RunView]) -> GroupView:

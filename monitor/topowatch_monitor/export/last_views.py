@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -46,13 +48,14 @@ class LastViews:
         fields = [*sorted(RunView.__annotations__), *sorted(GroupView.__annotations__)]
         self._mark = hashlib.sha256(json.dumps([made_by, fields]).encode()).hexdigest()
         self._one_at_a_time = threading.Lock()
-        self._kept = -1
+        self._kept: tuple[int, int] | None = None
         self._trouble = False
 
     def keep(self, offset: int, fleet: Fleet) -> None:
-        """Write down what a fleet shows, unless the engine has analysed no more since; may run in any thread."""
+        """Write down what a fleet shows, unless the engine has told nothing since; may run in any thread."""
         with self._one_at_a_time:
-            if offset == self._kept:
+            told = offset, fleet.changes
+            if told == self._kept:
                 return
             runs, groups, forecasts = fleet.told()
             lines = [json.dumps({"mark": self._mark}), *_lines("run", runs), *_lines("group", groups)]
@@ -63,7 +66,22 @@ class LastViews:
                     log.warning("what is shown cannot be kept (%s): a start would show nothing for a while", error)
                 self._trouble = True
             else:
-                self._kept, self._trouble = offset, False
+                self._kept, self._trouble = told, False
+
+    async def keep_aside(self, offset: int, fleet: Fleet) -> None:
+        """As `keep`, in a thread that the end of the process does not wait for: a disk may never answer."""
+        loop = asyncio.get_running_loop()
+        kept = asyncio.Event()
+
+        def work() -> None:
+            try:
+                self.keep(offset, fleet)
+            finally:
+                with contextlib.suppress(RuntimeError):  # nobody waits any more
+                    loop.call_soon_threadsafe(kept.set)
+
+        threading.Thread(target=work, name="last-views", daemon=True).start()
+        await kept.wait()
 
     def recall(self, durable: int) -> Recalled | None:
         """Return what was kept last; None if there is nothing that this daemon would say of its log.
