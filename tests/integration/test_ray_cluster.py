@@ -316,3 +316,18 @@ def test_a_node_that_cannot_carry_a_shard_is_named_with_what_to_do(
     cluster.join()
     shards(daemon, 1)
     eventually(lambda: ready(daemon) == "topowatch is ready\n")
+
+
+@pytest.mark.slow
+def test_groups_are_compared_where_shards_are_though_a_node_without_topowatch_has_more_room(
+    cluster: RayCluster, join: Callable[..., Daemon], load: Callable[[Daemon], Load], tmp_path: Path
+) -> None:
+    """Ray itself would give a job to the node with most of its CPUs free."""
+    cluster.head()
+    (tmp_path / "sitecustomize.py").write_text(LACKING)
+    paths = os.environ.get("PYTHONPATH", "")
+    cluster.join(processors=4, settings={"PYTHONPATH": os.pathsep.join([str(tmp_path), paths])})
+    daemon = join("--shards", "1")
+    shards(daemon, 1)
+    sent = load(daemon)
+    eventually(sent.compared, within=200)

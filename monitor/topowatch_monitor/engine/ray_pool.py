@@ -210,8 +210,13 @@ class RayPool:
         return ray.put(value)
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> Job:
-        """Begin a job as a task."""
-        return Job(self._task.remote(function, *_results(arguments)))
+        """Begin a job as a task on a node that carries an actor: others may lack topowatch, or have another version."""
+        nodes = {node.key for node in self._watch.look.nodes if not (node.leaving or self._watch.out_of_reach(node))}
+        node = next((actor.node for actor in self._actors.values() if actor.node in nodes), None)
+        if node is None:
+            raise JobLostError("no node that carries a shard can be reached")
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        return Job(self._task.options(scheduling_strategy=there).remote(function, *_results(arguments)))
 
     def ended(self, job: Job) -> bool:
         """Whether the task returned, raised or died."""
