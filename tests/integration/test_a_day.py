@@ -14,9 +14,10 @@ from selenium.webdriver.common.keys import Keys
 
 from alert_stack import Alertmanager, Prometheus, Receiver, missing
 from harness import Daemon, eventually, unavailable
+from topowatch_monitor.simulate import FAILING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from selenium.webdriver import Chrome
@@ -27,16 +28,28 @@ GROUPS = {
     "conformer": ("speech", "0"),
 }  # tenant, share that fails
 SPOILED = {"tenant": "vision", "group": "vit"}
+RUNS = 4  # of each group
 
 
 def train(daemon: Daemon, group: str, failing: str, token: str) -> subprocess.Popen[bytes]:
-    """Four runs of a group that go on for a minute or two."""
-    how = ["--runs", "4", "--samples", "2000", "--rate", "60", "--failing", failing, "--group", group]
+    """Runs of a group that go on for a minute or two."""
+    how = ["--runs", str(RUNS), "--samples", "2000", "--rate", "60", "--failing", failing, "--group", group]
     return subprocess.Popen(
         [sys.executable, "-m", "topowatch_monitor", "simulate", *how, "--endpoint", daemon.grpc],
         env={**os.environ, "TOPOWATCH_TOKEN": token},
         stdout=subprocess.DEVNULL,
     )
+
+
+def runs_of(alerts: Iterable[Mapping[str, str]]) -> set[tuple[str | None, ...]]:
+    """Tenant, group and name of each run that is in the labels of alerts."""
+    return {tuple(labels.get(name) for name in ("tenant", "group", "run")) for labels in alerts}
+
+
+def paged(receiver: Receiver) -> set[tuple[str | None, ...]]:
+    """The runs of which somebody has been woken so far."""
+    pages = [notice for notice in receiver.notices if notice.path == "page"]
+    return runs_of(alert["labels"] for page in pages for alert in page.alerts())
 
 
 @pytest.mark.slow
@@ -56,10 +69,10 @@ def test_a_day(make_daemon: Callable[..., Daemon], browser: Chrome, tmp_path: Pa
     prometheus = Prometheus(directories[0], daemon.http, alertmanager=alertmanager.address, faster=shown)
     jobs = [train(daemon, group, failing, tokens[tenant]) for group, (tenant, failing) in GROUPS.items()]
     try:
-        pages = eventually(lambda: [notice for notice in receiver.notices if notice.path == "page"], within=120.0)
-        paged = {(alert["labels"]["tenant"], alert["labels"]["group"]) for page in pages for alert in page.alerts()}
-        assert paged == {tuple(SPOILED.values())}
-        [run] = {alert["labels"]["run"] for page in pages for alert in page.alerts()}
+        [(tenant, group, run)] = eventually(lambda: paged(receiver), within=120.0)
+        assert {"tenant": tenant, "group": group} == SPOILED
+        assert run is not None
+        assert run.rpartition("-")[0] in FAILING
         active = [alert["labels"] for alert in alertmanager.alerts() if alert["labels"].get("severity") == "critical"]
         assert {(labels["tenant"], labels["run"]) for labels in active} == {("vision", run)}
 
@@ -68,16 +81,22 @@ def test_a_day(make_daemon: Callable[..., Daemon], browser: Chrome, tmp_path: Pa
             answer = httpx.get(f"http://{daemon.http}/api/v1/runs", headers=headers).raise_for_status().json()
             return [(found["group"], found["run"]) for found in answer["runs"]]
 
-        assert len(eventually(lambda: listed("vision") if len(listed("vision")) == 8 else None)) == 8
+        eventually(lambda: len(listed("vision")) == 2 * RUNS)
         assert {group for group, _ in listed("speech")} == {"conformer"}
-        assert len(listed("speech")) == 4
+        assert len(listed("speech")) == RUNS
         theirs = page_of(browser, daemon, tokens["vision"], "vit")
         assert run in theirs
         assert "unstable" in theirs
         others = page_of(browser, daemon, tokens["speech"], "conformer")
         assert "vit" not in others
         assert "resnet" not in others
-        assert prometheus.value('count(topowatch_run_info{tenant="speech"})') == 4
+        assert prometheus.value('count(topowatch_run_info{tenant="speech"})') == RUNS
+        assert [job.wait(300) for job in jobs] == [0] * len(jobs)
+        ended = 'count(topowatch_run_info{state="ended"})'
+        eventually(lambda: prometheus.value(ended) == RUNS * len(GROUPS), within=120.0)
+        # Whatever fired at any time, also what Alertmanager has still to tell.
+        fired = prometheus.get("query", query='last_over_time(ALERTS{severity="critical"}[1h])')["result"]
+        assert runs_of(alert["metric"] for alert in fired) == paged(receiver) == {(tenant, group, run)}
     finally:
         for job in jobs:
             job.kill()
