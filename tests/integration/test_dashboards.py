@@ -18,7 +18,7 @@ import yaml
 
 from alert_stack import DEPLOY as RULES
 from alert_stack import Prometheus
-from dashboard_runs import LAST, SLOW, feed, send_whole
+from dashboard_runs import LAST, OF_ALL_KINDS, SLOW, feed, send_whole
 from harness import Daemon, eventually, unavailable
 from topowatch_monitor.export import registry
 
@@ -178,20 +178,22 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         unavailable("the Debian package prometheus is not installed")
     directory = tmp_path_factory.mktemp("dashboards")
     settings = directory / "topowatch.toml"
-    settings.write_text("atlas_seconds = 5.0\nended_series_seconds = 3600.0\n")
+    settings.write_text("atlas_seconds = 1.0\nended_series_seconds = 3600.0\n")
     daemon = Daemon(directory, "--engine", "inline", "--config", str(settings)).start()
     with ExitStack() as after:
         after.callback(daemon.stop)
         feed(daemon)
         server = Prometheus(directory, daemon.http, faster={": 10s": ": 1s", ": 2s": ": 1s"})
         after.callback(server.stop)
+        send_whole(daemon, OF_ALL_KINDS)
         eventually(lambda: exported() <= set(server.get("label/__name__/values")), within=SLOW)
         send_whole(daemon, LAST)  # a rate is of what comes between two scrapes
-        eventually(lambda: server.value("instance:topowatch_ack_seconds:p99_5m") > 0)
+        eventually(lambda: server.value("instance:topowatch_ack_seconds:p99_5m") > 0, within=SLOW)
         yield server
 
 
 @pytest.mark.xdist_group("dashboards")  # one daemon and one Prometheus serve all
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_real_prometheus_answers_every_query_from_real_data(prometheus: Prometheus, file: Path):
     for asked in queries(file):
