@@ -47,6 +47,14 @@ def queries(file: Path) -> list[str]:
     return [target["expr"] for panel in panels(file) for target in panel["targets"]]
 
 
+def filled_in(query: str) -> str:
+    """A query as Grafana sends it."""
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    assert "$" not in query
+    return query
+
+
 def asked_by_variables(file: Path) -> list[str]:
     board = json.loads(file.read_text(encoding="utf-8"))
     return [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
@@ -173,7 +181,7 @@ def test_panels_stand_beside_each_other_each_with_its_own_number_and_the_chosen_
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped every metric that is exported, of a daemon that has runs of all kinds."""
+    """A Prometheus that has scraped every metric that is asked for, of a daemon that has runs of all kinds."""
     if shutil.which("prometheus") is None:
         unavailable("the Debian package prometheus is not installed")
     directory = tmp_path_factory.mktemp("dashboards")
@@ -186,20 +194,32 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         server = Prometheus(directory, daemon.http, faster={": 10s": ": 1s", ": 2s": ": 1s"})
         after.callback(server.stop)
         send_whole(daemon, OF_ALL_KINDS)
-        eventually(lambda: exported() <= set(server.get("label/__name__/values")), within=SLOW)
+        asked = set(re.findall(NAME, " ".join(query for file in FILES for query in queries(file))))
+        eventually(lambda: asked <= set(server.get("label/__name__/values")), within=SLOW)
         send_whole(daemon, LAST)  # a rate is of what comes between two scrapes
         eventually(lambda: server.value("instance:topowatch_ack_seconds:p99_5m") > 0, within=SLOW)
         yield server
 
 
+def test_prometheus_parses_every_query(tmp_path: Path):
+    """As rules, which promtool checks; what they answer is tested on real data below."""
+    if shutil.which("promtool") is None:
+        unavailable("the Debian package prometheus is not installed")
+    asked = [filled_in(query) for file in FILES for query in queries(file)]
+    rules = [{"record": f"r{number}", "expr": query} for number, query in enumerate(asked)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    checked = subprocess.run(
+        ["promtool", "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(rules)} rules found" in checked.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.xdist_group("dashboards")  # one daemon and one Prometheus serve all
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_real_prometheus_answers_every_query_from_real_data(prometheus: Prometheus, file: Path):
-    for asked in queries(file):
-        expression = asked
-        for name, value in VARIABLES.items():
-            expression = expression.replace(name, value)
-        assert "$" not in expression
+    for expression in map(filled_in, queries(file)):
         answer = prometheus.get("query", query=expression)["result"]
         assert any(not math.isnan(float(series["value"][1])) for series in answer), expression
