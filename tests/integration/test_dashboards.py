@@ -179,6 +179,14 @@ def test_panels_stand_beside_each_other_each_with_its_own_number_and_the_chosen_
         assert all(target["legendFormat"] for target in panel["targets"])
 
 
+def scraped(server: Prometheus) -> bool:
+    """Whether there are series of every metric that is asked for; raises LookupError with those that lack."""
+    asked = set(re.findall(NAME, " ".join(query for file in FILES for query in queries(file))))
+    if lacking := asked - set(server.get("label/__name__/values")):
+        raise LookupError(f"no series of {sorted(lacking)}")
+    return True
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped every metric that is asked for, of a daemon that has runs of all kinds."""
@@ -194,8 +202,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         server = Prometheus(directory, daemon.http, faster={": 10s": ": 1s", ": 2s": ": 1s"})
         after.callback(server.stop)
         send_whole(daemon, OF_ALL_KINDS)
-        asked = set(re.findall(NAME, " ".join(query for file in FILES for query in queries(file))))
-        eventually(lambda: asked <= set(server.get("label/__name__/values")), within=SLOW)
+        eventually(lambda: scraped(server), within=SLOW)
         send_whole(daemon, LAST)  # a rate is of what comes between two scrapes
         eventually(lambda: server.value("instance:topowatch_ack_seconds:p99_5m") > 0, within=SLOW)
         yield server
@@ -221,5 +228,12 @@ def test_prometheus_parses_every_query(tmp_path: Path):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_real_prometheus_answers_every_query_from_real_data(prometheus: Prometheus, file: Path):
     for expression in map(filled_in, queries(file)):
-        answer = prometheus.get("query", query=expression)["result"]
-        assert any(not math.isnan(float(series["value"][1])) for series in answer), expression
+        eventually(lambda expression=expression: answered(prometheus, expression), within=SLOW)
+
+
+def answered(server: Prometheus, expression: str) -> bool:
+    """Whether a query has a number for an answer now; raises LookupError, which names it."""
+    numbers = [float(series["value"][1]) for series in server.get("query", query=expression)["result"]]
+    if all(math.isnan(number) for number in numbers):
+        raise LookupError(f"{expression}: {numbers}")
+    return True
