@@ -83,7 +83,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> 
     assert {root for root in roots if not root.endswith(".dist-info")} == {
         "topowatch_protos", "topowatch_client", "topowatch_monitor",
     }  # fmt: skip
-    assert "topowatch_monitor/export/page.html" in listing.stdout
+    for part in ("page.html", "page.css", "page.js", "drawings.js"):
+        assert f"topowatch_monitor/export/web/{part}" in listing.stdout
     assert "topowatch_client/py.typed" in listing.stdout
 
 
