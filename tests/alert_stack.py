@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
+from harness import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +28,6 @@ def missing() -> str | None:
     """Say which Debian package is not installed, None if both are."""
     absent = [package for package in PACKAGES if shutil.which(package) is None]
     return f"the Debian package {absent[0]} is not installed" if absent else None
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def ship(name: str, directory: Path, replace: Mapping[str, str]) -> Path:
@@ -88,7 +83,7 @@ class Prometheus(_Server):
         places = {SHIPPED["daemon"]: daemon, SHIPPED["alertmanager"]: alertmanager}
         config = ship("prometheus.yml", directory, places | dict(faster or {}))
         ship("topowatch.rules.yml", directory, rules or {})
-        address = free_address()
+        address = f"127.0.0.1:{free_port()}"
         super().__init__(
             directory, "prometheus", address,
             "prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory}/tsdb",
@@ -121,7 +116,7 @@ class Alertmanager(_Server):
 
     def __init__(self, directory: Path, receiver: str, *, faster: Mapping[str, str] | None = None) -> None:
         config = ship("alertmanager.yml", directory, {SHIPPED["receiver"]: receiver, **(faster or {})})
-        address = free_address()
+        address = f"127.0.0.1:{free_port()}"
         super().__init__(
             directory, "alertmanager", address,
             "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={directory}/alertmanager",

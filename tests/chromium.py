@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,3 +33,13 @@ def chromium(profile: Path) -> Chrome:
     driver = Chrome(options=options, service=ChromeService(shutil.which("chromedriver")))
     driver.set_page_load_timeout(30)
     return driver
+
+
+def complaints(browser: Chrome) -> list[str]:
+    """What there was to complain about: scripts that failed or were stopped, things that could not be loaded.
+
+    A page that was open before may complain of its own daemon still.
+    """
+    here = urlsplit(browser.current_url)
+    lines = [line["message"] for line in browser.get_log("browser") if line["level"] in {"SEVERE", "WARNING"}]
+    return [line for line in lines if line.startswith(f"{here.scheme}://{here.netloc}/") or not line.startswith("http")]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,30 @@ def unavailable(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+def topowatch(*arguments: str, timeout: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with no setting of ours in its environment but these."""
+    return subprocess.run(
+        [sys.executable, "-m", "topowatch_monitor", *arguments],
+        capture_output=True,
+        text=True,
+        env=without_settings() | environment,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def without_settings() -> dict[str, str]:
+    """The environment without what would tell topowatch anything."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
 
 
 def eventually(look: Callable[[], T], *, within: float = 60.0, every: float = 0.1) -> T:
@@ -72,7 +97,7 @@ class Daemon:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")},
+                env=without_settings(),
             )
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -105,8 +130,8 @@ class Daemon:
 
     def token(self, *options: str) -> dict[str, Any]:
         """A new token for this daemon, as `topowatch token create --json` tells it: its text is under `token`."""
-        command = [sys.executable, "-m", "topowatch_monitor", "token", "create", "--data-dir", str(self.data_dir)]
-        made = subprocess.run([*command, "--json", *options], check=True, capture_output=True, text=True)
+        made = topowatch("token", "create", "--data-dir", str(self.data_dir), "--json", *options)
+        assert made.returncode == 0, made.stderr
         return dict(json.loads(made.stdout))
 
     def kill(self) -> None:
@@ -133,14 +158,13 @@ class Job:
     def __init__(self, directory: Path, endpoint: str, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
         self.spool = directory / "spool"
         self.losses = directory / "losses"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
         ours = {"TOPOWATCH_ENDPOINT": endpoint, "TOPOWATCH_SPOOL_DIR": str(self.spool), "TOPOWATCH_INTERVAL": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(TRAINING_JOB), "--losses", str(self.losses), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            env=clean | ours | {"OMP_NUM_THREADS": "1"} | settings,
+            env=without_settings() | ours | {"OMP_NUM_THREADS": "1"} | settings,
         )
 
     def wait_for_step(self, step: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from harness import Daemon, eventually
+from harness import Daemon, eventually, free_port
+from ray_cluster import token
 from sender import Sender
 from topowatch_monitor.engine.routing import shard_of_key, shards_of
 from topowatch_monitor.engine.session import kill_session
@@ -172,9 +171,7 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -211,8 +208,8 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # by default `ray start` lets everybody in
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for name, value in token().items():
+        monkeypatch.setenv(name, value)
     one = Cluster(tmp_path)
     one.start()
     yield one

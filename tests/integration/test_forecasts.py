@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_protos.framing import LogKind
@@ -24,10 +22,9 @@ SEND = ["simulate", "--runs", "41", "--failing", "0.3", "--samples", "32", "--pr
 
 
 def command(*arguments: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *arguments], check=True, capture_output=True, text=True
-    )
-    return found.stdout
+    done = topowatch(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def made(daemon: Daemon) -> dict[str, Any] | None:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from harness import Daemon, Job, eventually
+from harness import Daemon, Job, eventually, topowatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-def topowatch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture

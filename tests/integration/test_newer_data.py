@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from sender import Sender
 from topowatch_monitor.engine import codec
 from topowatch_monitor.engine.shard import STATE
@@ -45,11 +43,6 @@ def content(directory: Path) -> dict[str, bytes]:
     """Every file below a directory that tells more than who holds it."""
     files = (path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
-def topowatch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "topowatch_monitor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_newer_log_is_refused_in_words_and_stays_as_it_is(left: Daemon, tmp_path: Path) -> None:

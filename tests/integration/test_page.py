@@ -8,6 +8,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from chromium import complaints
 from harness import Daemon, eventually
 from sender import Sender
 
@@ -32,12 +33,6 @@ def text_of(browser: Chrome) -> str:
     return browser.find_element(By.TAG_NAME, "body").text
 
 
-def complaints(browser: Chrome, daemon: Daemon) -> list[str]:
-    """What the browser had to complain about: scripts that failed or were stopped, things that could not be loaded."""
-    lines = [line["message"] for line in browser.get_log("browser") if line["level"] in {"SEVERE", "WARNING"}]
-    return [line for line in lines if daemon.http in line]
-
-
 def test_markup_in_names_is_shown_and_not_obeyed(browser: Chrome, inline_daemon: Daemon) -> None:
     evil = EVIL.replace("/", "")
     send(inline_daemon, evil, group=evil)
@@ -45,7 +40,7 @@ def test_markup_in_names_is_shown_and_not_obeyed(browser: Chrome, inline_daemon:
     eventually(lambda: evil in text_of(browser))
     assert browser.execute_script("return window.evil") is None
     assert browser.find_elements(By.CSS_SELECTOR, "main img") == []
-    assert complaints(browser, inline_daemon) == []
+    assert complaints(browser) == []
 
 
 def test_a_run_that_begins_appears_without_a_reload_and_a_daemon_that_ends_is_told(
@@ -165,7 +160,7 @@ def test_a_fault_of_the_page_is_told_as_one_and_not_as_a_daemon_that_is_silent(
     browser.execute_script("window.drawRuns = () => { throw new Error('planned'); }")
     eventually(lambda: "a fault of this page: Error: planned" in text_of(browser))
     assert "has not answered" not in text_of(browser)
-    assert any("planned" in line for line in complaints(browser, inline_daemon))
+    assert any("planned" in line for line in complaints(browser))
 
 
 TICKS = {

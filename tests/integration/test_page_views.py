@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from chromium import complaints
 from group_runs import named, two_ways
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from planned_sender import DIMS, Planned
 from sender import Sender
 from topowatch_monitor.export import page
 from topowatch_protos.v1 import sample_pb2
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -70,11 +69,9 @@ def count(browser: Chrome, selector: str) -> int:
     return len(browser.find_elements(By.CSS_SELECTOR, selector))
 
 
-def complaints(browser: Chrome) -> list[str]:
-    """What scripts and policy of this page had to complain about; to be asked for a drawing again is no fault."""
-    here = urlsplit(browser.current_url)
-    lines = [line["message"] for line in browser.get_log("browser") if line["level"] in {"SEVERE", "WARNING"}]
-    return [line for line in lines if line.startswith(f"{here.scheme}://{here.netloc}/") and "503" not in line]
+def faults(browser: Chrome) -> list[str]:
+    """What the browser complains about, but for drawings that had to be asked for again."""
+    return [line for line in complaints(browser) if "the server responded with a status of 503" not in line]
 
 
 def check_group(browser: Chrome) -> None:
@@ -117,7 +114,7 @@ def test_a_group_is_drawn_and_so_is_a_run_and_the_browsers_own_back_works(browse
     browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
     eventually(lambda: not browser.find_element(By.ID, "focus").is_displayed())
     assert browser.execute_script("return window.evil") is None
-    assert complaints(browser) == []
+    assert faults(browser) == []
 
 
 def test_a_run_that_goes_on_moves_on_the_map_without_a_reload(browser: Chrome, daemon: Daemon) -> None:
@@ -172,8 +169,7 @@ def test_a_report_shows_the_same_without_a_daemon_and_asks_nobody_for_anything(
     browser: Chrome, daemon: Daemon, tmp_path: Path
 ) -> None:
     file = tmp_path / "sweep.html"
-    command = [sys.executable, "-m", "topowatch_monitor", "report", SWEEP, "--url", f"http://{daemon.http}"]
-    done = subprocess.run([*command, "-o", str(file)], capture_output=True, text=True, check=False, timeout=240)
+    done = topowatch("report", SWEEP, "--url", f"http://{daemon.http}", "-o", str(file))
     assert done.returncode == 0, done.stderr
     assert "15 runs" in done.stdout.replace("\n", " ")
     assert "could not be had" not in done.stdout
@@ -192,7 +188,7 @@ def test_a_report_shows_the_same_without_a_daemon_and_asks_nobody_for_anything(
     check_group(browser)
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.execute_script("return window.evil") is None
-    assert complaints(browser) == []
+    assert faults(browser) == []
 
 
 def test_the_json_of_a_report_opens_from_the_file(browser: Chrome, daemon: Daemon, tmp_path: Path) -> None:
@@ -211,13 +207,12 @@ def test_the_json_of_a_report_opens_from_the_file(browser: Chrome, daemon: Daemo
     finally:
         browser.close()
         browser.switch_to.window(here)
-    assert complaints(browser) == []
+    assert faults(browser) == []
 
 
 def test_a_report_of_what_is_not_there_or_cannot_be_written_leaves_nothing(daemon: Daemon, tmp_path: Path) -> None:
     def report(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "topowatch_monitor", "report", *arguments, "--url", f"http://{daemon.http}"]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        return topowatch("report", *arguments, "--url", f"http://{daemon.http}")
 
     unknown = report("nobody", "-o", str(tmp_path / "a.html"))
     assert unknown.returncode == 1

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ import psutil
 import pytest
 
 from certificates import Authority
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from sender import Sender
 from topowatch_protos.v1 import ingest_pb2, run_pb2
 from topowatch_protos.v1.ingest_pb2_grpc import IngestServiceStub
@@ -32,18 +29,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("security")  # one daemon serves most of them
 
 CODES = grpc.StatusCode
-
-
-def topowatch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TOPOWATCH_")}
-    return subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *arguments],
-        capture_output=True,
-        text=True,
-        env=clean | environment,
-        timeout=60,
-        check=False,
-    )
 
 
 @dataclass

@@ -8,8 +8,6 @@ import re
 import shutil
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ import psutil
 import pytest
 
 from certificates import Authority
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from sender import Sender
 
 if TYPE_CHECKING:
@@ -36,13 +34,6 @@ minimum_values = 1
 share = 1.0
 chance_share = 1e-9
 """
-
-
-def topowatch(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *arguments],
-        capture_output=True, text=True, check=False, timeout=timeout,
-    )  # fmt: skip
 
 
 def refused(*flags: str) -> str:

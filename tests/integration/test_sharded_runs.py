@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from harness import Daemon, eventually
+from harness import Daemon, eventually, topowatch
 from sender import Sender
 
 if TYPE_CHECKING:
@@ -19,17 +17,14 @@ if TYPE_CHECKING:
 RANKS = 3
 
 
-def topowatch(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "topowatch_monitor", *arguments],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def done(*arguments: str) -> None:
+    ended = topowatch(*arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def table_of(daemon: Daemon, run: str, directory: Path) -> dict[str, list[Any]]:
     file = directory / f"{run}.parquet"
-    topowatch("export", run, str(file), "--data-dir", str(daemon.data_dir))
+    done("export", run, str(file), "--data-dir", str(daemon.data_dir))
     return pq.read_table(file).to_pydict()
 
 
@@ -63,8 +58,8 @@ def test_a_sharded_run_has_the_path_of_the_whole_model(
     if engine == "ray":
         return  # files are made without an engine
     recording = str(tmp_path / "sharded.twrun")
-    topowatch("export", "sharded", recording, "--data-dir", str(daemon.data_dir))
-    topowatch("replay", recording, "--verify", "--url", f"http://{daemon.http}")
+    done("export", "sharded", recording, "--data-dir", str(daemon.data_dir))
+    done("replay", recording, "--verify", "--url", f"http://{daemon.http}")
     tables = [table_of(daemon, run, tmp_path) for run in ("whole", "sharded")]
     assert tables[1]["step"] == list(range(90))
     for name in ("step", "weights", "representation", "loss"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -56,14 +57,14 @@ def report(
     if output.is_dir():
         raise CommandError(f"{output} is a directory: name a file in it with -o", status=2)
     told = gather(url, group, tenant)
-    partial = output.with_name(output.name + ".partial")
+    unfinished = output.with_name(output.name + ".partial")
     try:
-        partial.write_text(page.report(told), encoding="utf-8", errors="replace")
-        partial.replace(output)
+        unfinished.write_text(page.report(told), encoding="utf-8", errors="replace")
+        unfinished.replace(output)
     except OSError as error:
         raise CommandError(f"cannot write {output}: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     runs, missing = len(told["answers"]["runs"]["runs"]), len(told["problems"])
     lacking = f"; {missing} of its drawings could not be had, and the file says why" if missing else ""
     size = output.stat().st_size / 1e6
@@ -83,7 +84,6 @@ def gather(url: str, group: str, tenant: str | None) -> dict[str, Any]:
     }
     problems: dict[str, str] = {}
     deadline = time.monotonic() + PATIENCE_SECONDS  # for all of them: of a busy engine, many may lack
-
     in_vain = 0
 
     def draw(path: str, fetch: Callable[[], dict[str, Any]]) -> None:
@@ -98,11 +98,11 @@ def gather(url: str, group: str, tenant: str | None) -> dict[str, Any]:
             in_vain = in_vain + 1 if isinstance(error, BusyError) else 0
             problems[path] = str(error)
 
-    draw(f"{here}/map", lambda: fetch_map(url, group, tenant))
+    draw(f"{here}/map", partial(fetch_map, url, group, tenant))
     names = [run["run"] for run in listed["runs"]]
     for name in track(names, "reading runs", console=Console(stderr=True), transient=True):
         answers[f"runs/{_part(name)}"] = fetch_run(url, name, group, tenant)
-        draw(f"runs/{_part(name)}/shape", lambda name=name: fetch_shape(url, name, group, tenant))  # type: ignore[misc]
+        draw(f"runs/{_part(name)}/shape", partial(fetch_shape, url, name, group, tenant))
     return {
         "group": group,
         "tenant": tenant,
