@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -235,3 +236,24 @@ def test_a_group_and_a_run_are_drawn_wherever_their_runs_are(pool: ShardPool, tm
     assert [path["run"] for path in answers[""]["paths"]] == ["live", *(f"a{number:02d}" for number in range(6))]
     assert answers["live"]["predictions"]["points"] == min(64, len(OVER[6]))
     assert answers["a03"]["predictions"]["points"] == min(64, len(OVER[3]))
+
+
+def test_an_actor_that_hangs_is_told_of_as_lost_though_nothing_else_is_asked_of_it(
+    pool: ShardPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(pool, InlinePool):
+        pytest.skip("it has no actors")
+    monkeypatch.setattr("topowatch_monitor.engine.ray_pool.ANSWER_SECONDS", 2.0)
+    assert pool.tend().lost == {}
+    carriers = list(pool.carriers)
+    actors = processes("ray::Shard")
+    for actor in actors:
+        actor.suspend()
+    time.sleep(3.0)
+    assert pool.tend().lost == {}, "nothing was asked of them"
+    pool.call(carriers[0], "views")
+    lost = eventually(lambda: pool.tend().lost)
+    assert list(lost) == carriers[:1]
+    assert "no answer for 2 s" in lost[carriers[0]]
+    for actor in actors:
+        actor.kill()

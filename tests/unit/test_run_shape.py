@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
 from topowatch_monitor.engine.path_state import PathSettings, PathState
+from topowatch_monitor.engine.results import GAP
 from topowatch_monitor.engine.run_shape import MOST_BARS, MOST_CURVES, barcode, curve_of, run_shape
 from topowatch_monitor.engine.told import RunSettings, Told
 from topowatch_protos.v1 import log_pb2, run_pb2
@@ -86,7 +87,8 @@ def test_curves_and_forecasts_of_a_run_are_drawn():
     for name in ("loss", "val_accuracy", "learning_rate"):
         told.history.extend(name, range(10), np.linspace(0.1, 1.0, 10))
     key = run_pb2.RunKey(tenant="t", group="g", run="r")
-    told.forecasts.add(log_pb2.Forecast(key=key, step=4, metric="accuracy", value=0.9, lower=0.8, upper=0.95))
+    for metric, value in ((GAP, 0.1), ("accuracy", 0.9)):  # the gap is no metric that a run is drawn against
+        told.forecasts.add(log_pb2.Forecast(key=key, step=4, metric=metric, value=value, lower=0.8, upper=0.95))
     shape = run_shape(told)
     assert set(shape["curves"]) == {"loss", "val_accuracy"}
     assert shape["forecasts"] == [{"step": 4, "metric": "accuracy", "value": 0.9, "lower": 0.8, "upper": 0.95}]

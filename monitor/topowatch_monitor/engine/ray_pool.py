@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -43,17 +43,32 @@ START_SECONDS = 120.0  # for an actor on a node with room: a new process, and wh
 ROOM_SECONDS = 5.0  # for a CPU that was free at the last look
 GATHER_SECONDS = 20.0  # for the others, once one is there
 AVOID_SECONDS = 30.0  # a node on which an actor could not be begun
+ANSWER_SECONDS = 120.0  # for a call that is an actor's next; one that hangs may have nothing else to do
 SLICE_SECONDS = 1.0  # of waiting, between two looks whether there is anything to wait for
 
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor on a node, and what it says of itself when it has begun."""
+    """An actor on a node, what it says of itself when it has begun, and the calls that it has not answered.
+
+    Attributes:
+        since: when it was begun, and later when it last answered or had nothing to answer.
+    """
 
     handle: Any
     node: str
     hello: Any
     since: float
+    calls: deque[Any] = field(default_factory=deque)
+
+    def hangs(self, now: float) -> str:
+        """Why it counts as lost though its node is there; empty while it answers."""
+        while self.calls and ray.wait([self.calls[0]], timeout=0)[0]:
+            self.calls.popleft()
+            self.since = now
+        if not self.calls:
+            self.since = now
+        return f"no answer for {ANSWER_SECONDS:g} s" if now - self.since > ANSWER_SECONDS else ""
 
 
 class RayPool:
@@ -161,17 +176,19 @@ class RayPool:
         if self.trouble != self._told:
             self._told = self.trouble
             log.warning("%s", self._told or f"all {len(self._actors)} shards have a place")
-        lost = {number: why for number in self._actors if (why := self._out_of_reach(number))}
-        return Standing(leaving, lost)
+        whys = {number: self._out_of_reach(number) or actor.hangs(now) for number, actor in self._actors.items()}
+        return Standing(leaving, {number: why for number, why in whys.items() if why})
 
     def call(self, carrier: int, method: str, *arguments: object) -> Call:
         """Begin an actor call; raises ShardLostError."""
         needs = next((argument.carrier for argument in arguments if isinstance(argument, Call)), None)
+        actor = self._actors[carrier]
         try:
-            method_of = getattr(self._actors[carrier].handle, method)
-            return Call(carrier, method_of.remote(*_results(arguments)), needs)
+            answer = getattr(actor.handle, method).remote(*_results(arguments))
         except RayError as error:
             raise ShardLostError(carrier, _first_line(error)) from error
+        actor.calls.append(answer)
+        return Call(carrier, answer, needs)
 
     def ready(self, calls: Sequence[Call], timeout: float) -> list[Call]:
         """Those of `calls` that have ended or failed, waiting up to `timeout` seconds for the first."""

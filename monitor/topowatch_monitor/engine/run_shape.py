@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from topowatch_monitor.engine.features import curves_of, whole
+from topowatch_monitor.engine.results import GAP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class RunShape(TypedDict):
         weights: of the path of the weights; None before its first point.
         predictions: of the path of the predictions on the probes.
         curves: by name: the losses, and what is measured on held-out data or bears the name of a result.
-        forecasts: that were made, ascending in step.
+        forecasts: of the metric that were made, ascending in step.
     """
 
     weights: Barcode | None
@@ -84,7 +85,7 @@ class RunShape(TypedDict):
 
 def run_shape(told: Told) -> RunShape:
     """Draw a run."""
-    made = told.forecasts.made
+    made = [each for each in told.forecasts.made if each.metric != GAP]
     forecast = {each.metric for each in made}
     held_out = curves_of(told.history, {*(told.results or {}), *forecast})
     losses = {name: whole(told.history[name]) for name in LOSSES if len(told.history[name])}

@@ -135,8 +135,9 @@ function forecastPanel(href, classes, forecast, classOf) {
   const ended = classes.members.filter((run) => run.state === "ended" && Number.isFinite(own(run.results, metric)))
     .map((run) => ({run: run.run, value: run.results[metric], lower: run.results[metric], upper: run.results[metric], ended: true})).sort(better);
   const rows = (told.length ? told : ended).slice(0, MOST_ROWS).map((run) => ({...run, href: href(run.run), className: classOf(run.run), note: run.misses_target ? "off target" : ""}));
+  const best = (baselines) => Object.values(baselines).filter(known).sort((a, b) => b - a)[0];
   const levels = (learned?.levels ?? []).map((level) => [percent(level.share), number(level.made.r2), number(level.left_out.r2), number(level.without_topology),
-    number(Math.max(...Object.values(level.baselines).filter(known), -Infinity)), percent(level.made.coverage)].map((text) => text === "-Infinity" ? "–" : text));
+    number(best(level.baselines)), percent(level.made.coverage)]);
   const silent = live.length - told.length, all = told.length || ended.length;
   const says = (told.length ? metric + " that " + counted(told.length, "live run") + " will end with, " + (higher ? "more" : "less") + " is better, with 90 % intervals"
     + (silent ? "; nothing is forecast of " + whole(silent) + ": " + live.find((run) => !known(run.value)).reason : "")
@@ -164,7 +165,7 @@ function runPanels(run, shape) {
   const curves = drawn ? ["loss", "probe_loss"].filter((name) => shape.curves[name]).map((name) => ({name: words(name), ...shape.curves[name]})) : [];
   list.push({key: "loss", title: "Loss", says: !drawn ? why(shape) : curves.length ? "Means over the steps, with the least and the largest of what is still known one by one" + (marks.length ? "; lines where a flag went on." : ".") : "No loss has been logged.",
     seen: [curves, marks], draw: (width) => curves.length ? [drawCurves(curves, marks, width)] : []});
-  const told = run.forecast, metric = told.metric ?? (drawn ? shape.forecasts.find((each) => each.metric !== "gap")?.metric : null);
+  const told = run.forecast, metric = told.metric ?? (drawn ? shape.forecasts[0]?.metric : null);
   const made = drawn ? shape.forecasts.filter((each) => each.metric === metric) : [], now = told.abstained || !known(told.value) ? null : told;
   const curve = drawn ? own(shape.curves, metric) : null, result = own(run.results, metric);
   const any = known(metric) && (made.length || now);
