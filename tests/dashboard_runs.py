@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 SAMPLES = 32  # of a run that is forecast, or learned from
 SCORED = 30  # runs that have to end as forecast before their coverage is told
 SLOW = 300.0  # jobs yield to everything else on the machine
-# Two of them fall silent half-way, and so stay live.
-TEACHERS = fleet(41, failing=0.3, samples=SAMPLES, probes=32)
+TEACHERS = fleet(41, samples=SAMPLES, probes=32)
+SILENT = [dataclasses.replace(plan, kind="stalled") for plan in TEACHERS[:2]]  # half-way, and so they stay live
 FORECAST = [
     dataclasses.replace(plan, run=f"later-{plan.run}") for plan in fleet(36, seed=1, samples=SAMPLES, probes=32)
 ]
@@ -38,13 +38,17 @@ LAST = fleet(1, samples=SAMPLES, group="last")
 
 
 class Synthetic(Sender):
-    """Sends a simulated run that says what it is to reach, and how far it does better on its own data."""
+    """Sends a simulated run that says what it is to reach, and how far it does better on its own data.
+
+    Its losses are those of the plan times 1 to 2 by its seed: how it ends can be told from how it begins.
+    """
 
     def __init__(self, daemon: Daemon, plan: RunPlan) -> None:
         super().__init__(daemon.grpc, plan.run, group=plan.group)
         self.descriptor = descriptor(plan, incarnation=1, started_at=time.time())
         self.descriptor.labels["forecast_target"] = "0.0"
-        self.whole = [with_gap(item) for item in synthetic_run(plan, started_at=time.time())]
+        times = 1 + plan.seed % 8 / 7
+        self.whole = [scaled(item, times) for item in synthetic_run(plan, started_at=time.time())]
         self.items = iter(self.whole)
 
     def send(self, most: int) -> None:
@@ -52,10 +56,14 @@ class Synthetic(Sender):
         self.push_until_stored(self.batch(min(most, len(self.whole) - self.next_seq)))
 
 
-def with_gap(encoded: bytes) -> bytes:
-    """Tell beside the loss that a run ends with by how much it does better on its own data."""
+def scaled(encoded: bytes, times: float) -> bytes:
+    """Multiply the losses; tell beside the one that a run ends with by how much it does better on its own data."""
     item = sample_pb2.Item.FromString(encoded)
+    for scalar in item.sample.scalars:
+        if scalar.name == "loss":
+            scalar.values[:] = [value * times for value in scalar.values]
     if item.HasField("end"):
+        item.end.results["loss"] *= times
         item.end.results["generalization_gap"] = item.end.results["loss"] / 10
     return item.SerializeToString()
 
@@ -87,7 +95,7 @@ def feed(daemon: Daemon) -> None:
     slices.items = searched()
     slices.push_until_stored(slices.batch(12))
     slices.close()
-    send_whole(daemon, TEACHERS)
+    send_whole(daemon, SILENT + TEACHERS[len(SILENT) :])
     halves = [Synthetic(daemon, plan) for plan in FORECAST]
     for half in halves:
         half.send(SAMPLES // 2)
