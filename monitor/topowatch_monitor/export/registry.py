@@ -10,7 +10,7 @@ GROUP: Final = ("group",)
 MAX_SERIES_PER_RUN: Final = 35
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself alone, so that the collector looks it up at once
 class Metric:
     """One metric family: its full name, kind, label names and help line."""
 

@@ -7,14 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 
 def dumps(content: Any) -> bytes:
-    """Encode as JSON with null for NaN and infinities."""
+    """Encode as JSON with null for NaN and infinities, text that is no UTF-8 with "?" for what is none."""
     try:
-        text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except ValueError:
+        return orjson.dumps(content)
+    except TypeError:  # that text, or a whole number of over 64 bits
         text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+        return text.encode("utf-8", "replace")
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,5 @@
 // The runs in a table: those that match the filter, and those of one group where it is looked at.
-const ROWS_AT_ONCE = 150, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
+const ROWS_AT_ONCE = 100, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
 let focus = {};   // what is looked at: {group, tenant, run}, or nothing
 let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, fault = "", late = [], most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
 const clock = () => serverNow + (stored ? 0 : (performance.now() - fetchedAt) / 1000);
