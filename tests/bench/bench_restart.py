@@ -1,7 +1,8 @@
-"""The daemon restarted under load, and all of Ray lost: how long until /metrics is back, and what became of samples.
+"""The daemon restarted under load, Ray or a node lost: how long until /metrics is back, and what became of samples.
 
 `make bench-fleet` runs it after bench_fleet.py: SIGTERM and start, SIGKILL of the front and start, SIGKILL of
-everything of Ray with the front up. The load keeps what is not acked and sends it again, as forwarders do.
+everything of Ray with the front up; and, of a daemon that has joined a cluster, SIGKILL of one of its two nodes. The
+load keeps what is not acked and sends it again, as forwarders do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import Daemon
+from ray_cluster import RayCluster, token
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
 from topowatch_protos.framing import LogKind
@@ -46,8 +48,9 @@ FULL = Size(runs=1000, fill=520, period=10.0, seconds=1500.0, probes=256)
 class Event:
     """What was done to the daemon, and when; times in seconds since then."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, cluster: RayCluster | None) -> None:
         self._daemon = daemon
+        self._cluster = cluster
         self.at = time.monotonic()
         self.start: float | None = None
         self.ready: float | None = None
@@ -66,6 +69,11 @@ class Event:
             with suppress(psutil.NoSuchProcess):
                 if part_of(process) in {"actors", "ray"}:
                     process.kill()
+
+    def node(self) -> None:
+        assert self._cluster is not None
+        assert self._cluster.nodes[-1].shards > 0
+        self._cluster.nodes[-1].kill()
 
     def _begin(self) -> None:
         self.start = time.monotonic() - self.at
@@ -144,8 +152,16 @@ def wait_until_well(scraper: Scraper, size: Size) -> None:
             return
 
 
-def measure(daemon: Daemon, size: Size, calm: float, every: float) -> dict[str, Any]:
-    """Fill the windows, wait until they are saved, then do the three things under load."""
+def measure(
+    daemon: Daemon,
+    size: Size,
+    calm: float,
+    every: float,
+    scenarios: Sequence[str],
+    *,
+    cluster: RayCluster | None = None,
+) -> dict[str, Any]:
+    """Fill the windows, wait until they are saved, then do these things under load, one after the other."""
     with closing(Load(daemon.grpc, size)) as load:
         load.filled()
         settled(daemon.http, size.fill)
@@ -153,9 +169,9 @@ def measure(daemon: Daemon, size: Size, calm: float, every: float) -> dict[str, 
         with closing(Scraper(daemon.http, every)) as scraper:
             load.go()
             events: dict[str, Event] = {}
-            for name in SCENARIOS:
+            for name in scenarios:
                 time.sleep(CALM_SECONDS)
-                event = events[name] = Event(daemon)
+                event = events[name] = Event(daemon, cluster)
                 getattr(event, name)()
                 wait_until_well(scraper, size)
             time.sleep(CALM_SECONDS)
@@ -178,18 +194,41 @@ def measure(daemon: Daemon, size: Size, calm: float, every: float) -> dict[str, 
     }
 
 
+def embedded(size: Size, calm: float, every: float) -> dict[str, Any]:
+    """Measure a daemon on a Ray of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        daemon = Daemon(Path(directory), "--engine", "ray").start()
+        try:
+            return measure(daemon, size, calm, every, [name for name in SCENARIOS if name != "node"])
+        finally:
+            daemon.stop()
+
+
+def joined(size: Size, calm: float, every: float) -> dict[str, Any]:
+    """Measure a daemon that joins a head and another node, each with one processor and so with one shard."""
+    os.environ.update(token())
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as directory:
+        cluster = RayCluster(Path(directory))
+        with closing(cluster):
+            cluster.head()
+            cluster.join()
+            daemon = Daemon(Path(directory), "--ray-address", cluster.address).start()
+            try:
+                return measure(daemon, size, calm, every, ["node"], cluster=cluster)
+            finally:
+                daemon.stop()
+
+
 def main() -> int:
     """Measure, keep, print; exit 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help=f"{FULL.runs:,} runs with full windows (an hour)")
     options = parser.parse_args()
     size, calm, every = (FULL, 900.0, 1.0) if options.full else (SMALL, 90.0, 0.5)
-    with tempfile.TemporaryDirectory() as directory:
-        daemon = Daemon(Path(directory), "--engine", "ray").start()
-        try:
-            found = measure(daemon, size, calm, every)
-        finally:
-            daemon.stop()
+    found = embedded(size, calm, every)
+    of_cluster = joined(size, calm, every)
+    found["scenarios"] |= of_cluster["scenarios"]
+    found |= {count: found[count] + of_cluster[count] for count in ("acked", "sent_again", "lost", "twice")}
     print(keep(f"restart-{size.runs:04d}", found))
     return int(bool(restart_missed(found)))
 

@@ -47,7 +47,8 @@ Machine: {machine}, load {load:.1f}. {runs:,} runs with {fill} samples in their 
 second together; `/metrics` is scraped every {every:g} s. Seconds count from the signal. Every run's series are back
 with the first scrape that shows a step of each run again; they are current with the first that shows for each run all
 that was due {fresh:g} s before or earlier; 0 means that they never were otherwise. The gap is the longest time between
-the ends of two scrapes that showed all runs.
+the ends of two scrapes that showed all runs. The node is one of two of a Ray cluster on this machine that another
+daemon with as many runs has joined; each of them carries a shard.
 
 Of {acked:,} samples acked in all, **{lost} were lost and {twice} counted twice**: in the log that was left, and in what
 the daemon counts of each run; {sent_again:,} times a batch was sent in vain, and a second later again.
@@ -56,6 +57,7 @@ SCENARIOS = {
     "terminated": "SIGTERM, then start",
     "killed": "SIGKILL of the front, then start",
     "ray": "SIGKILL of all of Ray, front up",
+    "node": "SIGKILL of a Ray node",
 }
 
 
