@@ -252,12 +252,19 @@ async def main(endpoint: str, size: Size) -> None:
     stop = asyncio.Event()
     first_at = time.monotonic()
     at_work = [
-        asyncio.create_task(writer.pace(first_at + size.period * number / size.runs, size.period, stop))
+        asyncio.create_task(
+            writer.pace(first_at + size.period * number / size.runs, size.period, stop), name=writer.plan.run
+        )
         for number, writer in enumerate(writers)
     ]
     await asyncio.to_thread(sys.stdin.readline)
     stop.set()
-    await asyncio.wait_for(asyncio.gather(*at_work), FAREWELL_SECONDS)
+    done, waiting = await asyncio.wait(at_work, timeout=FAREWELL_SECONDS)
+    for task in done:
+        task.result()
+    if waiting:
+        names = sorted(task.get_name() for task in waiting)
+        raise SystemExit(f"after {FAREWELL_SECONDS:g} s {len(names)} runs still wait for an ack, {names[0]} among them")
     report: Report = {
         "sent": [each for writer in writers for each in writer.sent],
         "sent_again": sum(writer.sent_again for writer in writers),
