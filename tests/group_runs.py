@@ -103,6 +103,12 @@ def whole(paths: dict[str, NDArray[Any]], *, group: str = GROUP, **results: floa
     ]
 
 
+def forgotten(runs: Iterable[str], *, group: str = GROUP) -> Records:
+    """What retention writes when it takes runs out."""
+    kind = int(LogKind.RUN_FORGOTTEN)
+    return [(kind, log_pb2.Event(key=key(run, group)).SerializeToString()) for run in runs]
+
+
 def _stored(run: str, item: sample_pb2.Item, incarnation: int, group: str) -> tuple[int, bytes]:
     stored = log_pb2.StoredItem(key=key(run, group), incarnation=incarnation, item=item.SerializeToString())
     return int(LogKind.STORED_ITEM), stored.SerializeToString()

@@ -15,7 +15,7 @@ from topowatch_monitor.engine.forecasts import Forecasts
 from topowatch_monitor.engine.group_forecast import nothing
 from topowatch_monitor.engine.groups import LONGEST_PAUSE, GroupSettings
 from topowatch_monitor.engine.pool import InlinePool
-from topowatch_monitor.engine.view import no_forecast
+from topowatch_monitor.engine.view import FORGOTTEN, no_forecast
 from topowatch_monitor.forecast.regressor import MOST_RUNS
 
 if TYPE_CHECKING:
@@ -226,3 +226,17 @@ def test_what_was_learned_is_let_go_with_the_last_live_run(make: Any) -> None:
     wait(forecasts, 101.0)
     assert told.published[-1][1].metric is None
     assert forecasts.take_views()[-1]["metric"] == "acc"
+
+
+def test_a_group_that_is_gone_is_learned_from_no_more(make: Any) -> None:
+    forecasts, told = make(learn=group_jobs.learn_acc)
+    live = run_view("y", state="live", forecast=no_forecast(""))
+    forecasts.see([live, *map(ended, ENOUGH)])
+    forecasts.tick(0.0, caught_up=True)
+    assert forecasts._learning is not None
+    forecasts.see([run_view(run, state=FORGOTTEN, forecast=no_forecast("")) for run in [*ENOUGH, "y"]])
+    assert forecasts._learning is None
+    published = len(told.published)
+    forecasts.tick(1000.0, caught_up=True)
+    assert not any((forecasts._groups, forecasts._wanting, forecasts._rests, forecasts._newest, forecasts.take_views()))
+    assert len(told.published) == published

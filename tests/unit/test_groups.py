@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import group_jobs
-from group_runs import ATLAS_SECONDS, GROUP, Engine, key, named, opened, two_ways, went, whole
+from group_runs import ATLAS_SECONDS, GROUP, Engine, forgotten, key, named, opened, two_ways, went, whole
 from group_views import path_class, run_view
 from topowatch_monitor.engine.group_fit import EndedRun, GroupFit, fit_group
 from topowatch_monitor.engine.group_state import NOT_YET, GroupState
@@ -228,6 +228,57 @@ def test_a_later_success_clears_the_trouble_and_keeps_the_counts(engine):
     made.turn(ATLAS_SECONDS)
     assert made.fitted()["reason"] == ""
     assert made.groups._groups["t", GROUP].failures == 0
+
+
+def holds_nothing(made: Engine) -> bool:
+    """Whether engine and carriers have let everything go that groups leave."""
+    shards = made.pool._shards.values()
+    kept = [vars(shard._placing).values() for shard in shards] + [vars(shard._forecasting).values() for shard in shards]
+    known = (made.groups._groups, made.groups._due_at, made.groups._wanting, made.dispatcher._published)
+    return not any(known) and not any(each for one in kept for each in one)
+
+
+def test_a_group_goes_with_the_last_of_its_runs_and_one_of_its_name_begins_anew(engine):
+    made = engine()
+    made.write(whole(SETTLED) + opened("live") + went("live", OTHER_WAY))
+    assert made.fitted()["outliers"] == ["b00", "b01", "b02"]
+    made.write(forgotten(SETTLED))
+    made.settle()
+    assert not holds_nothing(made)
+    made.write(forgotten(["live"]))
+    made.told.clear()
+    made.settle()
+    assert holds_nothing(made)
+    assert not made.told
+    made.write(whole(named(UNDER[:13])))
+    told = made.fitted()
+    assert (told["version"], told["fits"], told["ended"], told["outliers"]) == (1, 1, 13, [])
+    assert made.runs["a00"]["path_class"]["label"] == 0
+
+
+def test_a_comparison_of_a_group_that_is_gone_is_ended(engine):
+    made = engine(fit=group_jobs.hang)
+    made.write(whole(SETTLED))
+    made.until(jobs)
+    made.write(forgotten(SETTLED))
+    made.settle()
+    assert holds_nothing(made)
+    assert not jobs()
+
+
+def test_what_was_saved_of_a_group_that_is_gone_is_let_go_after_a_start(engine):
+    made = engine()
+    made.write(whole(SETTLED))
+    made.fitted()
+    made.write(forgotten(SETTLED))
+    made.dispatcher.pump(made._log.next_offset)  # the groups do not hear of it any more
+    made.dispatcher.settle()
+    made.dispatcher.save()
+    again = engine()
+    assert again.groups._groups
+    again.settle()
+    assert holds_nothing(again)
+    assert not again.told
 
 
 def test_names_outlive_the_engine(engine):

@@ -66,8 +66,7 @@ class Dispatcher:
         self._missing: set[int] = set()  # virtual shards that were lost and are not in place again
         self._level: list[int] | None = None  # the carriers among which all is balanced
         self._views: dict[tuple[str, str, str], RunView] = {}
-        self._published: dict[GroupKey, tuple[Any, dict[str, int]]] = {}
-        self._forecasts: dict[GroupKey, Any] = {}
+        self._published: dict[tuple[str, GroupKey], tuple[Any, ...]] = {}  # arguments, by method and group
         self._waiting: set[int] = set()  # carriers with runs whose place among their siblings is still to be found
         self._durable = 0
         self.position = 0
@@ -112,7 +111,7 @@ class Dispatcher:
 
     def pump(self, durable: int) -> bool:
         """Deliver the next records below offset `durable`; return whether anything moved."""
-        moved = self._collect(timeout=0.0)
+        moved = self.wait(timeout=0.0)
         self._durable = max(self._durable, durable)
         if self.position >= durable:
             for carrier in [carrier for carrier in self._waiting if not self._flights[carrier]]:
@@ -153,8 +152,13 @@ class Dispatcher:
             self._finish(waited_for[0])
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a delivery to end; return whether any did."""
-        return self._collect(timeout)
+        """Take in every delivery that has ended, in order, and say whether any has; wait so many seconds for one."""
+        ended = self._pool.ready([flights[0].call for flights in self._flights.values() if flights], timeout)
+        for call in ended:
+            flights = self._flights.get(call.carrier)
+            if flights and flights[0].call is call:  # else it was taken in, or lost, with another one
+                self._finish(call.carrier)
+        return bool(ended)
 
     def save_due(self, now: float) -> None:
         """Save the virtual shard that changed and was saved longest ago, if that is due; see `Saving.due`."""
@@ -176,25 +180,33 @@ class Dispatcher:
 
     def publish(self, group: GroupKey, fit: GroupFit, outside: Mapping[str, int]) -> None:
         """Give every carrier a refit of a group, and every one that comes later; see `Shard.publish`."""
-        shared = self._pool.put(fit)
-        self._published[group] = shared, dict(outside)
-        self._begin_all("publish", group, shared, outside)
+        self._publish("publish", group, self._pool.put(fit), dict(outside))
 
     def stand(self, group: GroupKey, outside: Mapping[str, int]) -> None:
         """Tell every carrier for how long the live runs of a published group were outside; see `Shard.stand`."""
-        self._published[group] = self._published[group][0], dict(outside)
+        fit, _ = self._published["publish", group]
+        self._published["publish", group] = fit, dict(outside)
         self._begin_all("stand", group, outside)
 
     def publish_forecast(self, group: GroupKey, fit: ForecastFit) -> None:
         """Give every carrier what was learned from a group, and every one that comes later."""
-        shared = self._forecasts[group] = self._pool.put(fit)
-        self._begin_all("publish_forecast", group, shared)
+        self._publish("publish_forecast", group, self._pool.put(fit))
+
+    def forget_group(self, group: GroupKey) -> None:
+        """Let everything go that was published of a group: it has no run any more."""
+        for method in ("publish", "publish_forecast"):
+            self._published.pop((method, group), None)
+        self._begin_all("forget_group", group)
 
     def check(self) -> None:
         """Have every carrier answer, so that one that is lost is noticed though nothing is sent to it."""
         self._begin_all("apply", [])
 
     # Delivery
+
+    def _publish(self, method: str, group: GroupKey, *arguments: object) -> None:
+        self._published[method, group] = arguments
+        self._begin_all(method, group, *arguments)
 
     def _begin_all(self, method: str, *arguments: object) -> None:
         for carrier in list(self._flights):
@@ -224,15 +236,6 @@ class Dispatcher:
     def _wait_for_room(self, carrier: int) -> None:
         while len(self._flights.get(carrier, ())) >= IN_FLIGHT:
             self._finish(carrier)
-
-    def _collect(self, timeout: float) -> bool:
-        """Take in every delivery that has ended, in order; wait up to `timeout` seconds for the first."""
-        ended = self._pool.ready([flights[0].call for flights in self._flights.values() if flights], timeout)
-        for call in ended:
-            flights = self._flights.get(call.carrier)
-            if flights and flights[0].call is call:  # else it was taken in, or lost, with another one
-                self._finish(call.carrier)
-        return bool(ended)
 
     def _finish(self, carrier: int) -> None:
         """Take in the oldest delivery of a carrier, waiting for it."""
@@ -289,10 +292,8 @@ class Dispatcher:
             if carrier in self._flights:
                 continue
             self._flights[carrier] = deque()
-            for group, (fit, outside) in self._published.items():
-                self._fly(carrier, "publish", group, fit, outside)
-            for group, learned in self._forecasts.items():
-                self._fly(carrier, "publish_forecast", group, learned)
+            for (method, group), arguments in self._published.items():
+                self._fly(carrier, method, group, *arguments)
 
     def _balance(self, staying: list[int]) -> bool:
         """Begin with the next moves, if any are needed and not too many under way; return whether it did."""

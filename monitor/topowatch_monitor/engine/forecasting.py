@@ -58,6 +58,10 @@ class Forecasting:
         """Let a run go."""
         self._made.pop(key, None)
 
+    def forget_group(self, group: GroupKey) -> None:
+        """Let what was learned from a group go."""
+        self._fits.pop(group, None)
+
     def view(self, run: RunState) -> ForecastView | None:
         """What is forecast of a run; None where nothing was learned from its group yet."""
         fit = self._fits.get(run.key[:2])

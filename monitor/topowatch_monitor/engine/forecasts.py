@@ -130,6 +130,8 @@ class Forecasts:
                 self._dispatcher.publish_forecast(key, nothing(NO_LIVE_RUN))  # what was learned may be large
             if view["state"] == FORGOTTEN:
                 self._newest.pop((*key, run), None)
+                if not group.ended and not group.live:
+                    self._forget(key)
             else:
                 self._note(view)
 
@@ -169,6 +171,13 @@ class Forecasts:
         if self._learning is not None:
             self._pool.cancel(self._learning.job)
             self._learning = None
+
+    def _forget(self, key: GroupKey) -> None:
+        """Let a group go from which nothing can be learned and in which nothing can be forecast; see `Groups`."""
+        if self._learning is not None and self._learning.group == key:
+            self.close()
+        for known in (self._groups, self._wanting, self._rests, self._failures, self._untold):
+            known.pop(key, None)
 
     def _note(self, view: RunView) -> None:
         """Note a forecast that is of a later step than those before; after a rewind it may be of an earlier one."""

@@ -72,6 +72,11 @@ class GroupState:
         self._streaks: dict[str, tuple[int, int]] = {}
 
     @property
+    def empty(self) -> bool:
+        """Whether no run of it is known."""
+        return not self._members
+
+    @property
     def ended(self) -> dict[str, int]:
         """Samples of each ended run that has a path."""
         return {name: member.samples for name, member in self._members.items() if member.ended and member.has_path}

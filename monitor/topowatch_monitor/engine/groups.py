@@ -10,6 +10,7 @@ from topowatch_monitor.engine.codec import CodecError, decode, encode
 from topowatch_monitor.engine.group_fit import Refused, fit_group
 from topowatch_monitor.engine.group_state import GroupState
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
+from topowatch_monitor.engine.view import FORGOTTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,6 +90,7 @@ class Groups:
         self._fit = fit
         self._groups: dict[GroupKey, GroupState] = {}
         self._changed: set[GroupKey] = set()
+        self._deserted: set[GroupKey] = set()  # perhaps: a run of it was forgotten, or none was seen since the start
         self._due_at: dict[GroupKey, float] = {}  # the next evaluation
         self._retry_at: dict[GroupKey, float] = {}  # the next refit after one that failed
         self._wanting: dict[GroupKey, None] = {}  # a refit; in the order in which they came to want it
@@ -104,6 +106,7 @@ class Groups:
             return
         try:
             self._groups = {group.key: group for group in _restored(saved)}
+            self._deserted = set(self._groups)
         except Exception as error:  # noqa: BLE001 - as in `Shard.load`
             log.warning(
                 "what was saved of the groups cannot be used (%s: %s): their classes are named anew",
@@ -117,6 +120,8 @@ class Groups:
             key = view["tenant"], view["group"]
             self._groups.setdefault(key, GroupState(key)).see(view)
             self._changed.add(key)
+            if view["state"] == FORGOTTEN:
+                self._deserted.add(key)
 
     def tick(self, now: float, *, caught_up: bool) -> None:
         """Do what is due.
@@ -128,6 +133,8 @@ class Groups:
         if now < self._next_look_at:
             return
         self._next_look_at = now + LOOK_SECONDS
+        if caught_up:
+            self._forget_deserted()
         if self._refit is not None:
             self._watch(self._refit, now)
         due = [key for key in self._changed if now >= self._due_at.get(key, now)]
@@ -151,6 +158,23 @@ class Groups:
         if self._refit is not None:
             self._pool.cancel(self._refit.job)
             self._refit = None
+
+    def _forget_deserted(self) -> None:
+        """Let groups go that have no run any more, and all that was found of them."""
+        gone = [key for key in self._deserted if self._groups[key].empty]
+        self._deserted.clear()
+        for key in gone:
+            if self._refit is not None and self._refit.group.key == key:
+                self.close()
+            del self._groups[key]
+            self._due_at.pop(key, None)
+            self._retry_at.pop(key, None)
+            self._wanting.pop(key, None)
+            self._changed.discard(key)
+            self._untold.discard(key)
+            self._dispatcher.forget_group(key)
+        if gone:
+            self._save()
 
     def _evaluate(self, key: GroupKey, now: float) -> bool:
         """Evaluate the live runs of a group; return whether there is something to be saved."""

@@ -165,6 +165,13 @@ class Placing:
         self._followers.pop(key, None)
         self._waiting.pop(key, None)
 
+    def forget_group(self, group: GroupKey) -> None:
+        """Let a refit go, and the places on it."""
+        self._fits.pop(group, None)
+        self._outside.pop(group, None)
+        for key in [key for key in (*self._followers, *self._waiting) if key[:2] == group]:
+            self.forget(key)
+
     def go_on(self, find: Callable[[Key], RunState | None]) -> list[RunState]:
         """Find the places of those that have waited longest, of a few; return them.
 

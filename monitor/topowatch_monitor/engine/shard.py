@@ -229,6 +229,12 @@ class Shard:
         runs = [run for run in self._of_group(group) if run.key[2] in new]
         return ApplyResult(self._views(runs), [], 0, self._placing.waiting)
 
+    def forget_group(self, group: GroupKey) -> ApplyResult:
+        """Let everything go that was published of a group; runs of it that came since begin without."""
+        self._placing.forget_group(group)
+        self._forecasting.forget_group(group)
+        return ApplyResult(self._views(self._of_group(group)), [], 0, self._placing.waiting)
+
     def snapshot(self, vshards: Iterable[int]) -> list[tuple[int, int, bytes]]:
         """State of virtual shards: number, offset of the next record, and bytes for `load`."""
         found = []
