@@ -226,6 +226,19 @@ def test_compare_puts_runs_together_by_a_label(run: Run, served: Served, monkeyp
     assert "Over the classes: difference" in out
 
 
+def test_compare_and_runs_tell_tenants_apart_that_have_a_group_of_one_name(run: Run, served: Served):
+    for tenant, count in (("acme", 2), ("rivals", 3)):
+        served.fleet.update(run_view(f"r{number}", tenant=tenant, labels={"lr": "1"}) for number in range(count))
+    status, _, err = run("compare", "g", "--by", "lr", "--url", served.url)
+    assert status == 1
+    assert "acme, rivals" in err.replace("'", "")
+    _, out, _ = run("compare", "g", "--by", "lr", "--tenant", "acme", "--url", served.url, "--json")
+    assert [row["runs"] for row in json.loads(out)["rows"]] == [2]
+    _, out, _ = run("runs", "--tenant", "rivals", "--url", served.url, "--json")
+    assert [one["tenant"] for one in json.loads(out)["runs"]] == ["rivals"] * 3
+    assert "No run of tenant 'nobody' has" in run("runs", "--tenant", "nobody", "--url", served.url)[1]
+
+
 def test_values_are_ordered_as_numbers_then_words_then_none():
     values = ["10", "9", "adam", "1e-3", "nan", None]
     runs = [{**run_view(str(value)), "labels": {} if value is None else {"x": value}} for value in values]

@@ -15,7 +15,7 @@ from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import Call, InlinePool, ShardLostError
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.told import RunSettings
-from topowatch_monitor.export.closeups import FRESH_SECONDS, NotDrawnError, Viewer
+from topowatch_monitor.export.closeups import FRESH_SECONDS, MOST_OF_TENANT, NotDrawnError, Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +167,16 @@ def test_a_run_whose_drawing_fails_ends_nothing_and_the_answer_says_so(engine, m
 # The front's side
 
 
+def test_tenants_take_turns_so_that_nobody_waits_for_all_that_another_one_looks_at(engine):
+    drawn = close_ups(engine, draw=group_jobs.fail)
+    wanted = [*(Subject("many", f"g{number}") for number in range(3)), Subject("few", "g")]
+    drawn.want(wanted)
+    found: list[Any] = []
+    while len(found) < len(wanted):
+        found += answers(engine, drawn)
+    assert [Subject(*each["subject"]) for each in found] == [wanted[0], wanted[3], wanted[1], wanted[2]]
+
+
 class Clock:
     now = 0.0
 
@@ -235,6 +245,27 @@ def test_who_gave_up_does_not_take_the_drawing_from_those_who_came_later(monkeyp
         return await third
 
     assert asyncio.run(look()) == "drawn"
+
+
+def test_one_tenant_leaves_room_for_others(monkeypatch):
+    monkeypatch.setattr("topowatch_monitor.export.closeups.PATIENCE_SECONDS", 0.2)
+    asked: list[Subject] = []
+    viewer = Viewer(asked.append, Clock())
+    theirs = [Subject("many", f"g{number}") for number in range(MOST_OF_TENANT)]
+
+    async def look() -> None:
+        waiting = asyncio.gather(*map(viewer.at, theirs), return_exceptions=True)
+        await asyncio.sleep(0)
+        with pytest.raises(NotDrawnError, match="too much"):
+            await viewer.at(Subject("many", "g"))
+        coming = asyncio.ensure_future(viewer.at(MAP))
+        await asyncio.sleep(0)
+        viewer.take([told(MAP, "drawn")])
+        assert await coming == "drawn"
+        await waiting
+
+    asyncio.run(look())
+    assert asked == [*theirs, MAP]
 
 
 def test_a_problem_of_the_engine_is_passed_on_and_forgotten_with_the_rest():

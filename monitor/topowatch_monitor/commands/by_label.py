@@ -14,7 +14,7 @@ from rich.text import Text
 from topowatch_monitor.commands.daemon import DEFAULT_URL, fetch_group, fetch_runs
 from topowatch_monitor.commands.group_page import mean, metric_of, result_of, spread_words
 from topowatch_monitor.commands.output import CommandError, console, print_json
-from topowatch_monitor.commands.read import AsJson, Url  # noqa: TC001 - typer reads the annotations when it runs
+from topowatch_monitor.commands.read import AsJson, OfTenant, Url  # noqa: TC001 - typer reads the annotations when it runs
 from topowatch_monitor.commands.render import number
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def compare(
         str | None,
         typer.Option(metavar="NAME", help="Final result to compare; default: the one that most runs have."),
     ] = None,
+    tenant: OfTenant = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -40,8 +41,8 @@ def compare(
 
       topowatch compare my-sweep --by optimizer --result accuracy --json
     """
-    runs = fetch_runs(url, group)["runs"]
-    told = fetch_group(url, group)
+    told = fetch_group(url, group, tenant)
+    runs = fetch_runs(url, group, told["tenant"])["runs"]
     _check(runs, group, by, result)
     metric = result or metric_of(told, runs)
     rows = by_label(runs, by, metric)

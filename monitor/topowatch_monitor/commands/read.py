@@ -22,6 +22,8 @@ OfTenant = Annotated[
 
 def runs(
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Only runs of this group.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only runs of this tenant.")] = None,
+    *,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -33,11 +35,11 @@ def runs(
 
       topowatch runs --group my-sweep --json | jq '.runs[] | select(.minimum_unstable) | .run'
     """
-    answer = fetch_runs(url, group)
+    answer = fetch_runs(url, group, tenant)
     if as_json:
         print_json(answer)
     elif not answer["runs"]:
-        where = "" if group is None else f" in group {group!r}"
+        where = ("" if tenant is None else f" of tenant {tenant!r}") + ("" if group is None else f" in group {group!r}")
         console().print(
             f"No run{where} has reported to {url} yet. Attach a job with topowatch_client.attach(model, optimizer), "
             "or try `topowatch simulate`.",

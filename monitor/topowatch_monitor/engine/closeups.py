@@ -29,7 +29,7 @@ class _Drawing:
 
 
 class CloseUps:
-    """Draws what is looked at, one group at a time, and never waits for it.
+    """Draws what is looked at, one group at a time, tenants in turn, and never waits for it.
 
     Args:
         dispatcher: of the shards.
@@ -53,6 +53,7 @@ class CloseUps:
         self._waiting: dict[Subject, None] = {}  # a set that keeps the order
         self._asked: dict[Subject, tuple[list[Call], float]] = {}  # and when that has taken too long
         self._drawing: _Drawing | None = None
+        self._latest = ""  # tenant whose group was drawn last
         self._answers: list[CloseUp] = []
 
     def want(self, subjects: Iterable[Subject]) -> None:
@@ -86,13 +87,15 @@ class CloseUps:
         if not caught_up:
             return
         for subject in list(self._waiting):
-            if subject.run:
-                if len(self._asked) < MOST_ASKED:
-                    del self._waiting[subject]
-                    self._asked[subject] = self._dispatcher.ask("shape", tuple(subject)), now + self._timeout
-            elif self._drawing is None:
+            if subject.run and len(self._asked) < MOST_ASKED:
                 del self._waiting[subject]
-                self._begin(subject, now)
+                self._asked[subject] = self._dispatcher.ask("shape", tuple(subject)), now + self._timeout
+        maps = [subject for subject in self._waiting if not subject.run]
+        if maps and self._drawing is None:
+            subject = next((each for each in maps if each.tenant != self._latest), maps[0])
+            del self._waiting[subject]
+            self._latest = subject.tenant
+            self._begin(subject, now)
 
     def take_answers(self) -> list[CloseUp]:
         """Return what was drawn since the last call."""

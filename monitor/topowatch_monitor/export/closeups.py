@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FRESH_SECONDS = 4.0  # so long an answer is good for all who ask
 PATIENCE_SECONDS = 8.0
 MOST_WAITING = 256  # subjects that are being drawn
+MOST_OF_TENANT = 128  # of these, so that one tenant leaves room for the others
 
 
 class NotDrawnError(RuntimeError):
@@ -60,7 +61,8 @@ class Viewer:
     async def _drawn(self, subject: Subject) -> CloseUp:
         coming = self._coming.get(subject)
         if coming is None:
-            if len(self._coming) >= MOST_WAITING:
+            theirs = sum(each.tenant == subject.tenant for each in self._coming)
+            if theirs >= MOST_OF_TENANT or len(self._coming) >= MOST_WAITING:
                 raise NotDrawnError("too much is being looked at: try again in some seconds")
             coming = self._coming[subject] = asyncio.get_running_loop().create_future()
             self._look(subject)
