@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import resource
@@ -390,6 +391,8 @@ def run(settings: Settings) -> int:
     """Run a daemon to its end; returns the exit status, 2 if it could not start."""
     set_up_logging(settings.log_format)
     raise_file_limit()
+    # A scrape of 1,000 runs makes 20,000 objects: by default the heap was searched in every seventh, for 0.1 s.
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])
     try:
         daemon = Daemon(settings)
     except (UnsafeError, LogVersionError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from topowatch_monitor.access.tokens import DEFAULT_TENANT
 from topowatch_monitor.export import registry
@@ -91,7 +92,7 @@ class FleetCollector(Collector):
             if len(series) > kept:
                 left_out[run["tenant"], run["group"], run["run"]] = len(series) - kept
             for metric, extra, value in series[:kept]:
-                families[metric].add_sample(metric.name, {**labels, **extra} if extra else labels, value)
+                families[metric].samples.append(Sample(metric.name, labels | extra if extra else labels, value))
         members: dict[GroupKey, list[FleetRun]] = {}
         for run in runs:
             members.setdefault((run["tenant"], run["group"]), []).append(run)

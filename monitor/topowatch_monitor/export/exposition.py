@@ -29,7 +29,8 @@ def render(families: Iterable[Family]) -> bytes:
             labels = written.get(id(sample.labels))
             if labels is None:
                 labels = written[id(sample.labels)] = _labels(sample.labels)
-            lines.append(f"{sample.name}{labels} {_number(sample.value)}\n")
+            value = float(sample.value)
+            lines.append(f"{sample.name}{labels} {value if math.isfinite(value) else _special(value)}\n")
     return "".join(lines).encode("utf-8", "replace")
 
 
@@ -43,7 +44,5 @@ def _labels(labels: Mapping[str, str]) -> str:
     return "{" + ",".join(pairs) + "}"
 
 
-def _number(value: float) -> str:
-    if math.isfinite(value):
-        return repr(float(value))
+def _special(value: float) -> str:
     return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

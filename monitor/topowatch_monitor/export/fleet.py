@@ -281,7 +281,7 @@ class Fleet:
                 merged["last_received_at"] = summary.last_received_at
                 merged["state"] = "ended" if summary.ended else "live"
         seen = self._at(merged, now)
-        return cast("FleetRun", {**seen, "analysed": analysed, "verdict": verdict(seen)})
+        return cast("FleetRun", seen | {"analysed": analysed, "verdict": verdict(seen)})
 
 
 def _extent(view: RunView) -> tuple[float, int]:
