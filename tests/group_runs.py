@@ -147,14 +147,14 @@ class Engine:
     def write(self, records: Records) -> None:
         self._log.append(records)
 
-    def turn(self, seconds: float = 0.25) -> None:
+    def turn(self, seconds: float = 0.25, *, caught_up: bool = True) -> None:
         """One turn of the engine's loop, some seconds after the last; what it tells can go over the front's socket."""
         self.now += seconds
         self.dispatcher.pump(self._log.next_offset)
         self.dispatcher.wait(timeout=0.01)
         views = self.dispatcher.take_views()
         self.groups.see(views)
-        self.groups.tick(self.now, caught_up=self.dispatcher.position == self._log.next_offset)
+        self.groups.tick(self.now, caught_up=caught_up and self.dispatcher.position == self._log.next_offset)
         changed = self.groups.take_views()
         assert json.loads(json.dumps([views, changed])) == json.loads(json.dumps([views, changed]))
         self.runs |= {view["run"]: view for view in views}

@@ -256,14 +256,32 @@ def test_a_group_goes_with_the_last_of_its_runs_and_one_of_its_name_begins_anew(
     assert made.runs["a00"]["path_class"]["label"] == 0
 
 
+def test_a_group_that_is_gone_is_told_of_no_more_though_the_log_is_not_followed_to_its_end(engine):
+    """Its runs are forgotten elsewhere by then, and nobody would forget what is told of it."""
+    made = engine()
+    made.write(whole(named(OVER[:3])))
+    made.settle()
+    made.write(forgotten(named(OVER[:3])))
+    made.told.clear()
+    for _ in range(3):
+        made.turn(ATLAS_SECONDS, caught_up=False)
+        made.dispatcher.settle()
+    assert made.groups._groups
+    assert not made.told
+    made.settle()
+    assert holds_nothing(made)
+    assert not made.told
+
+
 def test_a_comparison_of_a_group_that_is_gone_is_ended(engine):
     made = engine(fit=group_jobs.hang)
     made.write(whole(SETTLED))
     made.until(jobs)
+    [job] = jobs()
     made.write(forgotten(SETTLED))
     made.settle()
     assert holds_nothing(made)
-    assert not jobs()
+    assert not psutil.wait_procs([job], timeout=10)[1]
 
 
 def test_what_was_saved_of_a_group_that_is_gone_is_let_go_after_a_start(engine):

@@ -53,7 +53,7 @@ class CloseUps:
         self._waiting: dict[Subject, None] = {}  # a set that keeps the order
         self._asked: dict[Subject, tuple[list[Call], float]] = {}  # and when that has taken too long
         self._drawing: _Drawing | None = None
-        self._latest = ""  # tenant whose group was drawn last
+        self._turns: dict[str, int] = {}  # number of the latest turn of each tenant
         self._answers: list[CloseUp] = []
 
     def want(self, subjects: Iterable[Subject]) -> None:
@@ -92,9 +92,9 @@ class CloseUps:
                 self._asked[subject] = self._dispatcher.ask("shape", tuple(subject)), now + self._timeout
         maps = [subject for subject in self._waiting if not subject.run]
         if maps and self._drawing is None:
-            subject = next((each for each in maps if each.tenant != self._latest), maps[0])
+            subject = min(maps, key=lambda each: self._turns.get(each.tenant, 0))
             del self._waiting[subject]
-            self._latest = subject.tenant
+            self._turns[subject.tenant] = max(self._turns.values(), default=0) + 1
             self._begin(subject, now)
 
     def take_answers(self) -> list[CloseUp]:

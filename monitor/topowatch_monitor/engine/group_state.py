@@ -100,7 +100,8 @@ class GroupState:
     def see(self, view: RunView) -> None:
         """Take in what is told of one of its runs."""
         if view["state"] == FORGOTTEN:
-            self._members.pop(view["run"], None)
+            for known in (self._members, self._tried, self._evaluated, self._streaks):
+                known.pop(view["run"], None)
             return
         place = view["path_class"]
         self._members[view["run"]] = Member(

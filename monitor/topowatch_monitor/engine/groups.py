@@ -148,8 +148,8 @@ class Groups:
                 self._begin(key, now)
 
     def take_views(self) -> list[GroupView]:
-        """Newest views of the groups that changed since the last call."""
-        views = [self._groups[key].view() for key in sorted(self._untold)]
+        """Newest views of the groups that changed since the last call and have a run."""
+        views = [self._groups[key].view() for key in sorted(self._untold) if not self._groups[key].empty]
         self._untold.clear()
         return views
 

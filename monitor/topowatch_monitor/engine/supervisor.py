@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("topowatch.engine")
 
+GATHER_SECONDS = 0.1  # of samples, before the host hears of them: a call of an actor costs as much as several
 SILENCE_SECONDS = 180.0  # starting Ray and loading snapshots included
 SHORT_LIFE_SECONDS = 30.0  # of a host that could not start, or met the same trouble at once again
 FAREWELL_SECONDS = 20.0  # the host saves its shards first; deploy/ gives a daemon 60 s in all, Kubernetes by itself 30
@@ -66,6 +67,7 @@ class HostedEngine:
         self._durable = 0
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self.restarts = self.carriers = 0
         self.trouble = STARTING
 
@@ -73,7 +75,7 @@ class HostedEngine:
         """The log is on disk below this offset; called from any thread."""
         self._durable = durable
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._tell_soon)
 
     def look(self, subject: Subject) -> None:
         """Ask the host for a close-up; of one that is not up, nothing comes."""
@@ -162,7 +164,12 @@ class HostedEngine:
         kill_session(process.pid)
         await process.wait()
 
+    def _tell_soon(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell)
+
     def _tell(self) -> None:
+        self._telling = None
         self._send({"durable": self._durable})
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ def dumps(content: Any) -> bytes:
     """Encode as JSON with null for NaN and infinities, text that is no UTF-8 with "?" for what is none."""
     try:
         return orjson.dumps(content)
-    except TypeError:  # that text, or a whole number of over 64 bits
+    except TypeError:  # that text, whole numbers of over 64 bits, NumPy's numbers, keys that are no text
         text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
 
