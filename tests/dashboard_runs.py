@@ -29,7 +29,7 @@ SAMPLES = 32  # of a run that is forecast, or learned from
 SCORED = 30  # runs that have to end as forecast before their coverage is told
 SLOW = 300.0  # jobs yield to everything else on the machine
 TEACHERS = fleet(41, samples=SAMPLES, probes=32)
-SILENT = [dataclasses.replace(plan, kind="stalled") for plan in TEACHERS[:2]]  # half-way, and so they stay live
+TEACHERS[:2] = [dataclasses.replace(plan, kind="stalled") for plan in TEACHERS[:2]]  # half-way, and so they stay live
 FORECAST = [
     dataclasses.replace(plan, run=f"later-{plan.run}") for plan in fleet(36, seed=1, samples=SAMPLES, probes=32)
 ]
@@ -95,7 +95,7 @@ def feed(daemon: Daemon) -> None:
     slices.items = searched()
     slices.push_until_stored(slices.batch(12))
     slices.close()
-    send_whole(daemon, SILENT + TEACHERS[len(SILENT) :])
+    send_whole(daemon, TEACHERS)
     halves = [Synthetic(daemon, plan) for plan in FORECAST]
     for half in halves:
         half.send(SAMPLES // 2)

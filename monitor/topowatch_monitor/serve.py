@@ -167,12 +167,10 @@ class Daemon:
 
     def _known(self, views: Iterable[RunView]) -> list[RunView]:
         """Those that are of runs that there are, or say that one is forgotten."""
-        return [
-            view
-            for view in views
-            if view["state"] == FORGOTTEN
-            or self.ingest.knows(run_pb2.RunKey(tenant=view["tenant"], group=view["group"], run=view["run"]))
-        ]
+        return [view for view in views if view["state"] == FORGOTTEN or self._knows(view)]
+
+    def _knows(self, told: RunView | NewForecast) -> bool:
+        return self.ingest.knows(run_pb2.RunKey(tenant=told["tenant"], group=told["group"], run=told["run"]))
 
     def _take_report(self, report: EngineReport) -> None:
         self._applied = report["applied"]
@@ -186,7 +184,8 @@ class Daemon:
         self.fleet.update_groups(report["groups"])
         self.fleet.update_forecasts(report["group_forecasts"])
         self.viewer.take(report["close_ups"])
-        self.ingest.note([(LogKind.FORECAST, _record_of(made)) for made in report["forecasts"]])
+        # Of a run that was forgotten meanwhile, it would make one again that nobody forgets.
+        self.ingest.note([(LogKind.FORECAST, _record_of(made)) for made in report["forecasts"] if self._knows(made)])
 
     def stats(self) -> DaemonStats:
         """The daemon's own figures now."""

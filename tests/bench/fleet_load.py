@@ -259,7 +259,7 @@ async def main(endpoint: str, size: Size) -> None:
     ]
     await asyncio.to_thread(sys.stdin.readline)
     stop.set()
-    done, waiting = await asyncio.wait(at_work, timeout=FAREWELL_SECONDS)
+    done, waiting = await asyncio.wait(at_work, timeout=FAREWELL_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()
     if waiting:

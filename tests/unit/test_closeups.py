@@ -9,13 +9,13 @@ import pytest
 
 import group_jobs
 from group_runs import GROUP, TENANT, Engine, named, opened, two_ways, went, whole
-from topowatch_monitor.engine.closeups import LOST, MOST_ASKED, MOST_WAITING, CloseUps
-from topowatch_monitor.engine.look import Subject
+from topowatch_monitor.engine.closeups import LOST, MOST_ASKED, CloseUps
+from topowatch_monitor.engine.look import MOST_OF_TENANT, MOST_WAITING, Subject
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.pool import Call, InlinePool, ShardLostError
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.told import RunSettings
-from topowatch_monitor.export.closeups import FRESH_SECONDS, MOST_OF_TENANT, NotDrawnError, Viewer
+from topowatch_monitor.export.closeups import FRESH_SECONDS, NotDrawnError, Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +137,8 @@ def test_a_map_that_takes_too_long_is_dropped(engine):
 def test_what_waits_is_bounded(engine):
     drawn = close_ups(engine)
     drawn.want(Subject(TENANT, f"g{number}") for number in range(MOST_WAITING + 50))
+    assert len(drawn._waiting) == MOST_OF_TENANT
+    drawn.want(Subject(f"t{number}", "g") for number in range(MOST_WAITING + 50))
     assert len(drawn._waiting) == MOST_WAITING
 
 
@@ -164,9 +166,6 @@ def test_a_run_whose_drawing_fails_ends_nothing_and_the_answer_says_so(engine, m
     assert "ZeroDivisionError: planned" in told["problem"]
 
 
-# The front's side
-
-
 def test_tenants_take_turns_so_that_nobody_waits_for_all_that_another_one_looks_at(engine):
     drawn = close_ups(engine, draw=group_jobs.fail)
     wanted = [
@@ -178,6 +177,9 @@ def test_tenants_take_turns_so_that_nobody_waits_for_all_that_another_one_looks_
     while len(found) < len(wanted):
         found += answers(engine, drawn)
     assert [Subject(*each["subject"]) for each in found] == [wanted[number] for number in (0, 2, 4, 1, 3)]
+
+
+# The front's side
 
 
 class Clock:

@@ -228,6 +228,19 @@ def test_what_was_learned_is_let_go_with_the_last_live_run(make: Any) -> None:
     assert forecasts.take_views()[-1]["metric"] == "acc"
 
 
+def test_a_group_goes_with_the_last_of_its_runs_and_the_prior_with_the_last_group(make: Any) -> None:
+    """A run that ended without a result is one, too: the group is told that nothing can be learned of it."""
+    forecasts, _ = make(learn=group_jobs.learn_acc)
+    forecasts._priors[""] = nothing("")
+    plain = run_view("plain", state="ended", results=None, forecast=no_forecast(""))
+    forecasts.see([plain, *map(ended, ENOUGH)])
+    forecasts.see([run_view(run, state=FORGOTTEN, forecast=no_forecast("")) for run in ENOUGH])
+    forecasts.tick(0.0, caught_up=True)
+    assert "0 runs have ended with a result" in forecasts.take_views()[-1]["reason"]
+    forecasts.see([run_view("plain", state=FORGOTTEN, forecast=no_forecast(""))])
+    assert not any((forecasts._groups, forecasts._priors, forecasts._wanting))
+
+
 def test_a_group_that_is_gone_is_learned_from_no_more(make: Any) -> None:
     forecasts, told = make(learn=group_jobs.learn_acc)
     live = run_view("y", state="live", forecast=no_forecast(""))

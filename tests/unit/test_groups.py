@@ -20,6 +20,7 @@ from topowatch_monitor.engine.pool import InlinePool
 from topowatch_monitor.engine.routing import shard_of_key
 from topowatch_monitor.engine.shard import Shard
 from topowatch_monitor.engine.told import RunSettings
+from topowatch_monitor.engine.view import FORGOTTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,9 +234,9 @@ def test_a_later_success_clears_the_trouble_and_keeps_the_counts(engine):
 def holds_nothing(made: Engine) -> bool:
     """Whether engine and carriers have let everything go that groups leave."""
     shards = made.pool._shards.values()
-    kept = [vars(shard._placing).values() for shard in shards] + [vars(shard._forecasting).values() for shard in shards]
-    known = (made.groups._groups, made.groups._due_at, made.groups._wanting, made.dispatcher._published)
-    return not any(known) and not any(each for one in kept for each in one)
+    groups = made.groups
+    known = [groups._groups, groups._due_at, groups._retry_at, groups._wanting, made.dispatcher._published]
+    return not any(known) and not any(kept for shard in shards for kept in vars(shard._placing).values())
 
 
 def test_a_group_goes_with_the_last_of_its_runs_and_one_of_its_name_begins_anew(engine):
@@ -463,5 +464,18 @@ def test_a_run_that_ended_outside_is_an_outlier_until_a_refit_has_looked_at_it()
     assert not state.evaluate()
     assert state.view()["outliers"] == ["live"]
     state.take(replace(fit_that_saw(a=10, live=20), atlas=object()), {}, 0.0)
+    assert state.view()["outliers"] == []
+    assert state.outside == {}
+
+
+def test_a_run_of_the_name_of_a_forgotten_one_begins_anew_though_its_group_goes_on():
+    state = GroupState(("", GROUP))
+    for samples in range(10, 10 + OUTSIDE_FOR):
+        seen(state, "nightly", ended=False, samples=samples, label=None, provisional=True, compatible=[], distance=1.0)
+        state.evaluate()
+    seen(state, "other")
+    assert state.view()["outliers"] == ["nightly"]
+    state.see(run_view("nightly", GROUP, state=FORGOTTEN))
+    seen(state, "nightly", ended=False, samples=1)
     assert state.view()["outliers"] == []
     assert state.outside == {}

@@ -10,6 +10,7 @@ import pytest
 
 from group_runs import DIGEST, GROUP, TENANT, ended, handed_out, named, opened, two_ways, went, whole
 from topowatch_monitor.engine.group_fit import OTHER_PROBES, OTHER_SKETCH, GroupFit, fit_group
+from topowatch_monitor.engine.group_forecast import nothing
 from topowatch_monitor.engine.path_state import PathSettings
 from topowatch_monitor.engine.placing import NO_PREDICTIONS, OUTSIDE_FOR, POINTS_AT_ONCE, TO_COME
 from topowatch_monitor.engine.shard import ApplyResult, Part, Shard
@@ -126,6 +127,26 @@ def test_a_run_that_goes_back_waits_for_its_turn_and_says_so():
     assert result.waiting == 1
     assert carrier.place()["reason"] == TO_COME
     assert carrier.place()["abstained"]
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["followed", "waiting"])
+def test_a_group_that_is_forgotten_leaves_a_run_that_came_since_as_if_nothing_had_been_published(found):
+    carrier = Carrier()
+    carrier.apply(opened("live") + went("live", LIVE))
+    before = carrier.views["live"]
+    carrier.publish()
+    carrier.take(carrier.shard.publish_forecast(KEY, nothing("none of its siblings tells")))
+    if found:
+        carrier.settle()
+        assert carrier.place()["provisional"]
+    assert carrier.views["live"]["forecast"]["reason"] == "none of its siblings tells"
+    result = carrier.take(carrier.shard.forget_group(KEY))
+    assert result.waiting == 0
+    assert carrier.views["live"] == before
+    assert not any(vars(carrier.shard._placing).values())
+    assert not any(vars(carrier.shard._forecasting).values())
+    carrier.apply(went("live", LIVE[:1], start=len(LIVE)))
+    assert carrier.place() == before["path_class"]
 
 
 def test_a_late_sample_leads_to_the_place_of_the_path_with_it():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,16 @@ def as_told(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_told(item) for item in value]
     return value
+
+
+class Pair(NamedTuple):
+    left: float
+    right: float
+
+
+def test_what_the_fast_way_does_not_know_is_written_all_the_same():
+    told = {"scalar": np.float64("nan"), "pair": Pair(1.0, math.inf), 0.5: 1 << 80}
+    assert json.loads(dumps(told), parse_constant=refuse) == {"scalar": None, "pair": [1.0, None], "0.5": 1 << 80}
 
 
 @given(VALUES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from topowatch_monitor.engine.group_map import MOST_POINTS, MOST_RUNS, map_of
+from topowatch_monitor.engine.look import has_room
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError, ShardLostError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from topowatch_monitor.engine.look import CloseUp, Subject
     from topowatch_monitor.engine.pool import Call, Job, ShardPool
 
-MOST_WAITING = 256  # subjects; the front asks for each again while somebody looks
 MOST_ASKED = 8  # runs at a time, so that what the log brings is not kept waiting
 LOST = "the process that has it was lost and is being replaced: try again in some seconds"
 
@@ -60,7 +60,7 @@ class CloseUps:
         """Take in what somebody looks at."""
         for subject in subjects:
             drawn = self._drawing is not None and self._drawing.subject == subject
-            if not drawn and subject not in self._asked and len(self._waiting) < MOST_WAITING:
+            if not drawn and subject not in self._asked and has_room(self._waiting, subject):
                 self._waiting[subject] = None
 
     @property

@@ -62,12 +62,14 @@ class _Group:
     Attributes:
         ended: samples and steps of each ended run that has a result.
         results: names of results that runs of it have.
+        runs: names of all its runs.
         live: names of live runs.
         metric: that was learned from its own ended runs; None where nothing was.
     """
 
     ended: dict[str, tuple[int, int]] = field(default_factory=dict)
     results: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)
     metric: str | None = None
 
@@ -130,9 +132,11 @@ class Forecasts:
                 self._dispatcher.publish_forecast(key, nothing(NO_LIVE_RUN))  # what was learned may be large
             if view["state"] == FORGOTTEN:
                 self._newest.pop((*key, run), None)
-                if not group.ended and not group.live:
+                group.runs.discard(run)
+                if not group.runs:
                     self._forget(key)
             else:
+                group.runs.add(run)
                 self._note(view)
 
     def take_made(self) -> list[NewForecast]:
@@ -173,11 +177,14 @@ class Forecasts:
             self._learning = None
 
     def _forget(self, key: GroupKey) -> None:
-        """Let a group go from which nothing can be learned and in which nothing can be forecast; see `Groups`."""
+        """Let a group go that has no run any more, and with a tenant's last one what its groups taught together."""
         if self._learning is not None and self._learning.group == key:
             self.close()
         for known in (self._groups, self._wanting, self._rests, self._failures, self._untold):
             known.pop(key, None)
+        if key[1] != ALL and not any(tenant == key[0] for tenant, _ in self._groups):
+            self._priors.pop(key[0], None)
+            self._forget((key[0], ALL))
 
     def _note(self, view: RunView) -> None:
         """Note a forecast that is of a later step than those before; after a rewind it may be of an earlier one."""

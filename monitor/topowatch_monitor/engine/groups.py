@@ -10,7 +10,6 @@ from topowatch_monitor.engine.codec import CodecError, decode, encode
 from topowatch_monitor.engine.group_fit import Refused, fit_group
 from topowatch_monitor.engine.group_state import GroupState
 from topowatch_monitor.engine.pool import JobFailedError, JobLostError
-from topowatch_monitor.engine.view import FORGOTTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,7 +89,6 @@ class Groups:
         self._fit = fit
         self._groups: dict[GroupKey, GroupState] = {}
         self._changed: set[GroupKey] = set()
-        self._deserted: set[GroupKey] = set()  # perhaps: a run of it was forgotten, or none was seen since the start
         self._due_at: dict[GroupKey, float] = {}  # the next evaluation
         self._retry_at: dict[GroupKey, float] = {}  # the next refit after one that failed
         self._wanting: dict[GroupKey, None] = {}  # a refit; in the order in which they came to want it
@@ -106,7 +104,6 @@ class Groups:
             return
         try:
             self._groups = {group.key: group for group in _restored(saved)}
-            self._deserted = set(self._groups)
         except Exception as error:  # noqa: BLE001 - as in `Shard.load`
             log.warning(
                 "what was saved of the groups cannot be used (%s: %s): their classes are named anew",
@@ -120,8 +117,6 @@ class Groups:
             key = view["tenant"], view["group"]
             self._groups.setdefault(key, GroupState(key)).see(view)
             self._changed.add(key)
-            if view["state"] == FORGOTTEN:
-                self._deserted.add(key)
 
     def tick(self, now: float, *, caught_up: bool) -> None:
         """Do what is due.
@@ -134,7 +129,7 @@ class Groups:
             return
         self._next_look_at = now + LOOK_SECONDS
         if caught_up:
-            self._forget_deserted()
+            self._forget_empty()
         if self._refit is not None:
             self._watch(self._refit, now)
         due = [key for key in self._changed if now >= self._due_at.get(key, now)]
@@ -159,17 +154,14 @@ class Groups:
             self._pool.cancel(self._refit.job)
             self._refit = None
 
-    def _forget_deserted(self) -> None:
+    def _forget_empty(self) -> None:
         """Let groups go that have no run any more, and all that was found of them."""
-        gone = [key for key in self._deserted if self._groups[key].empty]
-        self._deserted.clear()
+        gone = [key for key, group in self._groups.items() if group.empty]
         for key in gone:
             if self._refit is not None and self._refit.group.key == key:
                 self.close()
-            del self._groups[key]
-            self._due_at.pop(key, None)
-            self._retry_at.pop(key, None)
-            self._wanting.pop(key, None)
+            for known in (self._groups, self._due_at, self._retry_at, self._wanting):
+                known.pop(key, None)
             self._changed.discard(key)
             self._untold.discard(key)
             self._dispatcher.forget_group(key)

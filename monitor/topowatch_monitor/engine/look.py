@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MOST_WAITING: Final = 256  # subjects; whoever looks asks for each again
+MOST_OF_TENANT: Final = 128  # of these, so that one tenant leaves room for the others
 
 
 class Subject(NamedTuple):
@@ -19,3 +25,9 @@ class CloseUp(TypedDict):
     subject: list[str]
     answer: Any
     problem: str
+
+
+def has_room(waiting: Collection[Subject], subject: Subject) -> bool:
+    """Whether another subject may wait beside those that do."""
+    theirs = sum(each.tenant == subject.tenant for each in waiting)
+    return len(waiting) < MOST_WAITING and theirs < MOST_OF_TENANT

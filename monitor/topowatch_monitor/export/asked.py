@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 
 def seen_by(request: Request, fleet: Fleet) -> Fleet:
-    """Return what there is of the tenant of whoever asks, or of the one that is asked about by one who sees all."""
-    sees = who(request).sees
-    return fleet.of(request.query_params.get("tenant") if sees is None else sees)
+    """Return what there is of the tenant that is asked about, of what whoever asks may see."""
+    return fleet.of(who(request).sees).of(request.query_params.get("tenant"))
 
 
 def run_of(request: Request, fleet: Fleet, now: float) -> FleetRun:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from topowatch_monitor.engine.look import Subject
+from topowatch_monitor.engine.look import Subject, has_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 FRESH_SECONDS = 4.0  # so long an answer is good for all who ask
 PATIENCE_SECONDS = 8.0
-MOST_WAITING = 256  # subjects that are being drawn
-MOST_OF_TENANT = 128  # of these, so that one tenant leaves room for the others
 
 
 class NotDrawnError(RuntimeError):
@@ -61,8 +59,7 @@ class Viewer:
     async def _drawn(self, subject: Subject) -> CloseUp:
         coming = self._coming.get(subject)
         if coming is None:
-            theirs = sum(each.tenant == subject.tenant for each in self._coming)
-            if theirs >= MOST_OF_TENANT or len(self._coming) >= MOST_WAITING:
+            if not has_room(self._coming, subject):
                 raise NotDrawnError("too much is being looked at: try again in some seconds")
             coming = self._coming[subject] = asyncio.get_running_loop().create_future()
             self._look(subject)

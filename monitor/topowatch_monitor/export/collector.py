@@ -99,7 +99,7 @@ class FleetCollector(Collector):
         self._groups(families, members, left_out, room)
         for name, quantiles in {clean(name): found for name, found in quantiles_of(runs).items()}.items():
             for quantile, value in quantiles.items():
-                extra = {"metric": name, "quantile": f"{quantile:g}"}
+                extra = {"metric": name, "quantile": quantile}
                 families[registry.CLUSTER_FORECAST_METRIC].add_sample(
                     registry.CLUSTER_FORECAST_METRIC.name, extra, value
                 )

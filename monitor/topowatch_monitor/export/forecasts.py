@@ -70,8 +70,8 @@ def fleet_answer(runs: Sequence[FleetRun], learned: Mapping[GroupKey, GroupForec
     return {"groups": groups, "quantiles": quantiles_of(runs)}
 
 
-def quantiles_of(runs: Iterable[FleetRun]) -> dict[str, dict[float, float]]:
-    """Quantiles of what live runs are forecast to end with, by metric, of MOST_METRICS at most."""
+def quantiles_of(runs: Iterable[FleetRun]) -> dict[str, dict[str, float]]:
+    """Quantiles of what live runs are forecast to end with, by metric, of MOST_METRICS at most, and quantile."""
     values: dict[str, list[float]] = {}
     for run in runs:
         metric, value = run["forecast"]["metric"], run["forecast"]["value"]
@@ -79,7 +79,7 @@ def quantiles_of(runs: Iterable[FleetRun]) -> dict[str, dict[float, float]]:
             values.setdefault(metric, []).append(value)
     chosen = sorted(values, key=lambda metric: (-len(values[metric]), metric))[:MOST_METRICS]
     return {
-        metric: dict(zip(QUANTILES, np.quantile(values[metric], QUANTILES).tolist(), strict=True))
+        metric: dict(zip(map(str, QUANTILES), np.quantile(values[metric], QUANTILES).tolist(), strict=True))
         for metric in sorted(chosen)
     }
 

@@ -65,7 +65,7 @@ class Learned(NamedTuple):
             Effects in the unit of the target by family, the largest first; they need not add up.
         """
         row, families = self.table.row(raw), np.array(self.table.families)
-        names = sorted(set(families))
+        names = sorted(set(self.table.families))
         usual = np.array([np.where(families == name, 0.0, row) for name in names])
         effects = self.regressor.values(row[None]) - self.regressor.values(usual)
         if self.offset is not None:  # what the target lies above comes with the curve, too
