@@ -89,6 +89,8 @@ def test_what_is_allowed_works(fortress: Fortress) -> None:
         sender.close()
         eventually(lambda reader=reader: fortress.get("/api/v1/runs/shared-name", reader).json().get("samples") == 5)
         assert fortress.get("/api/v1/runs/shared-name", reader).json()["tenant"] == tenant
+        assert fortress.get(f"/api/v1/runs?tenant={tenant}", reader).json()["runs"] != []
+        assert fortress.get("/api/v1/runs?tenant=nobody", reader).json()["runs"] == [], "theirs are not of that tenant"
     events = [(line["event"], line.get("tenant")) for line in fortress.audit()]
     assert ("token_created", "platform") in events
     assert ("started", None) in events

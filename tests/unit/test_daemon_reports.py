@@ -67,6 +67,18 @@ def test_groups_reach_the_fleet(daemon: Daemon):
     assert (told["version"], member["run"]) == (3, "a")
 
 
+def test_forecasts_go_into_the_log_but_those_of_runs_that_are_forgotten(daemon: Daemon, monkeypatch: Any):
+    noted: list[Any] = []
+    monkeypatch.setattr(daemon.ingest, "note", noted.extend)
+    introduce(daemon, "a")
+    told = {"step": 5, "metric": "loss", "value": 0.2, "lower": 0.1, "upper": 0.3}
+    keys = [{name: run_view(run)[name] for name in ("tenant", "group", "run")} for run in ("a", "gone")]
+    daemon._take_report(report(forecasts=[key | told for key in keys]))
+    [(kind, payload)] = noted
+    assert kind == LogKind.FORECAST
+    assert log_pb2.Forecast.FromString(payload).key.run == "a"
+
+
 def test_a_run_that_is_forgotten_farther_on_in_the_log_is_not_shown(daemon: Daemon):
     introduce(daemon, "a")
     daemon._take_report(report(views=[run_view("a"), run_view("passed by")]))
