@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import cdist, pdist
 
 from topowatch_monitor.engine.codec import decode, encode
+from topowatch_monitor.engine.loss_path import LossPath
 from topowatch_monitor.engine.path_state import LENGTHS_KEPT, PathSettings, PathState
 from topowatch_monitor.topology import IncrementalMST, h1_diagram, total_persistence
 from topowatch_monitor.topology.dimension import ph_dimension, positive_magnitude
@@ -227,6 +228,30 @@ def test_h1_is_that_of_the_window_at_every_kth_sample():
     assert path.view()["h1_total_persistence"] == pytest.approx(total_persistence(again), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.99])
+def test_after_the_first_computation_the_second_comes_early_by_the_phase_and_so_it_is_after_a_rewind(phase):
+    limits = PathSettings(window=20, h1_every=4, h1_landmarks=8, shape_every=10, phase=phase)
+    path, losses, points = PathState(limits), LossPath(limits), walk(60, dimension=5)
+    loops, shapes, dimensions = [], [], []
+    for step, point in enumerate(points):
+        if step == 45:
+            path.discard(40)
+            losses.discard(40)
+        path.add(step, point)
+        losses.add(step, np.abs(point))
+        loops.append(None if path.loop is None else path.loop[0])
+        shapes.append(path.view()["magnitude"])
+        dimensions.append(losses.view()["e_alpha"])
+
+    def changes(told):
+        return [step for step in range(1, 60) if told[step] is not None and told[step] != told[step - 1]]
+
+    for every, told in ((4, loops), (10, shapes), (10, dimensions)):
+        early = int(phase * every)
+        expected = [every - 1, *range(2 * every - 1 - early, 45, every), 45, *range(45 + every - early, 60, every)]
+        assert changes(told) == expected
+
+
 def shape_from_scratch(window: np.ndarray, stride: int, landmarks: int) -> dict[str, float | None]:
     """Dimension and magnitude of every `stride`-th point, and the drift between the halves, from the points alone."""
     few = cdist(*2 * [window[::-stride][::-1].astype(float)])
@@ -315,6 +340,9 @@ def test_settings_that_make_no_sense_are_refused():
         PathSettings(window=1)
     with pytest.raises(ValueError, match="landmarks"):
         PathSettings(h1_landmarks=301)
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="from 0 to less than 1"):
+            PathSettings(phase=wrong)
     for wrong in ({"shape_every": 0}, {"shape_points": 1}):
         with pytest.raises(ValueError, match="at least 2 points, every 1 sample"):
             PathSettings(**wrong)

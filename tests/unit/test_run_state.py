@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -320,6 +321,16 @@ def test_a_sketch_of_another_dimension_is_ignored_and_counted(ranks):
     assert run.representation.steps == [4, 6]
     assert run.view()["path"]["ignored"] == run.view()["representation"]["ignored"] == 1
     assert run.view()["flags"] == []
+
+
+def test_runs_that_began_together_compute_h1_at_different_samples():
+    runs = [RunState("t", "g", f"run-{number}", SMALL) for number in range(400)]
+    for record in (opened(), *(stored(sample(step)) for step in range(12))):
+        for run in runs:
+            run.apply(*record)
+    latest = Counter(run.path.loop[0] for run in runs)
+    assert set(latest) == {8, 9, 10, 11}  # H₁ every 4 samples
+    assert max(latest.values()) < 0.35 * len(runs)
 
 
 def test_another_probe_set_begins_a_new_representation():

@@ -133,7 +133,7 @@ class LossPath:
         return path
 
     def _compute(self) -> None:
-        self._since = 0
+        self._since = self._settings.after(self._settings.shape_every, first=self._e_alpha is None)
         positions = strided(len(self._steps), self._settings.shape_points)
         distances = loss_distances(np.stack([self._losses[position] for position in positions.tolist()]))
         estimate = ph_dimension(distances)

@@ -37,7 +37,7 @@ log = logging.getLogger("topowatch.engine")
 
 # The version of what `Shard.snapshot` saves: raised with every change of a run's state or of what it means, so that
 # what an older version saved is made again from the log.
-STATE = 10
+STATE = 11
 
 
 class Part(NamedTuple):
