@@ -391,5 +391,6 @@ def test_the_worker_ends_by_itself_after_its_time():
 def test_the_help_of_the_commands_loads_no_columns_and_no_mathematics():
     """They are for the worker alone."""
     heavy = "{'pyarrow', 'scipy', 'ripser'}"
-    code = f"import sys, topowatch_monitor.commands.app; sys.exit(bool({heavy} & sys.modules.keys()))"
+    code = "import sys; from topowatch_monitor.commands.app import application; application()"
+    code += f"; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -125,8 +125,16 @@ def test_wrong_usage_ends_with_2_and_no_traceback(run: Run, arguments: list[str]
 
 def test_commands_load_no_web_server():
     """What a command shares with the HTTP face lies in a file of its own."""
-    code = "import sys, topowatch_monitor.commands.app; sys.exit('starlette' in sys.modules)"
+    code = "import sys; from topowatch_monitor.commands.app import application; application()"
+    code += "; sys.exit('starlette' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_command_that_asks_a_daemon_loads_no_mathematics_and_no_other_command():
+    loaded = "import sys; from topowatch_monitor.cli import main; main(['runs', '--help'])"
+    loaded += "; print(sorted({'numpy', 'pydantic_settings', 'topowatch_monitor.commands.serve'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_version(run: Run):

@@ -7,7 +7,9 @@ import sys
 
 LOOK = """
 import sys
-import topowatch_monitor.commands.app, topowatch_monitor.serve
+import topowatch_monitor.serve
+from topowatch_monitor.commands.app import application
+application()
 print([name for name in ("ray", "scipy", "sklearn", "gtda", "ripser", "torch") if name in sys.modules])
 """
 

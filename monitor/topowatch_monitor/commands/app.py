@@ -5,59 +5,60 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topowatch_monitor.commands import (
-    backup,
-    by_label,
-    classes,
-    classify,
-    config_check,
-    demo,
-    export_run,
-    forecast,
-    passed_on,
-    read,
-    replay,
-    report,
-    serve,
-    simulate,
-    token,
-)
+from topowatch_monitor.commands import passed_on
 from topowatch_monitor.commands.output import CommandError, complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = typer.Typer(
-    name="topowatch",
-    help="Watch training runs as paths: start a daemon, attach jobs to it, see which minima hold.",
-    epilog="A first look: topowatch serve, in another terminal topowatch simulate, then http://127.0.0.1:7071",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
 DAEMON, LOOK, DATA = "Daemon", "Look at runs", "Recordings and trials"
-app.command("demo", rich_help_panel=DAEMON)(demo.demo)
-app.command("serve", rich_help_panel=DAEMON)(serve.serve)
-app.add_typer(config_check.app, name="config", rich_help_panel=DAEMON)
-app.command("backup", rich_help_panel=DAEMON)(backup.backup)
-app.add_typer(token.app, name="token", rich_help_panel=DAEMON)
-app.command("runs", rich_help_panel=LOOK)(read.runs)
-app.command("show", rich_help_panel=LOOK)(read.show)
-app.command("classes", rich_help_panel=LOOK)(classes.classes)
-app.command("forecast", rich_help_panel=LOOK)(forecast.forecast)
-app.command("compare", rich_help_panel=LOOK)(by_label.compare)
-app.command("report", rich_help_panel=LOOK)(report.report)
-app.command("classify", rich_help_panel=DATA)(classify.classify)
-app.command("simulate", rich_help_panel=DATA)(simulate.simulate)
-app.command("replay", rich_help_panel=DATA)(replay.replay)
-app.command("export", rich_help_panel=DATA)(export_run.export)
-passed_on.register(app)
+# As the help shows them: name, module and what it is called there, panel.
+COMMANDS = (
+    ("demo", "demo:demo", DAEMON),
+    ("serve", "serve:serve", DAEMON),
+    ("backup", "backup:backup", DAEMON),
+    ("runs", "read:runs", LOOK),
+    ("show", "read:show", LOOK),
+    ("classes", "classes:classes", LOOK),
+    ("forecast", "forecast:forecast", LOOK),
+    ("compare", "by_label:compare", LOOK),
+    ("report", "report:report", LOOK),
+    ("classify", "classify:classify", DATA),
+    ("simulate", "simulate:simulate", DATA),
+    ("replay", "replay:replay", DATA),
+    ("export", "export_run:export", DATA),
+    ("config", "config_check:app", DAEMON),
+    ("token", "token:app", DAEMON),
+)
+
+
+def application(command: str | None = None) -> typer.Typer:
+    """Return the application with one command, or with all where it has none of that name: to import all takes long."""
+    app = typer.Typer(
+        name="topowatch",
+        help="Watch training runs as paths: start a daemon, attach jobs to it, see which minima hold.",
+        epilog="A first look: topowatch serve, in another terminal topowatch simulate, then http://127.0.0.1:7071",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        callback=_root,
+    )
+    for name, place, panel in [each for each in COMMANDS if each[0] == command] or COMMANDS:
+        module, _, face = place.partition(":")
+        found = getattr(import_module(f"topowatch_monitor.commands.{module}"), face)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(found)
+    passed_on.register(app)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,7 +67,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     _: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _call(arguments: Sequence[str]) -> int:
     try:
-        app(list(arguments), prog_name="topowatch")
+        application(next(iter(arguments), None))(list(arguments), prog_name="topowatch")
     except CommandError as error:
         complain(str(error))
         return error.status
