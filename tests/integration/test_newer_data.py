@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from topowatch_monitor.store.reader import LogReader
 from topowatch_monitor.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
 SMALL = "segment_bytes = 65536\n"
@@ -24,19 +25,35 @@ NEWER_KIND = 99
 REMEMBERED = b"what only a newer version knows"
 
 
-@pytest.fixture
-def left(make_daemon: Callable[..., Daemon], tmp_path: Path) -> Daemon:
-    """A daemon that has stopped and left a run of 300 samples, over several segments."""
-    config = tmp_path / "small.toml"
-    config.write_text(SMALL)
-    daemon = make_daemon("--engine", "inline", "--config", str(config))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a daemon has left that took a run of 300 samples, over several segments, and stopped."""
+    directory = tmp_path_factory.mktemp("written")
+    (directory / "small.toml").write_text(SMALL)
+    daemon = Daemon(directory, *flags(directory)).start()
     sender = Sender(daemon.grpc, "run")
     for _ in range(3):
         sender.push_until_stored(sender.batch(100))
     sender.close()
     eventually(lambda: daemon.run("run").get("analysed") == 300)
     assert daemon.stop() == 0
-    return daemon
+    return directory
+
+
+@pytest.fixture
+def left(written: Path, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that has stopped on a copy of that."""
+    directory = tmp_path / "daemon"
+    shutil.copytree(written, directory)
+    (directory / "daemon.log").unlink()
+    daemon = Daemon(directory, *flags(directory))
+    yield daemon
+    if daemon.process is not None:
+        daemon.stop()
+
+
+def flags(directory: Path) -> tuple[str, ...]:
+    return "--engine", "inline", "--config", str(directory / "small.toml")
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -63,7 +80,7 @@ def test_a_newer_log_is_refused_in_words_and_stays_as_it_is(left: Daemon, tmp_pa
 
 
 def test_records_of_newer_kinds_are_passed_over_in_words_and_kept_though_old_ones_go(
-    left: Daemon, tmp_path: Path
+    left: Daemon,
 ) -> None:
     log = Log.open(left.data_dir / "log", OsDisk())
     log.append([(NEWER_KIND, REMEMBERED)])
@@ -74,7 +91,7 @@ def test_records_of_newer_kinds_are_passed_over_in_words_and_kept_though_old_one
     run = eventually(lambda: (found := left.run("run")).get("analysed") == 300 and found)
     assert (run["samples"], run["step"]) == (300, 299)
     assert left.stop() == 0
-    (tmp_path / "small.toml").write_text(f"{SMALL}retention_days = {5 / 86_400}\n")
+    (left.directory / "small.toml").write_text(f"{SMALL}retention_days = {5 / 86_400}\n")
     left.start()
     sender = Sender(left.grpc, "other", seed=1)
 

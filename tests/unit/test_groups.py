@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 import group_jobs
-from group_runs import ATLAS_SECONDS, GROUP, Engine, forgotten, key, named, opened, two_ways, went, whole
+from group_runs import ATLAS_SECONDS, GROUP, Engine, ThreadJob, forgotten, key, named, opened, two_ways, went, whole
 from group_views import path_class, run_view
 from topowatch_monitor.engine.group_fit import EndedRun, GroupFit, fit_group
 from topowatch_monitor.engine.group_state import NOT_YET, GroupState
@@ -52,9 +53,16 @@ def engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     made[-1].close()
 
 
-def jobs() -> list[psutil.Process]:
-    """Jobs of this process that run."""
-    return [
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are threads; see ThreadJob."""
+    monkeypatch.setattr("topowatch_monitor.engine.pool.ChildJob", ThreadJob)
+
+
+def jobs() -> list[Any]:
+    """Jobs of this process that run: processes, or threads where they are `in_threads`."""
+    threads = [thread for thread in threading.enumerate() if thread.name == ThreadJob.NAME]
+    return threads + [
         child
         for child in psutil.Process().children()
         if child.status() != psutil.STATUS_ZOMBIE and "topowatch_monitor.engine.child_job" in child.cmdline()
@@ -84,6 +92,7 @@ def test_a_group_is_compared_once_enough_runs_have_ended_and_everybody_is_told(e
     assert made.runs["live"]["path_class"]["label"] == 1
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_a_group_is_looked_at_when_it_changed_and_its_time_has_come_and_not_otherwise(engine):
     made = engine()
     made.write(whole(SETTLED))
@@ -103,6 +112,7 @@ def test_a_group_is_looked_at_when_it_changed_and_its_time_has_come_and_not_othe
     assert not jobs()
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_a_run_that_goes_on_after_its_end_leaves_the_classes(engine):
     made = engine()
     made.write(whole(SETTLED))
@@ -239,6 +249,7 @@ def holds_nothing(made: Engine) -> bool:
     return not any(known) and not any(kept for shard in shards for kept in vars(shard._placing).values())
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_a_group_goes_with_the_last_of_its_runs_and_one_of_its_name_begins_anew(engine):
     made = engine()
     made.write(whole(SETTLED) + opened("live") + went("live", OTHER_WAY))
@@ -285,6 +296,7 @@ def test_a_comparison_of_a_group_that_is_gone_is_ended(engine):
     assert not psutil.wait_procs([job], timeout=10)[1]
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_what_was_saved_of_a_group_that_is_gone_is_let_go_after_a_start(engine):
     made = engine()
     made.write(whole(SETTLED))
@@ -300,6 +312,7 @@ def test_what_was_saved_of_a_group_that_is_gone_is_let_go_after_a_start(engine):
     assert not again.told
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_names_outlive_the_engine(engine):
     """After the restart the class that was the smaller one is the larger, and would be 0 if it were named anew."""
     made = engine()
@@ -316,6 +329,7 @@ def test_names_outlive_the_engine(engine):
     assert again.runs["c00"]["path_class"]["label"] == 1
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_how_long_runs_were_outside_outlives_the_engine(engine):
     made = engine()
     made.write(whole(SETTLED) + opened("live") + went("live", FAR))
@@ -357,6 +371,7 @@ def test_an_engine_that_ends_leaves_no_job_behind(engine):
     assert not psutil.wait_procs([job], timeout=10)[1]
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_what_was_saved_and_cannot_be_used_costs_the_names_alone(engine, tmp_path, caplog):
     made = engine()
     made.write(whole(SETTLED))
@@ -367,6 +382,7 @@ def test_what_was_saved_and_cannot_be_used_costs_the_names_alone(engine, tmp_pat
     assert again.fitted()["version"] == 1
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_a_carrier_that_is_rebuilt_tells_no_run_without_its_class(engine):
     made = engine()
     made.write(whole(SETTLED) + opened("live") + went("live", OTHER_WAY))
@@ -394,6 +410,7 @@ def lose(made: Engine) -> None:
     made.write(went("live", OTHER_WAY[-1:], start=len(OTHER_WAY) - 1))
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_only_an_evaluation_with_new_samples_counts_a_run_as_outside(engine):
     made = engine()
     made.write(whole(SETTLED) + opened("live") + went("live", FAR) + opened("other") + went("other", LIVE[:1]))
