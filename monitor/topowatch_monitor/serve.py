@@ -281,11 +281,13 @@ class Daemon:
             retention.cancel()  # in the middle of a sweep it would find the log closed
             await self.ingest.close()  # first: whoever asks is told that it is not ready, and jobs to come again
             closing = asyncio.create_task(grpc_server.stop(grace=2.0))  # meanwhile the engine saves its state
-            for task in (keeping, engine, summaries, doors, retention):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await closing
+            try:
+                for task in (keeping, engine, summaries, doors, retention):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            finally:
+                await closing
             try:
                 await asyncio.wait_for(self.last_views.keep_aside(self._told, self.fleet), KEEP_LAST_SECONDS)
             except asyncio.TimeoutError:

@@ -31,12 +31,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("written")
     (directory / "small.toml").write_text(SMALL)
     daemon = Daemon(directory, *flags(directory)).start()
-    sender = Sender(daemon.grpc, "run")
-    for _ in range(3):
-        sender.push_until_stored(sender.batch(100))
-    sender.close()
-    eventually(lambda: daemon.run("run").get("analysed") == 300)
-    assert daemon.stop() == 0
+    try:
+        sender = Sender(daemon.grpc, "run")
+        for _ in range(3):
+            sender.push_until_stored(sender.batch(100))
+        sender.close()
+        eventually(lambda: daemon.run("run").get("analysed") == 300)
+    finally:
+        assert daemon.stop() == 0
     return directory
 
 

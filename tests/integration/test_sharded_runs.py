@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RANKS = 3
+WHOLE = "whole-141"  # H₁ and shape are computed at samples that the name decides: at the same ones as of `sharded`
 
 
 def done(*arguments: str) -> None:
@@ -34,7 +35,7 @@ def test_a_sharded_run_has_the_path_of_the_whole_model(
 ) -> None:
     """Ranks send at their own pace; rank 2 stops for a while, and its rest comes after the daemon was killed."""
     daemon = make_daemon("--engine", engine, *(["--shards", "2"] if engine == "ray" else []))
-    twin = Sender(daemon.grpc, "whole", seed=7)
+    twin = Sender(daemon.grpc, WHOLE, seed=7)
     ranks = [Sender(daemon.grpc, "sharded", seed=7, rank=rank, ranks=RANKS) for rank in range(RANKS)]
     twin.push_until_stored(twin.batch(90))
     for rank, size in ((1, 40), (2, 20), (0, 60), (1, 20)):
@@ -49,7 +50,7 @@ def test_a_sharded_run_has_the_path_of_the_whole_model(
         ranks[rank].push_until_stored(ranks[rank].batch(size))
     seen, whole = (
         eventually(lambda run=run: (found := daemon.run(run))["path"]["points"] == 90 and found, within=120)
-        for run in ("sharded", "whole")
+        for run in ("sharded", WHOLE)
     )
     for name in ("path", "representation", "loss_path", "loss", "flags", "results"):
         assert seen[name] == whole[name], name
@@ -60,7 +61,7 @@ def test_a_sharded_run_has_the_path_of_the_whole_model(
     recording = str(tmp_path / "sharded.twrun")
     done("export", "sharded", recording, "--data-dir", str(daemon.data_dir))
     done("replay", recording, "--verify", "--url", f"http://{daemon.http}")
-    tables = [table_of(daemon, run, tmp_path) for run in ("whole", "sharded")]
+    tables = [table_of(daemon, run, tmp_path) for run in (WHOLE, "sharded")]
     assert tables[1]["step"] == list(range(90))
     for name in ("step", "weights", "representation", "loss"):
         assert tables[1][name] == tables[0][name], name
