@@ -75,11 +75,12 @@ def test_every_run_is_as_the_older_daemon_told_it(older: Older, daemon: Daemon) 
         for path in ("path", "representation"):
             for field in OF_PATHS:
                 assert run[path][field] == pytest.approx(before[path][field], rel=1e-5), f"{name}.{path}.{field}"
-    assert daemon.journal().count(REFUSED) == 1, "each of them has states of an older version"
+    usable = older.name == "2026-11-28"
+    assert daemon.journal().count(REFUSED) == (0 if usable else 1)
     assert daemon.stop() == 0
     daemon.start()
     assert told(daemon, older).keys() == older.runs.keys()
-    assert daemon.journal().count(REFUSED) == 1, "snapshots have to be made again"
+    assert daemon.journal().count(REFUSED) == (0 if usable else 1), "snapshots have to be made again"
 
 
 def test_what_an_older_client_sends_again_counts_once_and_it_goes_on(older: Older, daemon: Daemon) -> None:
@@ -104,6 +105,9 @@ def test_what_an_older_client_sends_again_counts_once_and_it_goes_on(older: Olde
 def test_commands_work_on_an_older_directory(
     older: Older, daemon: Daemon, run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
+    told(daemon, older)
+    assert daemon.stop() == 0
+    daemon.start()
     told(daemon, older)
     for name in older.runs:
         recording, table = str(tmp_path / "run.twrun"), tmp_path / "run.parquet"

@@ -156,7 +156,7 @@ def test_a_variable_that_is_no_threshold_is_refused(monkeypatch: pytest.MonkeyPa
         load()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(told=thresholds)
 def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str, float]):
     settings = Settings(detect=nested(told))
@@ -181,7 +181,7 @@ def test_any_valid_thresholds_reach_the_shards_as_they_were_told(told: dict[str,
     assert run_settings(HostSettings(**json.loads(host.to_json()))).thresholds == settings.detect
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(told=thresholds)
 def test_the_listing_as_toml_says_the_same_settings_again(
     tmp_path_factory: pytest.TempPathFactory, told: dict[str, Any]

@@ -43,7 +43,7 @@ class PathSettings:
             19 ms a run, 0.15 ms a sample at most (measured).
         shape_points: points of the window for dimension and magnitude, evenly strided.
         phase: by which part of an interval, 0 ≤ phase < 1, the second computation of each kind comes early. Runs that
-            began together would otherwise all compute at the same sample: of 1,000 runs that is 25 s of a processor.
+            began together would otherwise all compute at the same sample: of 1,000 runs, 13 s of work or more.
     """
 
     window: int = 512

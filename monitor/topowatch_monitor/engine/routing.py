@@ -18,8 +18,12 @@ _NOTES = frozenset({LogKind.EVENT, LogKind.GAP})
 
 def shard_of_key(key: run_pb2.RunKey) -> int:
     """Hash a run to one of the `VIRTUAL_SHARDS`."""
-    name = f"{key.tenant}\0{key.group}\0{key.run}"
-    return zlib.crc32(name.encode()) % VIRTUAL_SHARDS
+    return hash_of((key.tenant, key.group, key.run)) % VIRTUAL_SHARDS
+
+
+def hash_of(key: tuple[str, str, str]) -> int:
+    """Hash tenant, group and run to 32 bits."""
+    return zlib.crc32("\0".join(key).encode())
 
 
 def shards_of(kind: int, payload: bytes) -> range | tuple[int, ...]:

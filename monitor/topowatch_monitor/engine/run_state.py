@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from topowatch_monitor.engine.failures import Failures
 from topowatch_monitor.engine.lineage import generation_of
 from topowatch_monitor.engine.ranks import Ranks
 from topowatch_monitor.engine.reading import Message, Reading, parse, read_item, read_sample, seconds, step_of
+from topowatch_monitor.engine.routing import hash_of
 from topowatch_monitor.engine.times import Times
 from topowatch_monitor.engine.told import RunSettings, Told
 from topowatch_monitor.engine.view import no_class, no_forecast
@@ -309,5 +309,4 @@ class RunState:
 
 def _in_phase(settings: RunSettings, key: tuple[str, str, str]) -> RunSettings:
     """The settings of a run: what takes long is computed at other samples than that of its siblings."""
-    phase = zlib.crc32("\0".join(key).encode()) / 2**32
-    return replace(settings, path=replace(settings.path, phase=phase))
+    return replace(settings, path=replace(settings.path, phase=hash_of(key) / 2**32))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
-from topowatch_monitor.engine.pool import Call, ShardLostError, ShardPool
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from topowatch_monitor.engine.checkpoints import Checkpoints
     from topowatch_monitor.engine.ledger import Virtual
 
 SNAPSHOT_BYTES_PER_SECOND = 8 << 20  # share of the disk; 1,000 runs with full windows take about ten minutes
 IDLE_SAVE_SECONDS = 0.25  # between two looks whether a snapshot is due
-AT_ONCE = 8  # snapshots that carriers take while one is written
 
 
 class Saving:
@@ -23,28 +19,21 @@ class Saving:
 
     Args:
         virtual: all of them, by number.
-        pool: their carriers.
+        snapshot: offset and state of one by its number; None if its carrier was lost over it.
         checkpoints: where they are kept.
-        lose: called with the error where a carrier is lost.
-        timeout: seconds after which a carrier that does not answer is.
         seconds: time between two snapshots of one that changes, at least.
     """
 
     def __init__(
         self,
         virtual: Sequence[Virtual],
-        pool: ShardPool,
+        snapshot: Callable[[int], tuple[int, bytes] | None],
         checkpoints: Checkpoints,
-        lose: Callable[[ShardLostError], None],
-        *,
-        timeout: float,
         seconds: float,
     ) -> None:
         self._virtual = virtual
-        self._pool = pool
+        self._snapshot = snapshot
         self._checkpoints = checkpoints
-        self._lose = lose
-        self._timeout = timeout
         self._seconds = seconds
         self._next_at = 0.0
 
@@ -62,37 +51,27 @@ class Saving:
         if due:
             chosen = min(due, key=lambda virtual: virtual.saved_at)
             chosen.saved_at = now
-            size = self._save([self._virtual.index(chosen)])
+            size = self._save(self._virtual.index(chosen))
             self._note_spans(position)
             self._next_at = now + size / SNAPSHOT_BYTES_PER_SECOND
 
     def all(self, position: int) -> None:
         """Save every virtual shard that changed."""
         unsaved = [number for number, virtual in enumerate(self._virtual) if virtual.unsaved]
-        self._save(unsaved)
+        for number in unsaved:
+            self._save(number)
         if unsaved:
             self._note_spans(position)
 
-    def _save(self, numbers: Iterable[int]) -> int:
-        """Save virtual shards; return the bytes of their states. Those are left out whose carrier is lost over it."""
-        size = 0
-        for number, offset, state in self._snapshots(numbers):
-            size += len(state)
-            if self._checkpoints.save(number, offset, state):
-                self._virtual[number].saved_offset, self._virtual[number].unsaved = offset, False
-        return size
-
-    def _snapshots(self, numbers: Iterable[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield number, offset and state of each; carriers are some ahead, so that they work while one is written."""
-        calls: deque[Call] = deque()
-        for number in [*numbers, *[None] * AT_ONCE]:
-            try:
-                if number is not None:
-                    calls.append(self._pool.call(self._virtual[number].carrier, "snapshot", [number]))
-                if calls and (number is None or len(calls) == AT_ONCE):
-                    yield from self._pool.result(calls.popleft(), self._timeout)
-            except ShardLostError as error:  # noqa: PERF203 - the others can be saved
-                self._lose(error)
+    def _save(self, number: int) -> int:
+        """Save one virtual shard; return the bytes written."""
+        found = self._snapshot(number)
+        if found is None:
+            return 0
+        offset, state = found
+        if self._checkpoints.save(number, offset, state):
+            self._virtual[number].saved_offset, self._virtual[number].unsaved = offset, False
+        return len(state)
 
     def _note_spans(self, position: int) -> None:
         """Note how far the log holds nothing new for what is saved, so that a restart skips that span."""
