@@ -44,8 +44,10 @@ VERSIONS = {
     "2026-11-23": Version("f1b0a4a", 0, signal.SIGTERM),
     # Path classes and sharded runs; the daemon was killed.
     "2026-11-26": Version("236be94", 2, signal.SIGKILL),
-    # The last before runs could be forgotten; its snapshots are of use today.
+    # The last before runs could be forgotten.
     "2026-11-27": Version("5b641dd", 2, signal.SIGTERM),
+    # Runs compute H₁ at samples of their own; its snapshots are of use today.
+    "2026-11-28": Version("dbe7110", 2, signal.SIGTERM),
 }
 
 
