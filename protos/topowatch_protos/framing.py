@@ -60,11 +60,20 @@ def other_version(head: bytes) -> str:
     return "" if same else head[family : len(MAGIC)].decode("latin-1")
 
 
+def header(kind: int, *parts: bytes) -> bytes:
+    """Return what stands before a payload of these parts; raises ValueError if it does not fit the length field."""
+    length = sum(map(len, parts))
+    if length > 0xFFFFFFFF:
+        raise ValueError(f"a frame holds at most 4 GiB, this payload has {length} bytes")
+    checksum = zlib.crc32(bytes((kind,)))
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return HEADER.pack(checksum, length, kind)
+
+
 def encode(kind: int, payload: bytes) -> bytes:
     """Frame `payload`; raises ValueError if it does not fit the length field."""
-    if len(payload) > 0xFFFFFFFF:
-        raise ValueError(f"a frame holds at most 4 GiB, this payload has {len(payload)} bytes")
-    return HEADER.pack(zlib.crc32(payload, zlib.crc32(bytes((kind,)))), len(payload), kind) + payload
+    return header(kind, payload) + payload
 
 
 def scan(data: bytes | memoryview, start: int = len(MAGIC)) -> Iterator[Frame]:

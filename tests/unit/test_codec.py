@@ -71,33 +71,58 @@ def test_damaged_bytes_raise_one_kind_of_error(damage):
         decode(damage(encode({"a": np.arange(100)})))
 
 
-def archive(header: bytes, data: np.ndarray) -> bytes:
+def packed(header: bytes, data: bytes = b"") -> bytes:
+    return b"TOPOSTAT" + len(header).to_bytes(8, "little") + header + data
+
+
+def archive(header: bytes, data: bytes = b"") -> bytes:
+    """The same as format 3 had it."""
     buffer = io.BytesIO()
-    np.savez(buffer, header=np.frombuffer(header, dtype=np.uint8), data=data)
+    np.savez(buffer, header=np.frombuffer(header, dtype=np.uint8), data=np.frombuffer(data, dtype=np.uint8))
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"no json",
-        b"{}",
-        json.dumps({"format": 1, "state": {"array": ["<f8", [9], 0]}}).encode(),
-        json.dumps({"format": 1, "state": {"array": ["O", [1], 0]}}).encode(),
-        json.dumps({"format": 1, "state": {"array": 3}}).encode(),
-    ],
-)
-def test_headers_that_lie_raise_the_same_error(header):
-    with pytest.raises(CodecError):
-        decode(archive(header, np.zeros(8, dtype=np.uint8)))
+def told(number: int, state: object) -> bytes:
+    return json.dumps({"format": number, "state": state}).encode()
 
 
-def test_a_newer_format_says_so():
+LIES = [{"array": ["<f8", [9], 0]}, {"array": ["<f8", [-1], 0]}, {"array": ["O", [1], 0]}, {"array": 3}]
+
+
+@pytest.mark.parametrize(("pack", "number"), [(packed, FORMAT), (archive, 3)])
+@pytest.mark.parametrize("state", LIES)
+def test_headers_that_lie_raise_the_same_error(pack, number, state):
+    with pytest.raises(CodecError, match="damaged"):
+        decode(pack(told(number, state), bytes(65)))
+
+
+@pytest.mark.parametrize("pack", [packed, archive])
+@pytest.mark.parametrize("header", [b"no json", b"{}", b"3", bytes([255]), b""])
+def test_what_is_no_header_raises_it_too(pack, header):
+    with pytest.raises(CodecError, match="damaged"):
+        decode(pack(header))
+
+
+@pytest.mark.parametrize("length", [9, 2**63, 2**64 - 1])
+def test_a_header_that_is_longer_than_all_raises_it_too(length):
+    with pytest.raises(CodecError, match="damaged"):
+        decode(b"TOPOSTAT" + length.to_bytes(8, "little") + b"{}")
+
+
+def test_an_archive_of_the_version_before_can_be_read():
+    """What was told of groups is saved nowhere else."""
+    header = told(3, {"dict": {"x": {"array": ["<f8", [2], 0]}, "y": [1]}})
+    found = decode(archive(header, np.array([1.5, np.inf]).tobytes()))
+    assert same(found, {"x": np.array([1.5, np.inf]), "y": [1]})
+
+
+@pytest.mark.parametrize("pack", [packed, archive])
+def test_a_newer_format_says_so(pack):
     with pytest.raises(CodecError, match=f"format {FORMAT + 1}"):
-        decode(archive(json.dumps({"format": FORMAT + 1, "state": 0}).encode(), np.zeros(0, dtype=np.uint8)))
+        decode(pack(told(FORMAT + 1, 0)))
 
 
-def test_objects_inside_the_archive_are_never_unpickled():
+def test_objects_inside_an_archive_are_never_unpickled():
     buffer = io.BytesIO()
     np.savez(buffer, header=np.array([{"a": 1}], dtype=object), data=np.zeros(1))
     with pytest.raises(CodecError):

@@ -42,6 +42,15 @@ def test_the_newest_snapshot_is_loaded_and_two_are_kept(store: SnapshotStore, tm
     assert len(list((tmp_path / "snapshots").iterdir())) == 3
 
 
+def test_what_was_kept_is_found_and_cleared_away_by_the_next_one(store: SnapshotStore, tmp_path: Path) -> None:
+    store.save(7, 10, b"first")
+    store.save(7, 20, b"second")
+    after = SnapshotStore(tmp_path / "snapshots", OsDisk())
+    assert after.load(7) == (20, b"second")
+    after.save(7, 30, b"third")
+    assert sorted(path.name[-7:] for path in (tmp_path / "snapshots").iterdir()) == ["20.snap", "30.snap"]
+
+
 @pytest.mark.parametrize("harm", [lambda data: data[:-1], lambda data: data[:20] + b"!" + data[21:], lambda _: b""])
 def test_a_damaged_snapshot_gives_way_to_the_one_before(store: SnapshotStore, tmp_path: Path, harm: object) -> None:
     assert callable(harm)
@@ -59,6 +68,7 @@ def test_a_snapshot_under_another_name_is_not_taken(store: SnapshotStore, tmp_pa
     path = newest(tmp_path)
     path.with_name(path.name.replace("000001-", "000002-")).write_bytes(path.read_bytes())
     path.with_name(path.name.replace("10.snap", "11.snap")).write_bytes(path.read_bytes())
+    store = SnapshotStore(tmp_path / "snapshots", OsDisk())
     assert store.load(2) is None
     assert store.load(1) == (10, b"state")
 

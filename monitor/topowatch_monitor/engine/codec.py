@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import struct
 import zipfile
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 
 # Every JSON object of the header has one of these as its only key, so that no key of a state can be taken for another.
 _ARRAY, _DICT = "array", "dict"
-FORMAT = 3
+_HEAD = struct.Struct("<8sQ")  # _MAGIC, length of the header
+_MAGIC = b"TOPOSTAT"
+FORMAT = 4
+_ARCHIVE = 3  # the one before, an npz file: what is known of groups may have been saved in it
 
 
 class CodecError(ValueError):
@@ -19,7 +24,7 @@ class CodecError(ValueError):
 
 
 def encode(state: object) -> bytes:
-    """Encode a state as an npz file of two members: a JSON header, and the bytes of all arrays in a row.
+    """Encode a state: magic and length (u64) of a JSON header, the header, and the bytes of all arrays in a row.
 
     Args:
         state: None, bool, int, float (NaN and infinities survive), str, ndarray of numbers, or lists and dicts (keyed
@@ -28,29 +33,22 @@ def encode(state: object) -> bytes:
     Raises:
         TypeError: something else is in it.
     """
-    chunks: list[bytes] = []
+    chunks: list[memoryview] = []
     tree = _flatten(state, chunks, [0])
     header = json.dumps({"format": FORMAT, "state": tree}, separators=(",", ":")).encode()
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.frombuffer(header, dtype=np.uint8),
-        data=np.frombuffer(b"".join(chunks), dtype=np.uint8),
-    )
-    return buffer.getvalue()
+    return b"".join([_HEAD.pack(_MAGIC, len(header)), header, *chunks])
 
 
 def decode(data: bytes) -> Any:
-    """Decode what `encode` made.
+    """Decode what `encode` made, here or in a version that made archives of it.
 
     Raises:
         CodecError: the bytes are damaged, or of another version.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as members:
-            header = json.loads(members["header"].tobytes())
-            numbers = members["data"].tobytes()
-        if header["format"] != FORMAT:
+        told, numbers, wanted = _of_parts(data) if data.startswith(_MAGIC) else _of_archive(data)
+        header = json.loads(told)
+        if header["format"] != wanted:
             raise CodecError(f"state has format {header['format']}, this version reads {FORMAT}")
         return _restore(header["state"], numbers)
     except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -59,7 +57,22 @@ def decode(data: bytes) -> Any:
         raise CodecError(f"damaged state: {error}") from error
 
 
-def _flatten(value: object, chunks: list[bytes], size: list[int]) -> object:
+def _of_parts(data: bytes) -> tuple[bytes, memoryview, int]:
+    """Header, bytes of all arrays and format of what `encode` made."""
+    if len(data) < _HEAD.size:
+        raise CodecError(f"damaged state: it ends after {len(data)} bytes")
+    _, length = _HEAD.unpack_from(data)
+    end = _HEAD.size + length
+    return data[_HEAD.size : end], memoryview(data)[end:], FORMAT
+
+
+def _of_archive(data: bytes) -> tuple[bytes, memoryview, int]:
+    """The same of an archive."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as members:
+        return members["header"].tobytes(), memoryview(members["data"].tobytes()), _ARCHIVE
+
+
+def _flatten(value: object, chunks: list[memoryview], size: list[int]) -> object:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, dict):
@@ -70,20 +83,20 @@ def _flatten(value: object, chunks: list[bytes], size: list[int]) -> object:
         return [_flatten(item, chunks, size) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-        chunks.append(little.tobytes())
+        chunks.append(little.data)
         start = size[0]
         size[0] += little.nbytes
         return {_ARRAY: [little.dtype.str, list(value.shape), start]}
     raise TypeError(f"a state holds plain values and arrays of numbers, not {type(value).__name__}")
 
 
-def _restore(value: Any, numbers: bytes) -> Any:
+def _restore(value: Any, numbers: memoryview) -> Any:
     if isinstance(value, dict):
         if _DICT in value:
             return {key: _restore(item, numbers) for key, item in value[_DICT].items()}
         name, shape, start = value[_ARRAY]
         dtype = np.dtype(name)
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         array = np.frombuffer(numbers, dtype=dtype, count=count, offset=start) if count else np.empty(0, dtype)
         return array.reshape(shape).astype(dtype.newbyteorder("="))
     if isinstance(value, list):

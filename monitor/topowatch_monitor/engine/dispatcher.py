@@ -60,7 +60,7 @@ class Dispatcher:
         self._checkpoints = checkpoints
         self._timeout = timeout
         self._virtual = [Virtual() for _ in range(VIRTUAL_SHARDS)]
-        self._saving = Saving(self._virtual, self._snapshot, checkpoints, snapshot_seconds)
+        self._saving = Saving(self._virtual, pool, self._lose, checkpoints, seconds=snapshot_seconds, timeout=timeout)
         self._flights: dict[int, deque[Flight]] = {}  # by carrier, in the order in which they were begun
         self._serial = 0
         self._missing: set[int] = set()  # virtual shards that were lost and are not in place again
@@ -409,12 +409,3 @@ class Dispatcher:
             for carrier, call in [(carrier, self._pool.call(carrier, "apply", parts[carrier])) for carrier in parts]:
                 self._accept(carrier, self._pool.result(call, self._timeout))
             position = chunk.end
-
-    def _snapshot(self, number: int) -> tuple[int, bytes] | None:
-        try:
-            call = self._pool.call(self._virtual[number].carrier, "snapshot", [number])
-            [(_, offset, state)] = self._pool.result(call, self._timeout)
-        except ShardLostError as error:
-            self._lose(error)
-            return None
-        return offset, state

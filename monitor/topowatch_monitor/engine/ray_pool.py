@@ -61,11 +61,15 @@ class _Actor:
     since: float
     calls: deque[Any] = field(default_factory=deque)
 
-    def hangs(self, now: float) -> str:
-        """Why it counts as lost though its node is there; empty while it answers."""
+    def let_go(self, now: float) -> None:
+        """Hold what it has answered no longer, so that Ray keeps it no longer than whoever asked."""
         while self.calls and ray.wait([self.calls[0]], timeout=0)[0]:
             self.calls.popleft()
             self.since = now
+
+    def hangs(self, now: float) -> str:
+        """Why it counts as lost though its node is there; empty while it answers."""
+        self.let_go(now)
         if not self.calls:
             self.since = now
         return f"no answer for {ANSWER_SECONDS:g} s" if now - self.since > ANSWER_SECONDS else ""
@@ -209,6 +213,8 @@ class RayPool:
                     raise ShardLostError(carrier, why)
             if time.monotonic() > deadline:
                 raise ShardLostError(call.carrier, f"no answer for {timeout:g} s")
+        if call.carrier in self._actors:
+            self._actors[call.carrier].let_go(time.monotonic())
         try:
             return ray.get(call.handle)
         except RayTaskError as error:

@@ -86,6 +86,7 @@ class Shard:
 
     def __init__(self, settings: RunSettings | None = None) -> None:
         self._settings = settings or RunSettings()
+        self._looked_at_with = asdict(self._settings)
         self._virtual: dict[int, _Virtual] = {}
         self._placing = Placing()
         self._forecasting = Forecasting()
@@ -241,7 +242,7 @@ class Shard:
         for number in vshards:
             virtual = self._virtual[number]
             runs = [run.state_dict() for run in virtual.runs.values()]
-            state = {"state": STATE, "settings": asdict(self._settings), "runs": runs}
+            state = {"state": STATE, "settings": self._looked_at_with, "runs": runs}
             found.append((number, virtual.next_offset, encode(state)))
         return found
 
@@ -290,7 +291,7 @@ class Shard:
         saved = decode(data)
         if saved["state"] != STATE:
             raise CodecError(f"its version is {saved['state']}, this daemon's is {STATE}")
-        if saved["settings"] != asdict(self._settings):
+        if saved["settings"] != self._looked_at_with:
             raise CodecError("its runs were looked at with other settings")
         runs = (RunState.from_state(run, self._settings) for run in saved["runs"])
         return {run.key: run for run in runs}

@@ -202,11 +202,16 @@ def room_at(path: Path) -> Room | None:
     return Room(told.total, told.free)
 
 
-def write_file(disk: Disk, path: Path, data: bytes) -> None:
-    """Write a file and flush it; raises OSError, and leaves nothing behind then. Its directory entry is not flushed."""
+def write_file(disk: Disk, path: Path, *parts: bytes) -> None:
+    """Write a file of these parts and flush it, though not its directory entry.
+
+    Raises:
+        OSError: it could not be written; nothing of it is left behind.
+    """
     file = disk.create(path)
     try:
-        file.write(data)
+        for part in parts:
+            file.write(part)
         file.sync()
     except OSError:
         with contextlib.suppress(OSError):

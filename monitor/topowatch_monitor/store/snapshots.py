@@ -21,7 +21,7 @@ _KIND = 0
 
 
 class SnapshotStore:
-    """States of shards by log offset; made for one thread.
+    """States of shards by log offset; made for one thread, and for a directory that nobody else changes.
 
     Args:
         directory: made at the first `save`.
@@ -31,26 +31,28 @@ class SnapshotStore:
     def __init__(self, directory: Path, disk: Disk) -> None:
         self._directory = directory
         self._disk = disk
+        self._listed: dict[int, set[int]] | None = None  # offsets by shard; to list the directory takes 2 ms
 
     def save(self, shard: int, offset: int, state: bytes) -> None:
         """Keep `state`, which covers every record of `shard` below `offset`, durably; raises OSError."""
         self._disk.make_directory(self._directory)
         path = self._path(shard, offset)
         temporary = path.with_suffix(".tmp")
-        data = framing.MAGIC + framing.encode(_KIND, _PLACE.pack(shard, offset) + state)
-        write_file(self._disk, temporary, data)
+        place = _PLACE.pack(shard, offset)
+        write_file(self._disk, temporary, framing.MAGIC, framing.header(_KIND, place, state), place, state)
         self._disk.rename(temporary, path)
+        offsets = self._offsets().setdefault(shard, set())
+        offsets.add(offset)
         self._disk.sync_directory(self._directory)
         # Newer ones are damaged, or `state` would come from them; the newest older one is kept to fall back on.
-        others = [other for other in self._offsets(shard) if other != offset]
-        kept = max((other for other in others if other < offset), default=None)
-        for other in others:
-            if other != kept:
-                self._disk.unlink(self._path(shard, other))
+        kept = max((other for other in offsets if other < offset), default=None)
+        for other in sorted(offsets - {offset, kept}):
+            offsets.discard(other)
+            self._disk.unlink(self._path(shard, other))
 
     def load(self, shard: int) -> tuple[int, bytes] | None:
         """Return offset and state of the newest snapshot that is whole, or None."""
-        for offset in reversed(self._offsets(shard)):
+        for offset in sorted(self._offsets().get(shard, ()), reverse=True):
             with suppress(OSError):
                 data = self._disk.read(self._path(shard, offset))
                 state = _state(data, shard, offset)
@@ -60,20 +62,20 @@ class SnapshotStore:
 
     def shards(self) -> list[int]:
         """Return the shards that have a snapshot, ascending."""
-        return sorted({shard for shard, _ in self._entries()})
+        return sorted(self._offsets())
 
     def _path(self, shard: int, offset: int) -> Path:
         return self._directory / f"{shard:06d}-{offset:020d}.snap"
 
-    def _offsets(self, shard: int) -> list[int]:
-        return sorted(offset for found, offset in self._entries() if found == shard)
-
-    def _entries(self) -> list[tuple[int, int]]:
-        try:
-            names = self._disk.names(self._directory)
-        except FileNotFoundError:
-            return []
-        return [(int(match[1]), int(match[2])) for match in map(_NAME.fullmatch, names) if match]
+    def _offsets(self) -> dict[int, set[int]]:
+        """Offsets of the snapshots of each shard."""
+        if self._listed is None:
+            found: dict[int, set[int]] = {}
+            with suppress(FileNotFoundError):
+                for match in filter(None, map(_NAME.fullmatch, self._disk.names(self._directory))):
+                    found.setdefault(int(match[1]), set()).add(int(match[2]))
+            self._listed = found
+        return self._listed
 
 
 def _state(data: bytes, shard: int, offset: int) -> bytes | None:
