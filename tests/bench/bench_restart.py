@@ -83,13 +83,12 @@ class Event:
 
 
 def recovery(at: float, scrapes: Sequence[Scrape], is_well: Callable[[Scrape], bool]) -> float:
-    """Seconds from `at` to the end of the first scrape at which all is well again; 0 where it always was."""
-    unwell = False
-    for scrape in scrapes:
-        if unwell and is_well(scrape):
-            return scrape.ended - at
-        unwell = unwell or not is_well(scrape)
-    return math.inf if unwell else 0.0
+    """Seconds from `at` to the end of the first scrape from which on all is well; 0 where it always was."""
+    unwell = [place for place, scrape in enumerate(scrapes) if not is_well(scrape)]
+    if not unwell:
+        return 0.0
+    after = scrapes[unwell[-1] + 1 :]
+    return after[0].ended - at if after else math.inf
 
 
 def judge(event: Event, until: float, scrapes: Sequence[Scrape], report: Report, runs: int) -> dict[str, float | None]:

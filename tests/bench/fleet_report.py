@@ -45,10 +45,10 @@ _RESTART = """\
 
 Machine: {machine}, load {load:.1f}. {runs:,} runs with {fill} samples in their windows, then {rate:.0f} samples a
 second together; `/metrics` is scraped every {every:g} s. Seconds count from the signal. Every run's series are back
-with the first scrape that shows a step of each run again; they are current with the first that shows for each run all
-that was due {fresh:g} s before or earlier; 0 means that they never were otherwise. The gap is the longest time between
-the ends of two scrapes that showed all runs. The node is one of two of a Ray cluster on this machine that another
-daemon with as many runs has joined; each of them carries a shard.
+with the scrape from which on each shows a step of every run; they are current with that from which on each shows of
+every run all that was due {fresh:g} s before or earlier; 0 means that they never were otherwise. The gap is the
+longest time between the ends of two scrapes that showed all runs. The node is one of two of a Ray cluster on this
+machine that another daemon with as many runs has joined; each of them carries a shard.
 
 Of {acked:,} samples acked in all, **{lost} were lost and {twice} counted twice**: in the log that was left, and in what
 the daemon counts of each run; {sent_again:,} times a batch was sent in vain, and a second later again.
