@@ -108,7 +108,7 @@ def judge(event: Event, until: float, scrapes: Sequence[Scrape], report: Report,
             count == 0 or scrape.steps[run] >= steps[run][count - 1] for run, count in sent.items()
         )
 
-    after = [scrape for scrape in scrapes if event.at <= scrape.began < until]
+    after = [scrape for scrape in scrapes if event.at <= scrape.began and scrape.ended < until]
     full = [scrape.ended for scrape in scrapes if is_full(scrape) and scrape.began < until]
     ends = [max(end for end in full if end <= event.at), *(end for end in full if end > event.at)]
     return {

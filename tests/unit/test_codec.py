@@ -86,14 +86,21 @@ def told(number: int, state: object) -> bytes:
     return json.dumps({"format": number, "state": state}).encode()
 
 
-LIES = [{"array": ["<f8", [9], 0]}, {"array": ["<f8", [-1], 0]}, {"array": ["O", [1], 0]}, {"array": 3}]
+LIES = [
+    {"array": ["<f8", [9], 0]},
+    {"array": ["<f8", [-1], 0]},
+    {"array": ["<f8", [-1, 8], 0]},
+    {"array": ["V8", [1], 0]},
+    {"array": ["O", [1], 0]},
+    {"array": 3},
+]
 
 
 @pytest.mark.parametrize(("pack", "number"), [(packed, FORMAT), (archive, 3)])
 @pytest.mark.parametrize("state", LIES)
 def test_headers_that_lie_raise_the_same_error(pack, number, state):
     with pytest.raises(CodecError, match="damaged"):
-        decode(pack(told(number, state), bytes(65)))
+        decode(pack(told(number, state), bytes(64)))
 
 
 @pytest.mark.parametrize("pack", [packed, archive])

@@ -158,6 +158,32 @@ def test_every_record_reaches_its_shard_once_and_in_order_whatever_dies_comes_or
     check(pool, log)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), deaths=st.integers(0, ATTEMPTS - 1), size=st.integers(1, 4))
+def test_all_is_saved_whatever_dies_over_it_and_a_restart_replays_only_what_was_not(
+    seed: int, deaths: int, size: int
+) -> None:
+    dice = random.Random(seed)
+    log = MemoryLog([item(dice.randrange(60), seq) for seq in range(1000)])
+    pool, kept = flaky(size, dice, 0), MemorySnapshots()
+    dispatcher = Dispatcher(log, pool, Checkpoints(kept))
+    dispatcher.restore(durable=0)
+    dispatcher.pump(1000)
+    dispatcher.settle()
+    pool.deaths = deaths
+    dispatcher.save()
+    touched = {number for record in log.records for number in shards_of(record.kind, record.payload)}
+    if deaths < 2:  # one is made good; a second one may come while it is
+        assert kept.kept.keys() >= touched
+    pool = flaky(size, dice, 0)
+    again = Dispatcher(log, pool, Checkpoints(kept))
+    again.restore(durable=1000)
+    while again.pump(1000):
+        pass
+    again.settle()
+    check(pool, log)
+
+
 def level(dispatcher: Dispatcher) -> None:
     """Until nothing is to be handed over any more."""
     for _ in range(VIRTUAL_SHARDS):

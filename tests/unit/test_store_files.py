@@ -51,6 +51,20 @@ def test_what_was_kept_is_found_and_cleared_away_by_the_next_one(store: Snapshot
     assert sorted(path.name[-7:] for path in (tmp_path / "snapshots").iterdir()) == ["20.snap", "30.snap"]
 
 
+def test_two_that_save_in_one_directory_keep_two_and_need_nothing_that_the_other_took_away(
+    store: SnapshotStore, tmp_path: Path
+) -> None:
+    """As an engine does whose front was killed, beside that of the next front."""
+    store.save(7, 10, b"first")
+    store.save(7, 20, b"second")
+    after = SnapshotStore(tmp_path / "snapshots", OsDisk())
+    assert after.load(7) == (20, b"second")
+    store.save(7, 30, b"third")
+    for offset in (40, 50):
+        after.save(7, offset, b"later")
+    assert sorted(path.name[-7:] for path in (tmp_path / "snapshots").iterdir()) == ["40.snap", "50.snap"]
+
+
 @pytest.mark.parametrize("harm", [lambda data: data[:-1], lambda data: data[:20] + b"!" + data[21:], lambda _: b""])
 def test_a_damaged_snapshot_gives_way_to_the_one_before(store: SnapshotStore, tmp_path: Path, harm: object) -> None:
     assert callable(harm)

@@ -13,6 +13,7 @@ import numpy as np
 
 # Every JSON object of the header has one of these as its only key, so that no key of a state can be taken for another.
 _ARRAY, _DICT = "array", "dict"
+_KINDS = "biuf"  # of numbers, as NumPy calls them
 _HEAD = struct.Struct("<8sQ")  # _MAGIC, length of the header
 _MAGIC = b"TOPOSTAT"
 FORMAT = 4
@@ -81,7 +82,7 @@ def _flatten(value: object, chunks: list[memoryview], size: list[int]) -> object
         return {_DICT: {key: _flatten(item, chunks, size) for key, item in value.items()}}
     if isinstance(value, list | tuple):
         return [_flatten(item, chunks, size) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.dtype.kind in _KINDS:
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
         chunks.append(little.data)
         start = size[0]
@@ -96,6 +97,8 @@ def _restore(value: Any, numbers: memoryview) -> Any:
             return {key: _restore(item, numbers) for key, item in value[_DICT].items()}
         name, shape, start = value[_ARRAY]
         dtype = np.dtype(name)
+        if dtype.kind not in _KINDS or any(size < 0 for size in shape):
+            raise CodecError(f"damaged state: an array of {name!r}, {shape}")
         count = math.prod(shape)
         array = np.frombuffer(numbers, dtype=dtype, count=count, offset=start) if count else np.empty(0, dtype)
         return array.reshape(shape).astype(dtype.newbyteorder("="))

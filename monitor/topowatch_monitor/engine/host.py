@@ -99,8 +99,8 @@ def main(descriptor: int, settings: HostSettings) -> None:
         while not link.closed:
             _run(settings, pool, link)
         if settings.ray_address is None:
-            log.info("all is saved: ending %s", where)
-            kill_session(os.getsid(0))  # to end it in order takes seconds, and leaves nothing more
+            log.info("ending %s", where)
+            pool.kill()
     except ClusterLostError as error:
         link.tell(f"{where} is lost: {error}")
         log.error("%s is lost (%s): beginning anew", where, error)

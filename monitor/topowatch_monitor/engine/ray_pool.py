@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import services, state
+from ray._private import services, state, worker
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,6 +29,7 @@ from topowatch_monitor.engine.pool import (
     ShardLostError,
     Standing,
 )
+from topowatch_monitor.engine.session import kill_session
 from topowatch_monitor.engine.shard import STATE, Shard
 
 if TYPE_CHECKING:
@@ -265,6 +266,15 @@ class RayPool:
         """Leave the cluster; a Ray of our own ends with it."""
         self._watch.close()
         ray.shutdown()
+
+    def kill(self) -> None:
+        """End a Ray of our own at once, and this process with it: to shut it down in order takes seconds."""
+        node = worker.global_worker.node
+        try:
+            if node is not None:
+                node.destroy_external_storage()  # what it has spilled
+        finally:
+            kill_session(os.getsid(0))
 
     def _ours(self) -> Counter[str]:
         return Counter(actor.node for actor in [*self._actors.values(), *self._beginning.values()])

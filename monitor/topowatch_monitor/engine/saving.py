@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from topowatch_monitor.engine.pool import Call, ShardLostError, ShardPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from topowatch_monitor.engine.checkpoints import Checkpoints
     from topowatch_monitor.engine.ledger import Virtual
 
 SNAPSHOT_BYTES_PER_SECOND = 8 << 20  # share of the disk; 1,000 runs with full windows take about ten minutes
 IDLE_SAVE_SECONDS = 0.25  # between two looks whether a snapshot is due
-TAKEN_AT_ONCE = 8  # snapshots that are on their way while another one is written
+AHEAD = 2  # snapshots a carrier: one that it works on, one that is on its way
 
 
 class Saving:
@@ -62,7 +62,7 @@ class Saving:
         if due:
             chosen = min(due, key=lambda virtual: virtual.saved_at)
             chosen.saved_at = now
-            size = self._save([self._virtual.index(chosen)])
+            size, _ = self._save([self._virtual.index(chosen)])
             self._note_spans(position)
             self._next_at = now + size / SNAPSHOT_BYTES_PER_SECOND
 
@@ -70,23 +70,50 @@ class Saving:
         """Save every virtual shard that changed."""
         unsaved = [number for number, virtual in enumerate(self._virtual) if virtual.unsaved]
         if unsaved:
-            self._save(unsaved)
+            _, left = self._save(unsaved)
+            self._save(left)
             self._note_spans(position)
 
-    def _save(self, numbers: Iterable[int]) -> int:
-        """Save virtual shards, while their carriers work side by side on the next ones; return the bytes written."""
-        calls: deque[tuple[int, Call]] = deque()
-        written = 0
-        for number in self._alternating(numbers):
-            try:
-                call = self._pool.call(self._virtual[number].carrier, "snapshot", [number])
-            except ShardLostError as error:
-                self._lose(error)
+    def _save(self, numbers: Sequence[int]) -> tuple[int, list[int]]:
+        """Save virtual shards; return the bytes written, and those whose carrier was lost over it."""
+        written, left = 0, []
+        for number, taken in self._snapshots(numbers):
+            if taken is None:
+                left.append(number)
                 continue
-            calls.append((number, call))
-            if len(calls) > TAKEN_AT_ONCE:
-                written += self._keep(*calls.popleft())
-        return written + sum(self._keep(*each) for each in calls)
+            offset, state = taken
+            if self._checkpoints.save(number, offset, state):
+                self._virtual[number].saved_offset, self._virtual[number].unsaved = offset, False
+            written += len(state)
+        return written, left
+
+    def _snapshots(self, numbers: Sequence[int]) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
+        """Yield each with offset and state, None if its carrier was lost, while the carriers work on the next ones."""
+        most = AHEAD * len({self._virtual[number].carrier for number in numbers})
+        calls: deque[tuple[int, Call | None]] = deque()
+        for number in self._alternating(numbers):
+            if len(calls) == most:
+                yield self._taken(*calls.popleft())
+            calls.append((number, self._begun(number)))
+        for each in calls:
+            yield self._taken(*each)
+
+    def _begun(self, number: int) -> Call | None:
+        try:
+            return self._pool.call(self._virtual[number].carrier, "snapshot", [number])
+        except ShardLostError as error:
+            self._lose(error)
+        return None
+
+    def _taken(self, number: int, call: Call | None) -> tuple[int, tuple[int, bytes] | None]:
+        if call is None:
+            return number, None
+        try:
+            [(_, offset, state)] = self._pool.result(call, self._timeout)
+        except ShardLostError as error:
+            self._lose(error)
+            return number, None
+        return number, (offset, state)
 
     def _alternating(self, numbers: Iterable[int]) -> list[int]:
         """Order virtual shards so that each carrier has its turn: those in a row are mostly with the same one."""
@@ -98,17 +125,6 @@ class Saving:
             return turns[carrier]
 
         return sorted(numbers, key=turn)
-
-    def _keep(self, number: int, call: Call) -> int:
-        """Write a snapshot, if its carrier is not lost over it; return its bytes."""
-        try:
-            [(_, offset, state)] = self._pool.result(call, self._timeout)
-        except ShardLostError as error:
-            self._lose(error)
-            return 0
-        if self._checkpoints.save(number, offset, state):
-            self._virtual[number].saved_offset, self._virtual[number].unsaved = offset, False
-        return len(state)
 
     def _note_spans(self, position: int) -> None:
         """Note how far the log holds nothing new for what is saved, so that a restart skips that span."""

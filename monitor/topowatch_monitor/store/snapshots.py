@@ -21,7 +21,9 @@ _KIND = 0
 
 
 class SnapshotStore:
-    """States of shards by log offset; made for one thread, and for a directory that nobody else changes.
+    """States of shards by log offset; made for one thread.
+
+    What is in the directory is listed once: another process that changes it costs no more than an older snapshot.
 
     Args:
         directory: made at the first `save`.
@@ -46,9 +48,10 @@ class SnapshotStore:
         self._disk.sync_directory(self._directory)
         # Newer ones are damaged, or `state` would come from them; the newest older one is kept to fall back on.
         kept = max((other for other in offsets if other < offset), default=None)
-        for other in sorted(offsets - {offset, kept}):
-            offsets.discard(other)
-            self._disk.unlink(self._path(shard, other))
+        others = offsets - {offset, kept}
+        offsets -= others
+        if not all(self._remove(self._path(shard, other)) for other in sorted(others)):
+            self._listed = None  # another process saves here too, as an engine does whose front was killed
 
     def load(self, shard: int) -> tuple[int, bytes] | None:
         """Return offset and state of the newest snapshot that is whole, or None."""
@@ -63,6 +66,14 @@ class SnapshotStore:
     def shards(self) -> list[int]:
         """Return the shards that have a snapshot, ascending."""
         return sorted(self._offsets())
+
+    def _remove(self, path: Path) -> bool:
+        """Remove a file, and say whether it was there."""
+        try:
+            self._disk.unlink(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _path(self, shard: int, offset: int) -> Path:
         return self._directory / f"{shard:06d}-{offset:020d}.snap"
