@@ -33,29 +33,46 @@ class Turns:
         """Run `action`, or have it run at the end of the one that somebody is in the middle of."""
         if os.getpid() != self._process:
             return  # forked, perhaps in the middle of another thread's turn, which nobody ends here
-        if not self._lock.acquire(blocking=False) and self._running():
-            self._waiting.append(action)
-            if not self._lock.locked():
-                self._go_on()
-            return
+        turn: Callable[[], object] | None = action
+        while turn is not None:  # no recursion: thousands may wait
+            if self._mine():
+                self._end(turn)
+            else:
+                self._waiting.append(turn)
+                if self._lock.locked():
+                    return
+            turn = self._next()
+
+    def _mine(self) -> bool:
+        """Take the turn, unless somebody is in the middle of one."""
+        for _ in range(2):  # whoever had it may have ended between the two looks at the first try
+            if self._lock.acquire(blocking=False):
+                return True
+            if self._running():
+                return False
+        return True
+
+    def _end(self, turn: Callable[[], object]) -> None:
+        """Run an action and give the turn back; where it is broken off, those that wait are not left waiting."""
+        whole = False
         try:
-            action()
+            turn()
+            whole = True
         finally:
             if self._lock.locked():
                 self._lock.release()
-            self._go_on()
+            if not whole and (after := self._next()) is not None:
+                self.take(after)
 
-    def _go_on(self) -> None:
-        while self._waiting:
-            try:
-                action = self._waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
-            self.take(action)
+    def _next(self) -> Callable[[], object] | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
 
     def _running(self) -> bool:
-        """Say whether a thread is within `take`, this call of it aside."""
-        asking, code = sys._getframe(1), Turns.take.__code__
+        """Say whether a thread is within `take`, the call of it that asks aside."""
+        asking, code = sys._getframe(2), Turns.take.__code__
         for top in sys._current_frames().values():
             frame: FrameType | None = top
             while frame is not None:

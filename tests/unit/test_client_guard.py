@@ -35,6 +35,17 @@ def test_what_was_asked_for_in_the_middle_is_done_even_if_that_is_broken_off() -
     assert done == ["later", "next"]
 
 
+def test_thousands_may_wait_for_one_and_are_done_behind_it() -> None:
+    turns, done = Turns(), []
+
+    def first() -> None:
+        for number in range(5000):
+            turns.take(lambda number=number: done.append(number))
+
+    turns.take(first)
+    assert done == list(range(5000))
+
+
 def test_threads_take_turns_and_none_is_left_waiting() -> None:
     turns, inside, counts = Turns(), [], [0, 0]
 
