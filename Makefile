@@ -11,7 +11,7 @@ PROTOS_OUT ?= protos
 DEPLOY_VENV := .venv-deploy
 PROTOS := run sample log ingest
 # More than the two cores that continuous integration has: many tests wait.
-WORKERS ?= 3
+WORKERS ?= 4
 # Programs of Debian packages that are called as themselves, save two; promtool and amtool come with them.
 SYSTEM := prometheus prometheus-alertmanager chromium chromedriver systemd-analyze
 
