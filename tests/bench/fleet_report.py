@@ -16,6 +16,7 @@ LATENCY_SECONDS = 5.0  # 99 % of samples, until a scrape has shown them
 SCRAPE_SECONDS = 0.3  # 95 % of scrapes
 MEMORY_MEGABYTES = 12.0  # a run
 ROWS_MS, BLOCKED_MS, KEY_MS = 2000.0, 200.0, 200.0
+BARRED = ("back", "current")
 BACK_SECONDS = 10.0
 
 _HEAD = """\
@@ -52,6 +53,10 @@ machine that another daemon with as many runs has joined; each of them carries a
 
 Of {acked:,} samples acked in all, **{lost} were lost and {twice} counted twice**: in the log that was left, and in what
 the daemon counts of each run; {sent_again:,} times a batch was sent in vain, and a second later again.
+
+What takes until they are current: a Ray of the daemon's own starts for some seconds, with all processors busy, and what
+has come since the snapshots is then computed beside what goes on coming, on the processors that the load and the scraper
+use as well. Of a daemon that is told to stop the snapshots are of its last second; else they are a minute or two old.
 """
 SCENARIOS = {
     "terminated": "SIGTERM, then start",
@@ -87,10 +92,7 @@ def fleet_missed(found: dict[str, Any]) -> list[str]:
 def restart_missed(found: dict[str, Any]) -> list[str]:
     """Which bars the restarts missed."""
     slow = [
-        f"{name}: {what}"
-        for name, each in found["scenarios"].items()
-        for what in ("back", "current")
-        if each[what] > BACK_SECONDS
+        f"{name}: {what}" for name, each in found["scenarios"].items() for what in BARRED if each[what] > BACK_SECONDS
     ]
     return slow + [what for what in ("lost", "twice") if found[what]]
 
@@ -197,11 +199,14 @@ def _restart(found: dict[str, Any]) -> list[str]:
         "current": f"they are current (bar: {BACK_SECONDS:g} s)",
         "gap": "longest gap in the series",
     }
-    rows = [[what, *(_figure(each[name]) for each in found["scenarios"].values())] for name, what in lines.items()]
+    rows = [
+        [what, *(_figure(name, each[name]) for each in found["scenarios"].values())] for name, what in lines.items()
+    ]
     return [said, *table(["", *(SCENARIOS[name] for name in found["scenarios"])], rows), ""]
 
 
-def _figure(value: float | None) -> str:
+def _figure(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return "never" if value == math.inf else f"{value:.1f}"
+    seen = "never" if value == math.inf else f"{value:.1f}"
+    return f"{seen}, **missed**" if name in BARRED and value > BACK_SECONDS else seen
