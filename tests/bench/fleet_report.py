@@ -54,9 +54,10 @@ machine that another daemon with as many runs has joined; each of them carries a
 Of {acked:,} samples acked in all, **{lost} were lost and {twice} counted twice**: in the log that was left, and in what
 the daemon counts of each run; {sent_again:,} times a batch was sent in vain, and a second later again.
 
-What takes until they are current: a Ray of the daemon's own starts for some seconds, with all processors busy, and what
-has come since the snapshots is then computed beside what goes on coming, on the processors that the load and the scraper
-use as well. Of a daemon that is told to stop the snapshots are of its last second; else they are a minute or two old.
+What takes until they are current: a Ray of the daemon's own starts for some seconds, with all processors busy, and
+what has come since the snapshots is then computed beside what goes on coming, on the processors that the load and the
+scraper use as well. Of a daemon that is told to stop the snapshots are of its last second; else they are a minute or
+two old.
 """
 SCENARIOS = {
     "terminated": "SIGTERM, then start",
