@@ -116,6 +116,24 @@ def test_the_keyboard_finds_filters_and_lets_go(browser: Chrome, inline_daemon: 
     eventually(lambda: "hay-1" in text_of(browser))
 
 
+def test_more_runs_than_a_screen_shows_are_all_there_in_order_and_a_filter_may_come_before_they_are(
+    browser: Chrome, inline_daemon: Daemon
+) -> None:
+    for number in range(60):
+        send(inline_daemon, f"run-{number}")
+    browser.get(f"http://{inline_daemon.http}/")
+    names = "return [...document.querySelectorAll('#rows td.name a')].map((each) => each.textContent)"
+    everyone = [f"run-{number}" for number in range(60)]
+    eventually(lambda: browser.execute_script(names) == everyone)
+    # The first rows are drawn when this returns, the others not.
+    filtered = "drawn.clear(); $('rows').replaceChildren(); drawRuns(); $('filter').value = arguments[0]; drawRuns(); "
+    assert browser.execute_script(filtered + names, "run-5") == ["run-5", *everyone[50:]]
+    browser.execute_async_script("setTimeout(arguments[0], 300)")  # they do not come later either
+    assert browser.execute_script(names) == ["run-5", *everyone[50:]]
+    browser.execute_script("sort = {column: 2, down: true}; $('filter').value = ''; drawRuns()")
+    eventually(lambda: browser.execute_script(names) == everyone[::-1])
+
+
 def test_the_keyboard_keeps_its_place_while_rows_change_and_is_led_to_what_a_link_opens(
     browser: Chrome, inline_daemon: Daemon
 ) -> None:

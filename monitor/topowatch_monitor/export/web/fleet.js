@@ -1,5 +1,5 @@
 // The runs in a table: those that match the filter, and those of one group where it is looked at.
-const ROWS_AT_ONCE = 100, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
+const ROWS_AT_ONCE = 100, ROWS_A_TURN = 25, GROUPS_SHOWN = 8, VERDICTS = ["unstable", "lost", "warning", "starting", "healthy"];
 let focus = {};   // what is looked at: {group, tenant, run}, or nothing
 let runs = [], groups = [], serverNow = 0, fetchedAt = 0, failedSince = 0, fault = "", late = [], most = ROWS_AT_ONCE, sort = {column: 0, down: false}, only = null;
 const clock = () => serverNow + (stored ? 0 : (performance.now() - fetchedAt) / 1000);
@@ -104,16 +104,12 @@ const haystack = (run) => [run.run, run.group, run.verdict, run.state, ...Object
   ...flagsOf(run).flatMap((flag) => [flag.detector, words(flag.detector), flag.reason])].join("\n").toLowerCase();
 
 const drawn = new Map();   // key → {row, cells, seen: JSON of what the row shows}
-function drawRuns() {
-  const terms = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const here = runs.filter((run) => !known(focus.group) || (run.group === focus.group && (!known(focus.tenant) || run.tenant === focus.tenant)));
-  const matching = !terms.length ? here : here.filter((run) => { const text = haystack(run); return terms.every((term) => text.includes(term)); });
-  const shown = matching.filter((run) => !only || run.verdict === only).sort(compare);
-  const head = shown.slice(0, most);
-  const keys = new Set(head.map(keyOf));
-  for (const [key, entry] of drawn) if (!keys.has(key)) { entry.row.remove(); drawn.delete(key); }
+// As many rows as a screen shows are drawn at once, the others after the frame that shows these.
+let turn = 0;
+function drawRows(head, from, mine) {
+  if (mine !== turn) return;   // what is shown has changed since
   const held = $("rows").contains(document.activeElement) ? document.activeElement : null, cell = held?.closest("td"), row = held?.closest("tr");
-  head.forEach((run, position) => {
+  head.slice(from, from + ROWS_A_TURN).forEach((run, index) => {
     const key = keyOf(run), seen = JSON.stringify(run);
     let entry = drawn.get(key);
     if (!entry) {
@@ -124,14 +120,27 @@ function drawRuns() {
     if (entry.seen !== seen) {   // untouched rows keep focus and selection
       entry.seen = seen;
       entry.row.className = run.state === "live" ? "" : "over";
-      COLUMNS.forEach(([, , , fill], index) => fill(entry.cells[index], run));
+      COLUMNS.forEach(([, , , fill], column) => fill(entry.cells[column], run));
     }
     COLUMNS[COLUMNS.length - 1][3](entry.cells[COLUMNS.length - 1], run);
-    const there = $("rows").children[position];
+    const there = $("rows").children[from + index];
     if (there !== entry.row) $("rows").insertBefore(entry.row, there ?? null);
   });
   // A cell that is filled anew, or a row that moves, takes the keyboard's place with it.
   if (held && document.activeElement !== held && row.isConnected) cell.querySelector("a")?.focus({preventScroll: true});
+  if (from + ROWS_A_TURN < head.length) requestAnimationFrame(() => setTimeout(() => {
+    try { drawRows(head, from + ROWS_A_TURN, mine); } catch (error) { failed(error); }
+  }));
+}
+function drawRuns() {
+  const terms = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const here = runs.filter((run) => !known(focus.group) || (run.group === focus.group && (!known(focus.tenant) || run.tenant === focus.tenant)));
+  const matching = !terms.length ? here : here.filter((run) => { const text = haystack(run); return terms.every((term) => text.includes(term)); });
+  const shown = matching.filter((run) => !only || run.verdict === only).sort(compare);
+  const head = shown.slice(0, most);
+  const keys = new Set(head.map(keyOf));
+  for (const [key, entry] of drawn) if (!keys.has(key)) { entry.row.remove(); drawn.delete(key); }
+  drawRows(head, 0, ++turn);
   [...$("head").children].forEach((cell, index) => {
     if (index === sort.column) cell.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");
