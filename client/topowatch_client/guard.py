@@ -34,14 +34,24 @@ class Turns:
         if os.getpid() != self._process:
             return  # forked, perhaps in the middle of another thread's turn, which nobody ends here
         turn: Callable[[], object] | None = action
+        broken: BaseException | None = None
         while turn is not None:  # no recursion: thousands may wait
             if self._mine():
-                self._end(turn)
+                try:
+                    turn()
+                except BaseException as error:  # noqa: BLE001 - raised below: those that wait are not left waiting
+                    error.__context__ = error.__context__ or broken
+                    broken = error
+                finally:
+                    if self._lock.locked():
+                        self._lock.release()
             else:
                 self._waiting.append(turn)
                 if self._lock.locked():
-                    return
+                    break
             turn = self._next()
+        if broken is not None:
+            raise broken
 
     def _mine(self) -> bool:
         """Take the turn, unless somebody is in the middle of one."""
@@ -51,18 +61,6 @@ class Turns:
             if self._running():
                 return False
         return True
-
-    def _end(self, turn: Callable[[], object]) -> None:
-        """Run an action and give the turn back; where it is broken off, those that wait are not left waiting."""
-        whole = False
-        try:
-            turn()
-            whole = True
-        finally:
-            if self._lock.locked():
-                self._lock.release()
-            if not whole and (after := self._next()) is not None:
-                self.take(after)
 
     def _next(self) -> Callable[[], object] | None:
         try:

@@ -46,6 +46,29 @@ def test_thousands_may_wait_for_one_and_are_done_behind_it() -> None:
     assert done == list(range(5000))
 
 
+def test_thousands_may_be_broken_off_and_the_last_one_tells_of_those_before() -> None:
+    turns, done = Turns(), []
+
+    def broken(number: int) -> None:
+        done.append(number)
+        raise ValueError(number)
+
+    def first() -> None:
+        for number in range(5000):
+            turns.take(lambda number=number: broken(number))
+        raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="4999") as told:
+        turns.take(first)
+    assert done == list(range(5000))
+    error, before = told.value, 0
+    while (error := error.__context__) is not None:
+        before += 1
+        last = error
+    assert before == 5000
+    assert isinstance(last, KeyboardInterrupt)
+
+
 def test_threads_take_turns_and_none_is_left_waiting() -> None:
     turns, inside, counts = Turns(), [], [0, 0]
 

@@ -92,7 +92,10 @@ LIES = [
     {"array": ["<f8", [-1, 8], 0]},
     {"array": ["V8", [1], 0]},
     {"array": ["O", [1], 0]},
+    {"array": ["01f8", [1], 0]},
+    {"array": ["i8, 1 2", [1], 0]},
     {"array": 3},
+    {"dict": 3},
 ]
 
 
@@ -104,7 +107,7 @@ def test_headers_that_lie_raise_the_same_error(pack, number, state):
 
 
 @pytest.mark.parametrize("pack", [packed, archive])
-@pytest.mark.parametrize("header", [b"no json", b"{}", b"3", bytes([255]), b""])
+@pytest.mark.parametrize("header", [b"no json", b"{}", b"3", bytes([255]), b"", b"[" * 100_000])
 def test_what_is_no_header_raises_it_too(pack, header):
     with pytest.raises(CodecError, match="damaged"):
         decode(pack(header))

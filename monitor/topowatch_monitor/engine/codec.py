@@ -20,6 +20,13 @@ FORMAT = 4
 _ARCHIVE = 3  # the one before, an npz file: what is known of groups may have been saved in it
 
 
+# What NumPy, JSON and the code below raise over bytes that are not what they seem.
+_DAMAGE = (
+    *(OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError),
+    *(AttributeError, SyntaxError, RecursionError),
+)
+
+
 class CodecError(ValueError):
     """The bytes are no state that this version can read."""
 
@@ -52,7 +59,7 @@ def decode(data: bytes) -> Any:
         if header["format"] != wanted:
             raise CodecError(f"state has format {header['format']}, this version reads {FORMAT}")
         return _restore(header["state"], numbers)
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError) as error:
+    except _DAMAGE as error:
         if isinstance(error, CodecError):
             raise
         raise CodecError(f"damaged state: {error}") from error
