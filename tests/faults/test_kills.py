@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from harness import Daemon, eventually, free_port
 from ray_cluster import token
 from sender import Sender
 from topowatch_monitor.engine.routing import shard_of_key, shards_of
-from topowatch_monitor.engine.session import kill_session
+from topowatch_monitor.engine.session import kill_session, members
 from topowatch_monitor.engine.shard import Part, Shard
 from topowatch_monitor.store.disk import OsDisk
 from topowatch_monitor.store.reader import LogReader
@@ -164,6 +165,21 @@ def test_no_process_is_left_when_the_daemon_is_stopped_or_killed(make_daemon: Ca
         if end == daemon.stop:
             daemon.start()
             eventually(lambda: len(actors(daemon)) == 2, within=90)
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_daemon_that_is_stopped_while_ray_begins_leaves_no_process_and_no_word_of_trouble(
+    make_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = make_daemon("--engine", "ray")
+    assert daemon.process is not None
+    front, name = psutil.Process(daemon.process.pid), "topowatch_monitor.engine.host"
+    [host] = eventually(lambda: [child for child in front.children() if name in child.cmdline()])
+    eventually(lambda: len(members(host.pid)) > 3)  # parts of Ray
+    assert daemon.stop() == 0
+    eventually(lambda: not members(host.pid))
+    for journal in (daemon.directory / "daemon.log", daemon.data_dir / "engine.log"):
+        assert not re.search("WARN|ERROR|Traceback", journal.read_text()), journal.read_text()
 
 
 class Cluster:

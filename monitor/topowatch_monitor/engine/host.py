@@ -43,12 +43,14 @@ class SocketLink(FrontLink):
     def __init__(self, stream: socket.socket) -> None:
         super().__init__()
         self._stream = stream
+        self._reported = False
         self._lines = stream.makefile("rb")
         self._take(self._lines.readline())  # the front says where the log ends as soon as we are connected
         threading.Thread(target=self._listen, name="front-link", daemon=True).start()
 
     def report(self, report: EngineReport) -> None:
         """Send a report to the front."""
+        self._reported = True
         self._send(report)
 
     def tell(self, trouble: str) -> None:
@@ -62,8 +64,13 @@ class SocketLink(FrontLink):
             self.close()
 
     def close(self) -> None:
-        """End the engine; by force after a while, as Ray can hang in a call for minutes and nobody waits for it."""
+        """End the engine; by force after a while, as Ray can hang in a call for minutes and nobody waits for it.
+
+        One that has not reported yet is at its start: it has nothing to save, and ends at once.
+        """
         super().close()
+        if not self._reported:
+            kill_session(os.getsid(0))
         farewell = threading.Timer(FAREWELL_SECONDS, kill_session, (os.getsid(0),))
         farewell.daemon = True
         farewell.start()
