@@ -180,6 +180,7 @@ def test_a_daemon_that_is_stopped_while_ray_begins_leaves_no_process_and_no_word
     eventually(lambda: not members(host.pid))
     for journal in (daemon.directory / "daemon.log", daemon.data_dir / "engine.log"):
         assert not re.search("WARN|ERROR|Traceback", journal.read_text()), journal.read_text()
+    assert "ending a Ray" not in journal.read_text()  # it was not waited for until there is one
 
 
 class Cluster:
