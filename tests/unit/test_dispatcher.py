@@ -300,6 +300,19 @@ def test_a_full_disk_keeps_the_engine_going_without_snapshots(caplog: pytest.Log
     assert caplog.text.count("No space left") == 1
 
 
+def test_a_disk_that_takes_small_states_only_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    class SmallRoom(MemorySnapshots):
+        def save(self, shard: int, offset: int, state: bytes) -> None:
+            if shard % 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().save(shard, offset, state)
+
+    checkpoints = Checkpoints(SmallRoom())
+    for number in (*range(8), *range(8)):
+        assert checkpoints.save(number, 1, b"") == (number % 2 == 0)
+    assert caplog.text.count("No space left") == 1
+
+
 def test_snapshots_wait_their_time_and_for_their_share_of_the_disk() -> None:
     log = MemoryLog([item(seq % 7, seq) for seq in range(300)])
     kept = MemorySnapshots()

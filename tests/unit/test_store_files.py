@@ -51,6 +51,14 @@ def test_what_was_kept_is_found_and_cleared_away_by_the_next_one(store: Snapshot
     assert sorted(path.name[-7:] for path in (tmp_path / "snapshots").iterdir()) == ["20.snap", "30.snap"]
 
 
+def test_what_a_killed_writer_left_is_cleared_away(store: SnapshotStore, tmp_path: Path) -> None:
+    store.save(7, 10, b"first")
+    (tmp_path / "snapshots" / "000007-00000000000000000020.tmp").write_bytes(b"half")
+    (tmp_path / "snapshots" / "notes.txt").write_bytes(b"another's")
+    assert SnapshotStore(tmp_path / "snapshots", OsDisk()).load(7) == (10, b"first")
+    assert sorted(path.name[-7:] for path in (tmp_path / "snapshots").iterdir()) == ["10.snap", "tes.txt"]
+
+
 def test_two_that_save_in_one_directory_keep_two_and_need_nothing_that_the_other_took_away(
     store: SnapshotStore, tmp_path: Path
 ) -> None:

@@ -39,7 +39,7 @@ class Checkpoints:
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._trouble = False
+        self._failed: set[int] = set()  # those that could not be written the last time
 
     def load(self, numbers: Iterable[int], durable: int) -> Iterator[tuple[int, Checkpoint]]:
         """Yield the newest checkpoint of each virtual shard that the log, which ends at `durable`, still covers."""
@@ -53,15 +53,15 @@ class Checkpoints:
             yield number, Checkpoint(offset, max(offset, last) if first == offset else offset, state)
 
     def save(self, number: int, offset: int, state: bytes) -> bool:
-        """Keep a state; return whether that was possible. The first failure in a row is logged."""
+        """Keep a state; return whether that was possible. The first failure is logged, and the next once all are kept."""
         try:
             self._store.save(number, offset, state)
         except OSError as error:
-            if not self._trouble:
+            if not self._failed:
                 log.warning("snapshots cannot be written (%s): a restart would replay more of the log", error)
-            self._trouble = True
+            self._failed.add(number)
             return False
-        self._trouble = False
+        self._failed.discard(number)
         return True
 
     def note_spans(self, position: int, saved: Mapping[int, int]) -> None:

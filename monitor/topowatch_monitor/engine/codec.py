@@ -7,6 +7,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 # Every JSON object of the header has one of these as its only key, so that no key of a state can be taken for another.
 _ARRAY, _DICT = "array", "dict"
 _KINDS = "biuf"  # of numbers, as NumPy calls them
+_MOST_DIMENSIONS, _MOST_BYTES = 32, 1 << 40
 _HEAD = struct.Struct("<8sQ")  # _MAGIC, length of the header
 _MAGIC = b"TOPOSTAT"
 FORMAT = 4
@@ -23,7 +25,7 @@ _ARCHIVE = 3  # the one before, an npz file: what is known of groups may have be
 # What NumPy, JSON and the code below raise over bytes that are not what they seem.
 _DAMAGE = (
     *(OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, ValueError, OverflowError),
-    *(AttributeError, SyntaxError, RecursionError),
+    *(AttributeError, SyntaxError, RuntimeError, zlib.error),
 )
 
 
@@ -104,8 +106,9 @@ def _restore(value: Any, numbers: memoryview) -> Any:
             return {key: _restore(item, numbers) for key, item in value[_DICT].items()}
         name, shape, start = value[_ARRAY]
         dtype = np.dtype(name)
-        if dtype.kind not in _KINDS or any(size < 0 for size in shape):
-            raise CodecError(f"damaged state: an array of {name!r}, {shape}")
+        sane = len(shape) <= _MOST_DIMENSIONS and all(0 <= size < _MOST_BYTES for size in shape)
+        if not sane or dtype.kind not in _KINDS or dtype.itemsize > 8:
+            raise CodecError("damaged state: an array of an impossible kind or shape")
         count = math.prod(shape)
         array = np.frombuffer(numbers, dtype=dtype, count=count, offset=start) if count else np.empty(0, dtype)
         return array.reshape(shape).astype(dtype.newbyteorder("="))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from topowatch_monitor.engine.checkpoints import Checkpoints
     from topowatch_monitor.engine.ledger import Virtual
+
+log = logging.getLogger("topowatch.engine")
 
 SNAPSHOT_BYTES_PER_SECOND = 8 << 20  # share of the disk; 1,000 runs with full windows take about ten minutes
 IDLE_SAVE_SECONDS = 0.25  # between two looks whether a snapshot is due
@@ -71,7 +74,9 @@ class Saving:
         unsaved = [number for number, virtual in enumerate(self._virtual) if virtual.unsaved]
         if unsaved:
             _, left = self._save(unsaved)
-            self._save(left)
+            _, lost = self._save(left)
+            if lost:
+                log.warning("%d virtual shards are not saved: a start makes their runs again from the log", len(lost))
             self._note_spans(position)
 
     def _save(self, numbers: Sequence[int]) -> tuple[int, list[int]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from topowatch_monitor.store.disk import Disk
 
 _NAME = re.compile(r"(\d{6})-(\d{20})\.snap")
+_TEMPORARY = ".tmp"
 _PLACE = struct.Struct("<IQ")  # shard, offset
 _KIND = 0
 
@@ -39,7 +40,7 @@ class SnapshotStore:
         """Keep `state`, which covers every record of `shard` below `offset`, durably; raises OSError."""
         self._disk.make_directory(self._directory)
         path = self._path(shard, offset)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(_TEMPORARY)
         place = _PLACE.pack(shard, offset)
         write_file(self._disk, temporary, framing.MAGIC, framing.header(_KIND, place, state), place, state)
         self._disk.rename(temporary, path)
@@ -83,8 +84,12 @@ class SnapshotStore:
         if self._listed is None:
             found: dict[int, set[int]] = {}
             with suppress(FileNotFoundError):
-                for match in filter(None, map(_NAME.fullmatch, self._disk.names(self._directory))):
-                    found.setdefault(int(match[1]), set()).add(int(match[2]))
+                for name in self._disk.names(self._directory):
+                    if match := _NAME.fullmatch(name):
+                        found.setdefault(int(match[1]), set()).add(int(match[2]))
+                    elif name.endswith(_TEMPORARY):  # its writer was killed, or writes it again
+                        with suppress(OSError):
+                            self._disk.unlink(self._directory / name)
             self._listed = found
         return self._listed
 
