@@ -53,7 +53,7 @@ class Checkpoints:
             yield number, Checkpoint(offset, max(offset, last) if first == offset else offset, state)
 
     def save(self, number: int, offset: int, state: bytes) -> bool:
-        """Keep a state; return whether that was possible. The first failure is logged, and the next once all are kept."""
+        """Keep a state; return whether that was possible. The first failure is logged, another once all are kept."""
         try:
             self._store.save(number, offset, state)
         except OSError as error:
