@@ -40,7 +40,8 @@ class Turns:
                 try:
                     turn()
                 except BaseException as error:  # noqa: BLE001 - raised below: those that wait are not left waiting
-                    error.__context__ = error.__context__ or broken
+                    if error is not broken:  # a handler may raise the same one twice
+                        error.__context__ = error.__context__ or broken
                     broken = error
                 finally:
                     if self._lock.locked():

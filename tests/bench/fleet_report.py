@@ -56,8 +56,8 @@ the daemon counts of each run; {sent_again:,} times a batch was sent in vain, an
 
 What takes until they are current: a Ray of the daemon's own starts for some seconds, with all processors busy, and
 what has come since the snapshots is then computed beside what goes on coming, on the processors that the load and the
-scraper use as well. Of a daemon that is told to stop the snapshots are of its last second; else they are a minute or
-two old.
+scraper use as well. Where the engine could save before it ended (SIGTERM, and SIGKILL of the front alone) the
+snapshots are new; where Ray was killed they are a minute or two old.
 """
 SCENARIOS = {
     "terminated": "SIGTERM, then start",

@@ -69,6 +69,22 @@ def test_thousands_may_be_broken_off_and_the_last_one_tells_of_those_before() ->
     assert isinstance(last, KeyboardInterrupt)
 
 
+def test_an_error_that_is_raised_twice_is_not_its_own_context() -> None:
+    turns, same = Turns(), ValueError()
+
+    def broken() -> None:
+        raise same
+
+    def first() -> None:
+        turns.take(broken)
+        broken()
+
+    with pytest.raises(ValueError) as told:  # noqa: PT011 - identity is checked
+        turns.take(first)
+    assert told.value is same
+    assert same.__context__ is None
+
+
 def test_threads_take_turns_and_none_is_left_waiting() -> None:
     turns, inside, counts = Turns(), [], [0, 0]
 
